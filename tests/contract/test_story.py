@@ -1,9 +1,13 @@
 """What a store tells of single jobs: the place in the lane, and which job it waits for."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Limits, NewJob, Store, Verb
+from aioq.store.operating import MOST_LISTED
 from aioq.store.schedules import Entry, Overlap, Tick
 from aioq.store.story import Counted, LoggedLines
 from tests.contract.kit import CALL, LONG, QUEUE, REASON, info, joined, running, send, settle, take, take_one
@@ -43,6 +47,25 @@ async def test_further_back_it_is_an_estimate(store: Store) -> None:
     estimate = await ahead(store, "n3299")
     assert not estimate.exact
     assert 300 <= estimate.count <= 1_500
+
+
+async def test_a_place_is_looked_for_in_bounded_steps(redis_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in range(3):
+        await send(redis_store, *(f"n{part}{n:03}" for n in range(300)))
+    far, near = await info(redis_store, "n2299"), await info(redis_store, "n0003")
+    story: Any = redis_store.operating.story
+    call, steps = story._call, list[tuple[str, int]]()
+
+    async def noted(name: str, queue: str, args: Sequence[Any]) -> Any:
+        steps.append((name, args[2] if name == "list_lane" else len(args) - 1))
+        return await call(name, queue, args)
+
+    monkeypatch.setattr(story, "_call", noted)
+    assert await story.ahead(QUEUE, far) == Counted(899)
+    assert max(jobs for _, jobs in steps) == MOST_LISTED
+    steps.clear()
+    assert await story.ahead(QUEUE, near) == Counted(3)
+    assert [name for name, _ in steps] == ["list_lane", "list_lane", "list_records"], "of two lanes"
 
 
 async def test_a_job_that_overlap_holds_back_waits_for_the_one_before(store: Store) -> None:

@@ -13,7 +13,7 @@ from aioq.store.redis.history import about_arg
 from aioq.store.redis.holding import read_held
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.operations import RedisOperations
-from aioq.store.redis.paging import BEGIN, MORE, ScriptCall, all_workers
+from aioq.store.redis.paging import BEGIN, LANE_BEGIN, MORE, LanePlace, ScriptCall, all_workers, text_of
 from aioq.store.redis.pauses import RedisPauses
 from aioq.store.redis.replies import parse_info, parse_states
 from aioq.store.redis.story import RedisStory
@@ -28,8 +28,6 @@ ASIDE_LANES = tuple(f"{_ASIDE}{lane}" for lane in LANES)
 
 NOTHING_ASIDE = 2
 """What `list_lane` says at the end of a lane where the queue has nothing in these."""
-
-_BEGINNING = ["", "", "", ""]
 
 READ_AT_ONCE = 8
 """How many workers' jobs are read at the same time."""
@@ -136,14 +134,14 @@ class RedisOperatorVerbs:
         what = "dead" if wanted.state is JobState.FAILED else "scheduled"
         args: list[Arg] = [what, _order(wanted), limit, *_bounds(wanted), *(after or ("", ""))]
         reply = await self._call("list_sorted", queue, args)
-        pairs = [(_text(job_id), time.decode()) for job_id, time in zip(reply[::2], reply[1::2], strict=True)]
+        pairs = [(text_of(job_id), time.decode()) for job_id, time in zip(reply[::2], reply[1::2], strict=True)]
         found: list[tuple[str, Place]] = [(job_id, (time, job_id)) for job_id, time in pairs]
         # The time of the first timer is among the scheduled jobs, without a name.
         return [each for each in found if each[0]], found[-1][1] if len(found) == limit else None
 
     async def _queued(self, queue: str, wanted: Wanted, after: Place, limit: int) -> "_Part":
         lanes = (*LANES, *ASIDE_LANES) if wanted.oldest else (*LANES[::-1], *ASIDE_LANES[::-1])
-        lane, *inside = after or (lanes[0], *_BEGINNING)
+        lane, *inside = after or (lanes[0], *LANE_BEGIN)
         found: list[tuple[str, Place]] = []
         while True:
             place = LanePlace(lane, *inside)
@@ -155,7 +153,7 @@ class RedisOperatorVerbs:
             following = lanes.index(lane) + 1
             if following == len(lanes) or (following == len(LANES) and more == NOTHING_ASIDE):
                 return found, None
-            lane, inside = lanes[following], _BEGINNING
+            lane, inside = lanes[following], LANE_BEGIN
             if len(found) >= limit:
                 return found, (lane, *inside)
 
@@ -171,7 +169,7 @@ class RedisOperatorVerbs:
             held = await asyncio.gather(*(read_held(self._call, queue, each) for each in some))
             for each, ids in zip(some, held, strict=True):
                 begin = job if each == worker else ""
-                mine = _ordered([_text(job_id) for job_id in ids], begin, wanted)
+                mine = _ordered([text_of(job_id) for job_id in ids], begin, wanted)
                 found += [(job_id, (each, job_id)) for job_id in mine if job_id != begin]
             if len(found) > limit:
                 return found[:limit], found[limit - 1][1]
@@ -180,7 +178,7 @@ class RedisOperatorVerbs:
     async def _waiting(self, queue: str, after: Place, limit: int) -> "_Part":
         cursor, job = after or ("0", "")
         following, *ids = await self._call("list_waiting", queue, [cursor, SCHEDULES_AT_ONCE])
-        mine = sorted(each for each in map(_text, ids) if each > job)
+        mine = sorted(each for each in map(text_of, ids) if each > job)
         found: list[tuple[str, Place]] = [(job_id, (cursor, job_id)) for job_id in mine]
         if len(found) > limit:
             return found[:limit], found[limit - 1][1]
@@ -224,40 +222,6 @@ _Part = tuple[Sequence[tuple[str, Place]], Place | None]
 """The ids of a part of a list, each with the place after it; and where the list continues, None for its end."""
 
 
-class LanePlace:
-    """A place in a lane: its parts as `list_lane.lua` takes them.
-
-    Args:
-        lane: the lane.
-        stream: `front`, `rest` or `main`; empty for the beginning.
-        entry: the entry.
-        job: the last job that was named.
-        front: the last entry of the lane's front that was read, if the oldest come first.
-    """
-
-    def __init__(self, lane: str, stream: str, entry: str, job: str, front: str) -> None:
-        self._lane = lane
-        self._inside = stream, entry, job
-        self._front = front
-
-    def passed(self, named: Sequence[bytes], *, oldest: bool) -> list[tuple[str, Place]]:
-        """Move it past jobs that the script has named; returns each with the place after it."""
-        found: list[tuple[str, Place]] = []
-        items = list(zip(*(map(_text, named[n::3]) for n in range(3)), strict=True))
-        for position, (stream, entry, job) in enumerate(items):
-            if stream == "front" and oldest:
-                if (stream, entry) != (items[position + 1][:2] if position + 1 < len(items) else None):
-                    self._front = entry
-            else:
-                self._inside = stream, entry, job
-            found.append((job, (self._lane, *self._inside, self._front)))
-        return found
-
-    def at(self, stream: str, entry: str, front: str) -> Place:
-        """The place up to which the script has looked."""
-        return (self._lane, stream, entry, self._inside[2], front)
-
-
 def _call_in(fields: Sequence[Any]) -> bytes:
     """The encoded call in the fields of a record; empty if it is gone."""
     return next((value for name, value in zip(fields[::2], fields[1::2], strict=True) if name == b"job"), b"")
@@ -290,8 +254,3 @@ def _order(wanted: Wanted) -> str:
 def _name() -> str:
     """A name for a call, by which its receipt is found."""
     return os.urandom(9).hex()
-
-
-def _text(raw: bytes) -> str:
-    # An id that is no text was put there by hand, and names no job.
-    return raw.decode(errors="backslashreplace")

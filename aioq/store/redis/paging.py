@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from aioq.store.leases import WorkerLease
+from aioq.store.operating import Place
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.replies import parse_workers
 
@@ -24,6 +25,9 @@ MORE = 1
 BEGIN = b"0"
 """The cursor with which reading begins, and which a script returns when nothing is left."""
 
+LANE_BEGIN = ["", "", "", ""]
+"""The place in a lane where reading begins."""
+
 
 async def all_workers(call: ScriptCall, queue: str) -> list[WorkerLease]:
     """The workers of a queue, sorted by the end of their leases."""
@@ -39,3 +43,42 @@ async def all_workers(call: ScriptCall, queue: str) -> list[WorkerLease]:
 def pages(items: Sequence[T], size: int) -> list[Sequence[T]]:
     """The items in parts of a given size; one empty part if there are no items."""
     return [items[start : start + size] for start in range(0, max(len(items), 1), size)]
+
+
+class LanePlace:
+    """A place in a lane: its parts as `list_lane.lua` takes them.
+
+    Args:
+        lane: the lane.
+        stream: `front`, `rest` or `main`; empty for the beginning.
+        entry: the entry.
+        job: the last job that was named.
+        front: the last entry of the lane's front that was read, if the oldest come first.
+    """
+
+    def __init__(self, lane: str, stream: str, entry: str, job: str, front: str) -> None:
+        self._lane = lane
+        self._inside = stream, entry, job
+        self._front = front
+
+    def passed(self, named: Sequence[bytes], *, oldest: bool) -> list[tuple[str, Place]]:
+        """Move it past jobs that the script has named; returns each with the place after it."""
+        found: list[tuple[str, Place]] = []
+        items = list(zip(*(map(text_of, named[n::3]) for n in range(3)), strict=True))
+        for position, (stream, entry, job) in enumerate(items):
+            if stream == "front" and oldest:
+                if (stream, entry) != (items[position + 1][:2] if position + 1 < len(items) else None):
+                    self._front = entry
+            else:
+                self._inside = stream, entry, job
+            found.append((job, (self._lane, *self._inside, self._front)))
+        return found
+
+    def at(self, stream: str, entry: str, front: str) -> Place:
+        """The place up to which the script has looked."""
+        return (self._lane, stream, entry, self._inside[2], front)
+
+
+def text_of(raw: bytes) -> str:
+    """An id as text. One that is no text was put there by hand, and names no job."""
+    return raw.decode(errors="backslashreplace")

@@ -1,7 +1,6 @@
 """What a Redis or Valkey server tells of single jobs; each Lua file describes its command."""
 
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -9,14 +8,12 @@ import msgspec
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.contract import Limits
 from aioq.store.events import ENTRIES_AT_ONCE, LISTENING_MS, EventPart, LiveEvent, LiveKind, Position
+from aioq.store.operating import MOST_LISTED
 from aioq.store.redis.history import parse_rows
 from aioq.store.redis.net.connection import Arg
-from aioq.store.redis.paging import BEGIN, MORE, ScriptCall
+from aioq.store.redis.paging import BEGIN, LANE_BEGIN, MORE, LanePlace, ScriptCall
 from aioq.store.redis.replies import not_in
 from aioq.store.story import MOST_AHEAD, MOST_LINES, Counted, LoggedLines
-
-_HEADER = 4
-_NAMED = 3
 
 
 class RedisStory:
@@ -36,31 +33,50 @@ class RedisStory:
         """How many queued jobs are claimed before this one."""
         before: list[tuple[str, str]] = []
         for lane in Priority:
-            named, is_whole = await self._first_of(queue, lane, MOST_AHEAD - len(before))
-            if lane is job.priority and job.id in named:
-                before += [(each, lane) for each in takewhile(lambda each: each != job.id, named)]
+            sought = job.id if lane is job.priority else None
+            is_found, is_whole = await self._look_for(sought, queue, lane, before)
+            if is_found:
                 return Counted(await self._count_queued(queue, before))
-            before += [(each, lane) for each in named]
-            if not is_whole or len(before) >= MOST_AHEAD or lane is job.priority:
+            if not is_whole or sought is not None:
                 break
         came_at = job.sent_at
         came_ms = 0 if came_at is None else round(came_at.timestamp() * 1000)
         reply = await self._call("count", queue, ["ahead", job.priority.value, came_ms, BEGIN])
         return Counted(max(reply[1], len(before)), exact=False)  # it is behind all that were named
 
-    async def _first_of(self, queue: str, lane: str, most: int) -> tuple[list[str], bool]:
-        """The ids that the first entries of a lane name, in the order of claims; and whether these are all."""
-        reply = await self._call("list_lane", queue, [lane, "oldest", most, "", "", "", ""])
-        ids: Sequence[bytes] = reply[_HEADER + _NAMED - 1 :: _NAMED]
-        return [each.decode(errors="backslashreplace") for each in ids], reply[_NAMED] != MORE
+    async def _look_for(
+        self, sought: str | None, queue: str, lane: str, before: list[tuple[str, str]]
+    ) -> tuple[bool, bool]:
+        """Add the jobs that a lane names before a job to `before`, in the order of claims; `MOST_AHEAD` in all.
+
+        Returns:
+            Whether the job is among them; and whether these are all of the lane.
+        """
+        inside: Sequence[Arg] = LANE_BEGIN
+        place, more = LanePlace(lane, *LANE_BEGIN), True
+        while more and len(before) < MOST_AHEAD:
+            most = min(MOST_LISTED, MOST_AHEAD - len(before))
+            stream, entry, front, how, *named = await self._call(
+                "list_lane", queue, [lane, "oldest", most, *inside]
+            )
+            for job_id, _ in place.passed(named, oldest=True):
+                if job_id == sought:
+                    return True, False
+                before.append((job_id, lane))
+            more = how == MORE
+            if not named:  # very many entries without a job
+                break
+            _, *inside = place.at(stream.decode(), entry.decode(), front.decode())
+        return False, not more
 
     async def _count_queued(self, queue: str, named: Sequence[tuple[str, str]]) -> int:
         """How many of the jobs that entries of lanes name are queued there: some were cancelled, or moved."""
         lanes = dict(named)  # each once: a job that was given back may be named twice
         ids, count, done = list(lanes), 0, 0
         while done < len(ids):
-            records = await self._call("list_records", queue, ["", *ids[done:]])
-            for job_id, fields in zip(ids[done:], records, strict=False):
+            some = ids[done : done + MOST_LISTED]
+            records = await self._call("list_records", queue, ["", *some])
+            for job_id, fields in zip(some, records, strict=False):
                 record = _fields(fields)
                 is_queued = record and record.get(b"state", b"queued") == JobState.QUEUED.encode()
                 count += bool(is_queued) and record.get(b"lane", b"normal") == lanes[job_id].encode()
