@@ -10,6 +10,7 @@ import dis
 import functools
 import os
 import sys
+import threading
 from types import CodeType
 from typing import Any
 
@@ -28,12 +29,13 @@ class Branches(sysmon.SysMonitor):
     def __init__(self) -> None:
         super().__init__()
         self._first: dict[tuple[int, int], int] = {}
+        os.register_at_fork(after_in_child=self._unlock)
 
-    def start(self) -> None:
-        """Start it. A fork waits for what holds its locks, which nobody would release in the child."""
-        super().start()
-        for acquire, release in ((self.lock.acquire, self.lock.release), (self.lock_data, self.unlock_data)):
-            os.register_at_fork(before=acquire, after_in_parent=release, after_in_child=release)
+    def _unlock(self) -> None:
+        """In a fork nobody would release a lock that another thread held."""
+        self.lock = threading.Lock()
+        collector: Any = getattr(self.lock_data, "__self__")  # noqa: B009 - a function to the type checker
+        collector.data_lock = threading.Lock()
 
     def sysmon_branch_either(self, code: CodeType, instruction_offset: int, destination_offset: int) -> Any:
         """Note which way a branch goes, until it has gone both."""

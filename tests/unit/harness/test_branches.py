@@ -92,26 +92,28 @@ async def main():
     return found if found else None
 
 
-def fork():
-    # Another thread holds the lock of the tracer when the process forks.
-    tracer = coverage.Coverage.current()._collector.tracers[0]
-    lock, held = getattr(tracer, "lock", threading.Lock()), threading.Event()
+def fork():  # pragma: no cover
+    # Another thread holds the locks of the tracer when the process forks.
+    collector = coverage.Coverage.current()._collector
+    tracer = collector.tracers[0]
+    if not hasattr(tracer, "lock"):
+        return True
+    held, end = threading.Event(), threading.Event()
 
     def hold():
-        with lock:
+        with tracer.lock, collector.data_lock:
             held.set()
-            os.read(begun, 1)
+            end.wait()
 
-    begun, begin = os.pipe()
     thread = threading.Thread(target=hold)
     thread.start()
     held.wait()
-    threading.Timer(0.1, os.write, (begin, b"x")).start()
-    child = os.fork() if hasattr(tracer, "lock") else -1
+    child = os.fork()
     if child == 0:
-        os._exit(0 if lock.acquire(timeout=5) else 1)
+        os._exit(0 if tracer.lock.acquire(timeout=5) and collector.data_lock.acquire(timeout=5) else 1)
+    end.set()
     thread.join()
-    return child == -1 or os.waitpid(child, 0)[1] == 0
+    return os.waitpid(child, 0)[1] == 0
 
 
 print([*both([1, 2, 20, 30, 0]), *both([]), *both([5])], one_way(3), matched([0]), matched([1]))
