@@ -27,7 +27,18 @@ from aioq.store.redis import RedisStore, holding, keys, leases, replies
 from aioq.store.redis.arguments import BODY_LIMIT
 from aioq.store.redis.calls import Calls
 from aioq.store.redis.net.failover import Failover
-from aioq.store.redis.scripts import READS_ONLY, definitions, library, names_in, needs_of, resolved, script, source
+from aioq.store.redis.scripts import (
+    READS_ONLY,
+    Library,
+    Script,
+    definitions,
+    library,
+    names_in,
+    needs_of,
+    resolved,
+    script,
+    source,
+)
 from aioq.store.schedules import Entry, Overlap, Tick
 from aioq.store.story import LoggedLines
 from tests.contract.kit import (
@@ -45,6 +56,7 @@ from tests.contract.kit import (
     take,
     take_one,
 )
+from tests.databases import Database
 
 LUA = {
     f"{directory.name}/{path.name.removesuffix('.lua')}".removeprefix("commands/"): path
@@ -133,6 +145,36 @@ def test_a_part_changes_nothing_of_what_it_defines(part: str) -> None:
 
 def test_the_parts_leave_room_for_others() -> None:
     assert len({name for name in DEFINED_IN if "." not in name}) <= MOST_LOCALS
+
+
+MORE_LOCALS, MORE_UPVALUES = 8, 4
+"""For how many further names every command has room: Lua allows a function 200 locals and 60 upvalues."""
+
+
+def with_more_names(code: Script | Library, more_locals: int, more_upvalues: int) -> str:
+    """A script, or the library as a script; each command has so many further names, and uses so many of parts."""
+    own = ", ".join(f"more_{n}" for n in range(more_locals))
+    of_parts = ", ".join(f"more_of_parts_{n}" for n in range(more_upvalues))
+    text, begin = re.sub(r"^#!.*", "", code.text.decode()), "local q = begin(KEYS)"
+    assert begin in text
+    return f"local {of_parts}\n{text.replace(begin, f'local {own} = {of_parts}; {begin}')}"
+
+
+def test_every_command_leaves_room_for_more_names(redis_server: Database) -> None:
+    """The server compiles them, and so counts their names."""
+    with redis_server.client() as client:
+        for code in (library(), *map(script, SCRIPTS)):
+            client.script_load(with_more_names(code, MORE_LOCALS, MORE_UPVALUES))
+
+
+@pytest.mark.parametrize(
+    ("more", "limit"), [((200, 1), "more than 200 local variables"), ((1, 40), "more than 60 upvalues")]
+)
+def test_a_server_refuses_a_command_with_too_many_names(
+    more: tuple[int, int], limit: str, redis_server: Database
+) -> None:
+    with redis_server.client() as client, pytest.raises(redis.ResponseError, match=limit):
+        client.script_load(with_more_names(library(), *more))
 
 
 def test_no_name_is_defined_twice() -> None:
