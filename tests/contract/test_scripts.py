@@ -147,6 +147,12 @@ def test_the_parts_leave_room_for_others() -> None:
     assert len({name for name in DEFINED_IN if "." not in name}) <= MOST_LOCALS
 
 
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_command_gives_a_part_what_it_needs_as_arguments(name: str) -> None:
+    """What a call gathers, in `q`, only the part that gathers it changes."""
+    assert not re.findall(r"\bq\.[\w.]+(?:, [\w.]+)* = .*", LUA[name].read_text())
+
+
 MORE_LOCALS, MORE_UPVALUES = 8, 4
 """For how many further names every command has room: Lua allows a function 200 locals and 60 upvalues."""
 

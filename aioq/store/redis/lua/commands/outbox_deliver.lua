@@ -91,12 +91,10 @@ function kinds.ended(id, said)
   job[JOB] = false
   note(origins_of(job))
   is_unreadable(redis.pcall('ZREM', q.base .. TIMERS, Timer.LOOK .. ' ' .. id))
-  if q.history then q.history.is_muted = true end -- it is in the history of the queue in which it has ended
-  Finish.finish(q, limits, id, job, outcome[1], outcome[2] or '', outcome[3])
-  if q.history then q.history.is_muted = false end
+  -- It is in the history of the queue in which it has ended.
+  Finish.finish(q, limits, id, job, outcome[1], outcome[2] or '', outcome[3], {is_unnoted = true})
   -- At once: if the next command fails, the repeated call finds no record that names who waits.
   Results.publish(q)
-  q.messages = nil
   if has_body and job[OUTCOME] ~= true then redis.call('DEL', body_key(q, id)) end
   return true
 end

@@ -32,7 +32,7 @@ timers[Timer.EXPIRE] = function(id, job)
     Timer.set(q, Timer.EXPIRE, id, expires[1])
     return false
   end
-  Finish.finish(q, limits, id, job, 'cancelled', ARGV[4], result_ttl, true)
+  Finish.finish(q, limits, id, job, 'cancelled', ARGV[4], result_ttl, {keeps_call = true})
   redis.call('ZREM', q.base .. SCHEDULED, id)
   expired = expired + 1
   return true

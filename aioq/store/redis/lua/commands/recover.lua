@@ -81,7 +81,7 @@ local function restore(id, job)
     job[STATE], job[WORKER] = false, false
     History.note_ready(q, job)
     save(q, id, job)
-    if crashed then History.note(q, id, 'x', ARGV[5], History.task_of(q, id, job)) end
+    if crashed then History.note(q, id, 'x', nil, ARGV[5], History.task_of(q, id, job)) end
     reply[2] = reply[2] + 1
   end
 end

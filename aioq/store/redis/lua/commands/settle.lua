@@ -134,37 +134,42 @@ end
 -- The same as in aioq/store/contract.py.
 local MAX_CUTS = 10
 
+-- What each verb does with a job; `at` is the job's position in this call.
 local verbs = {}
-function verbs.succeeded(id, job, outcome, _, ttl) Finish.finish(q, limits, id, job, 'succeeded', outcome, ttl) end
-function verbs.cancelled(id, job, outcome, _, ttl) Finish.finish(q, limits, id, job, 'cancelled', outcome, ttl) end
-function verbs.failed(id, job, outcome, _, ttl)
-  count(job, ATTEMPTS)
-  History.log_attempt(q, job, 'f', outcome)
-  Finish.bury(q, limits, id, job, outcome, ttl)
+function verbs.succeeded(id, job, outcome, _, ttl, at)
+  Finish.finish(q, limits, id, job, 'succeeded', outcome, ttl, {at = at})
 end
-function verbs.retry(id, job, outcome, delay)
+function verbs.cancelled(id, job, outcome, _, ttl, at)
+  Finish.finish(q, limits, id, job, 'cancelled', outcome, ttl, {at = at})
+end
+function verbs.failed(id, job, outcome, _, ttl, at)
   count(job, ATTEMPTS)
-  History.log_attempt(q, job, 'r', outcome)
+  History.log_attempt(q, job, 'f', outcome, at)
+  Finish.bury(q, limits, id, job, outcome, ttl, {at = at})
+end
+function verbs.retry(id, job, outcome, delay, _, at)
+  count(job, ATTEMPTS)
+  History.log_attempt(q, job, 'r', outcome, at)
   job[OUTCOME] = outcome
   unpark(job)
   run_again(id, job, 'retry', delay)
-  History.note(q, id, 'r')
+  History.note(q, id, 'r', at)
 end
 -- The worker has ended by itself during the run: that counts as a crash, as in a recovery.
-function verbs.crash(id, job, outcome, most, ttl)
+function verbs.crash(id, job, outcome, most, ttl, at)
   count(job, CRASHES)
-  History.log_attempt(q, job, 'x', outcome)
+  History.log_attempt(q, job, 'x', outcome, at)
   if job[CRASHES] > most then
-    Finish.bury(q, limits, id, job, outcome, ttl)
+    Finish.bury(q, limits, id, job, outcome, ttl, {at = at})
   else
     Finish.give_back(q, id, job, 'crash', true)
-    History.note(q, id, 'x')
+    History.note(q, id, 'x', at)
   end
 end
-function verbs.cut(id, job, outcome, most, ttl)
+function verbs.cut(id, job, outcome, most, ttl, at)
   count(job, INTERRUPTIONS)
   count(job, CUTS)
-  if job[CUTS] > MAX_CUTS then return verbs.crash(id, job, outcome, most, ttl) end
+  if job[CUTS] > MAX_CUTS then return verbs.crash(id, job, outcome, most, ttl, at) end
   Finish.give_back(q, id, job, 'cut', true)
 end
 function verbs.interrupt(id, job)
@@ -177,11 +182,11 @@ function verbs.snooze(id, job, _, delay)
   run_again(id, job, 'snooze', delay)
 end
 function verbs.release(id, job) Finish.give_back(q, id, job, 'release', true) end
-function verbs.park(id, job, outcome, delay, ttl)
+function verbs.park(id, job, outcome, delay, ttl, at)
   widen(job, PARKED)
   job[PARKED] = job[PARKED] or q.now
   if q.now - job[PARKED] >= ttl then
-    Finish.bury(q, limits, id, job, outcome, result_ttl)
+    Finish.bury(q, limits, id, job, outcome, result_ttl, {at = at})
   else
     run_again(id, job, 'park', delay)
   end
@@ -192,14 +197,14 @@ local by_request = {
   retry = true, snooze = true, interrupt = true, cut = true, crash = true, release = true, park = true, cancelled = true,
 }
 
-local function settle(id, job, how, outcome)
+local function settle(id, job, how, outcome, at)
   local verb, delay, ttl = 'succeeded', '0', usual_ttl
   if how ~= '' then verb, delay, ttl = string.match(how, '^(%a+) (%d+) (%d+)$') end
   local reason = job[CANCEL]
   if reason and by_request[verb] then
-    Finish.finish(q, limits, id, job, 'cancelled', reason, job[CANCEL_TTL])
+    Finish.finish(q, limits, id, job, 'cancelled', reason, job[CANCEL_TTL], {at = at})
   else
-    verbs[verb](id, job, outcome, tonumber(delay), tonumber(ttl))
+    verbs[verb](id, job, outcome, tonumber(delay), tonumber(ttl), at)
   end
   if reason then redis.call('SREM', cancel_key(q, worker), id) end
 end
@@ -216,8 +221,7 @@ local function settle_other(i)
     refused[#refused + 1] = position(i)
   else
     settled[#settled + 1] = id
-    if q.history then q.history.at = position(i) end
-    settle(id, job, how, outcome)
+    settle(id, job, how, outcome, position(i))
   end
 end
 local function settle_others()

@@ -39,10 +39,14 @@ end
 
 -- Ends a job that has not ended. The outcome is stored, or dropped at once if `ttl` is 0. The waiting processes
 -- are notified at the end of the call (`Results.publish`). A failed job keeps its call, because it may be queued
--- again; any other job keeps it if `keeps_call` is set.
-function Finish.finish(q, limits, id, job, state, outcome, ttl, keeps_call)
+-- again.
+--
+-- `how` may have: `keeps_call`, if any other job keeps its call too; `at`, the job's position among those that a worker
+-- settles; `is_unnoted`, if the history is not to have this end.
+function Finish.finish(q, limits, id, job, state, outcome, ttl, how)
+  how = how or {}
   run_hooks(q, 'finish', id, job, ttl)
-  local task = q.history and not q.history.at and History.task_of(q, id, job)
+  local task = q.history and not how.at and History.task_of(q, id, job)
   if string.find(id, '@', 1, true) then Overlap.let_next(q, id) end
   Results.notify(q, id, job[WAITERS], outcome, ttl > 0)
   local has_body, is_large = job[JOB] == true, state == 'succeeded' and #outcome > BODY_LIMIT and ttl > 0
@@ -54,9 +58,9 @@ function Finish.finish(q, limits, id, job, state, outcome, ttl, keeps_call)
   widen(job, ENDED)
   job[STATE], job[OUTCOME], job[ENDED] = state, is_large or outcome, q.now
   if job[WAITERS] then job[WAITERS] = false end
-  if state ~= 'failed' and not keeps_call then job[JOB] = false end
+  if state ~= 'failed' and not how.keeps_call then job[JOB] = false end
   Finish.keep(q, limits, id, job, ttl)
-  History.note(q, id, string.sub(state, 1, 1), outcome, task)
+  if not how.is_unnoted then History.note(q, id, string.sub(state, 1, 1), how.at, outcome, task) end
   -- Not first: a server that is out of memory refuses only a script's first write, and would accept this deletion.
   if has_body then Finish.expire_body(q, id, job, ttl) end
   run_hooks(q, 'ended', id, job)
@@ -91,14 +95,14 @@ function Finish.unbury(q, limits, id)
 end
 
 -- Fails a job, and keeps it for the operator: for its outcome's time or that of dead jobs, whichever is longer. A
--- call that buries jobs must end with `trim_dead`.
-function Finish.bury(q, limits, id, job, outcome, ttl)
+-- call that buries jobs must end with `trim_dead`. `how` is as above.
+function Finish.bury(q, limits, id, job, outcome, ttl, how)
   local dead_ttl = limits.dead_ttl
   if ttl < dead_ttl then
     widen(job, TTL)
     job[TTL] = ttl
   end
-  Finish.finish(q, limits, id, job, 'failed', outcome, math.max(ttl, dead_ttl))
+  Finish.finish(q, limits, id, job, 'failed', outcome, math.max(ttl, dead_ttl), how)
   if dead_ttl <= 0 then return end
   redis.call('ZADD', q.base .. DEAD, q.now, id)
   redis.call('PEXPIRE', q.base .. DEAD, dead_ttl)

@@ -59,13 +59,14 @@ function History.place_of(h, kind, text)
   return place
 end
 
--- Gathers a job. `task` is the name of its task; of a job that is settled, the worker has said that.
-function History.note(q, id, letter, outcome, task)
+-- Gathers a job. `at` is its position among the jobs that a worker settles, nil for any other. Of these the worker has
+-- said the rest; of others, `task` is the name of the job's task.
+function History.note(q, id, letter, at, outcome, task)
   local h = q.history
-  if not h or h.is_muted then return end
+  if not h then return end
   h.count = h.count + 1
-  if h.at then
-    h.ends[h.at] = letter
+  if at then
+    h.ends[at] = letter
     return
   end
   local n, text = #h.ids + 1, h.texts[outcome]
@@ -74,14 +75,15 @@ function History.note(q, id, letter, outcome, task)
     text and History.place_of(h, 'errors', text) or 0, -1, -1)
 end
 
--- Adds the attempt that has just failed to the log in the job's record, which has ten at the most: its letter, the worker, when it began
--- (in microseconds) and ended (in ms), how long it ran in ms (below 0 if that is not known), and its error.
-function History.log_attempt(q, job, letter, outcome)
+-- Adds the attempt that has just failed to the log in the job's record, which has ten at the most: its letter, the
+-- worker, when it began (in microseconds) and ended (in ms), how long it ran in ms (below 0 if that is not known), and
+-- its error. `at` is as above.
+function History.log_attempt(q, job, letter, outcome, at)
   local h = q.history
   if not h then return end
   local text, ran = h.texts[outcome], -1
-  if h.at then
-    local number, seconds = struct.unpack('>Hf', h.rows, 14 * h.at - 9)
+  if at then
+    local number, seconds = struct.unpack('>Hf', h.rows, 14 * at - 9)
     text, ran = h.errors[number], seconds < 0 and -1 or math.floor(seconds * 1000)
   end
   widen(job, ATTEMPT_LOG)

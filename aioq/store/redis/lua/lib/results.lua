@@ -40,4 +40,5 @@ function Results.publish(q)
   for waiters, entries in pairs(q.messages or {}) do
     Results.send(waiters, Results.message(#entries, table.concat(entries)))
   end
+  q.messages = nil
 end
