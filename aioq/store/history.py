@@ -36,13 +36,18 @@ NO_BUCKET = 255
 MINUTES, HOURS = 61, 25
 """How many minutes and hours of statistics are read, the present ones included."""
 
+MINUTE_MS, HOUR_MS = 60_000, 3_600_000
+
+MINUTE_KEPT_MS, HOUR_KEPT_MS = 181 * MINUTE_MS, 73 * HOUR_MS
+"""For how long the statistics of a minute and of an hour are kept."""
+
 TOTAL, SENT = 0, 6
 """The counters of all rows, and of the jobs that were sent."""
 
 SUMMED = 8
 """How many counters count jobs; those of the buckets follow."""
 
-COUNTERS = 8 + 2 * (LAST_BUCKET + 1)
+COUNTERS = SUMMED + 2 * (LAST_BUCKET + 1)
 """How many counters a task has: eight by what was counted, then two for each bucket: run times and wait times."""
 
 _LOG_GROWTH = log(GROWTH)
@@ -281,7 +286,7 @@ Periods = tuple[Sequence[Counter[int]], Sequence[Counter[int]]]
 
 def statistics(now_ms: int, tasks: Mapping[str, Periods], oldest_ms: int | None) -> Statistics:
     """The statistics out of those of each task."""
-    minute, hour = now_ms % 60_000 / 1000, now_ms % 3_600_000 / 1000
+    minute, hour = now_ms % MINUTE_MS / 1000, now_ms % HOUR_MS / 1000
     return Statistics(
         Span(60 + minute, {task: _sum(minutes[:2]) for task, (minutes, _) in tasks.items()}),
         Span(3600 + minute, {task: _sum(minutes) for task, (minutes, _) in tasks.items()}),

@@ -145,7 +145,7 @@ LUA_PROBE = """\
 
 PLACES = {
     "lib/hooks": ("  return {\n", LUA_PROBE),
-    "lib/record": ("  local every = {\n", "    probe = {'number'},\n"),
+    "lib/record": ("local kinds_in_extra = once(function()\n  return {\n", "    probe = {'number'},\n"),
 }
 """After which line of which part it is inserted, and its key of EXTRA."""
 

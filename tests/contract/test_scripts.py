@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import hashlib
+import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -16,16 +17,22 @@ import redis
 
 import aioq.store.redis
 from aioq.jobs.job import JobState, Priority
+from aioq.store import history
 from aioq.store.bounds import CLAIM_LIMIT, SKIPPED_LIMIT, WAIT_LIMIT
-from aioq.store.contract import Limits, NewJob, Settlement, Token, Verb
-from aioq.store.events import Position
+from aioq.store.contract import MAX_CUTS, Limits, NewJob, Settlement, Token, Verb
+from aioq.store.control import ANSWER_TTL_MS
+from aioq.store.events import MOST_TOLD, Position
 from aioq.store.extra import MovedJob
+from aioq.store.memory import schedules as memory_schedules
+from aioq.store.memory.outcomes import MAX_WAITERS
+from aioq.store.memory.pubsub import MESSAGE_LIMIT
 from aioq.store.operating import Wanted
 from aioq.store.operations import Act, Step
-from aioq.store.outbox import Delivery, OutboxEntry, Reading
+from aioq.store.outbox import HOLD_MS, Delivery, OutboxEntry, Reading
 from aioq.store.redis import RedisStore, holding, keys, leases, replies
 from aioq.store.redis.arguments import BODY_LIMIT
 from aioq.store.redis.calls import Calls
+from aioq.store.redis.history import ROW_SIZE
 from aioq.store.redis.net.failover import Failover
 from aioq.store.redis.scripts import (
     READS_ONLY,
@@ -382,24 +389,60 @@ def test_the_streams_of_what_was_set_aside_are_the_same_in_lua_and_in_python() -
     assert tuple(re.findall(r"'([^']+)'", streams[1])) == keys.ASIDE
 
 
-def test_the_largest_envelope_in_a_record_is_the_same_in_lua_and_in_python() -> None:
-    assert f"local BODY_LIMIT = {BODY_LIMIT}\n" in LUA["lib/record_text_write"].read_text()
+def constants(name: str) -> dict[str, str]:
+    """The constants of a part or a command, and what each is set to."""
+    found = re.findall(
+        r"^(?:local )?((?:\w+\.)?[A-Z][A-Z_\d., a-z]*) = (.*?),?(?: --.*)?$", LUA[name].read_text(), re.MULTILINE
+    )
+    return {
+        each: value
+        for names, values in found
+        for each, value in zip(names.split(", "), values.split(", "), strict=False)
+    }
 
 
-def test_the_limit_of_a_wait_is_the_same_in_lua_and_in_python() -> None:
-    assert f"local WAIT_LIMIT = {WAIT_LIMIT}\n" in LUA["wait"].read_text()
+SAME_NUMBERS = {
+    ("claim", "CLAIM_LIMIT"): CLAIM_LIMIT,
+    ("claim", "SKIPPED_LIMIT"): SKIPPED_LIMIT,
+    ("promote", "HOLD"): HOLD_MS,
+    ("renew", "ANSWER_TTL"): ANSWER_TTL_MS,
+    ("schedule_write", "KEPT_MS"): memory_schedules.KEPT_MS,
+    ("settle", "MAX_CUTS"): MAX_CUTS,
+    ("wait", "MAX_WAITERS"): MAX_WAITERS,
+    ("wait", "WAIT_LIMIT"): WAIT_LIMIT,
+    ("lib/entries", "NAMED_LIMIT"): replies.NAMED_LIMIT,
+    ("lib/events", "Events.MOST"): MOST_TOLD,
+    ("lib/history", "History.HOUR"): history.HOUR_MS,
+    ("lib/history", "History.HOUR_KEPT"): history.HOUR_KEPT_MS,
+    ("lib/history", "History.MINUTE"): history.MINUTE_MS,
+    ("lib/history", "History.MINUTE_KEPT"): history.MINUTE_KEPT_MS,
+    ("lib/history", "History.MOST_ATTEMPTS"): history.MOST_ATTEMPTS,
+    ("lib/history", "History.NO_BUCKET"): history.NO_BUCKET,
+    ("lib/history", "History.ROW_SIZE"): ROW_SIZE,
+    ("lib/history", "History.SENT"): history.SENT,
+    ("lib/history", "History.SUMMED"): history.SUMMED,
+    ("lib/record_text_write", "BODY_LIMIT"): BODY_LIMIT,
+    ("lib/results", "Results.MESSAGE_LIMIT"): MESSAGE_LIMIT,
+}
+"""The numbers that a part or a command has, and Python too."""
 
 
-def test_the_limit_of_a_claim_is_the_same_in_lua_and_in_python() -> None:
-    assert f"local CLAIM_LIMIT = {CLAIM_LIMIT}\n" in LUA["claim"].read_text()
+@pytest.mark.parametrize(
+    ("where", "number"), SAME_NUMBERS.items(), ids=lambda each: "-".join(each) if isinstance(each, tuple) else ""
+)
+def test_a_number_is_the_same_in_lua_and_in_python(where: tuple[str, str], number: int) -> None:
+    name, constant = where
+    factors = constants(name)[constant].split(" * ")
+    assert math.prod(map(int, factors)) == SAME_NUMBERS[name, constant]
 
 
-def test_the_most_jobs_that_a_claim_skips_are_the_same_in_lua_and_in_python() -> None:
-    assert f"local SKIPPED_LIMIT, LARGE = {SKIPPED_LIMIT}, " in LUA["claim"].read_text()
-
-
-def test_the_most_jobs_of_an_entry_are_the_same_in_lua_and_in_python() -> None:
-    assert f"local NAMED_LIMIT = {replies.NAMED_LIMIT}\n" in LUA["lib/entries"].read_text()
+@pytest.mark.parametrize("name", LUA)
+def test_a_large_number_has_a_name(name: str) -> None:
+    """But for 1,000 and its square, between units of time, and 256 between the bytes of a number."""
+    named = {number for value in constants(name).values() for number in re.findall(r"\d+", value)}
+    code = re.sub(r"--.*|'(?:[^'\\\n]|\\.)*'", "", LUA[name].read_text())
+    bare = set(re.findall(r"(?<![\w.])\d{3,}(?![\w.])", code)) - named
+    assert bare <= {"256", "999", "1000", "1000000"} | ({"65536"} if name == "lib/msgpack" else set())
 
 
 def test_what_a_lost_lease_is_answered_with_is_the_same_in_lua_and_in_python() -> None:

@@ -8,7 +8,11 @@ from typing import Protocol
 from aioq.store.contract import Limits
 from aioq.store.events import ENTRIES_AT_ONCE, LISTENING_MS, MOST_LIVE, EventPart, LiveEvent, LiveKind, Position
 from aioq.store.history import (
+    HOUR_KEPT_MS,
+    HOUR_MS,
     HOURS,
+    MINUTE_KEPT_MS,
+    MINUTE_MS,
     MINUTES,
     MOST_ATTEMPTS,
     NO_REPORT,
@@ -29,8 +33,7 @@ from aioq.store.memory.records import Record
 from aioq.util.clock import Clock
 from aioq.wire.messages import describe, error_text
 
-_MINUTE_MS, _HOUR_MS = 60_000, 3_600_000
-_PERIODS = ((_MINUTE_MS, 3 * _HOUR_MS), (_HOUR_MS, 73 * _HOUR_MS))
+_PERIODS = ((MINUTE_MS, MINUTE_KEPT_MS), (HOUR_MS, HOUR_KEPT_MS))
 """The length of a period of the statistics and for how long it is kept, in ms."""
 
 
@@ -146,7 +149,7 @@ class QueueHistory:
         def last(length: int, count: int) -> list[Counter[int]]:
             return [self._counters.get((length, now // length - i, task), Counter()) for i in range(count)]
 
-        return last(_MINUTE_MS, MINUTES), last(_HOUR_MS, HOURS)
+        return last(MINUTE_MS, MINUTES), last(HOUR_MS, HOURS)
 
     def _count(self, now: int, task: str, places: list[int]) -> None:
         for length, _ in _PERIODS:

@@ -21,11 +21,12 @@ from functools import cache
 from importlib.resources import files
 
 _NEEDS = re.compile(r"^-- NEEDS: (.+)$", re.MULTILINE)
-_DEFINES = re.compile(r"(?:local )?function ([\w.]+)\(|local ([\w, ]+?) =")
+_DEFINES = re.compile(r"(?:local )?function ([\w.]+)\(|(?:local )?(\w[\w., ]*?) =")
 _COMMENT_OR_STRING = re.compile(r"--.*|'(?:[^'\\\n]|\\.)*'")
 _COMMENT_LINE = re.compile(r"^ *--.*\n", re.MULTILINE)
 _STATEMENT = re.compile(r"^(?=(?!end|else|until|--|[\s})]))", re.MULTILINE)
 """The places where a statement begins at the left margin."""
+_TABLE = re.compile(r"^local ([A-Z]\w*) = \{\}$", re.MULTILINE)
 _NAME = re.compile(r"(?<![\w.:])[A-Za-z_]\w*(?:\.\w+)?")
 
 
@@ -64,7 +65,7 @@ class Definition:
     """One definition of a part.
 
     Attributes:
-        names: the names that it defines, such as `job_key` or `Lanes.push`.
+        names: the names that it defines, such as `job_key`, `Lanes.push` or `Lanes.SHARING`.
         text: its lines, without the comment above them.
     """
 
@@ -107,7 +108,7 @@ def script(name: str, *, sharded: bool = False) -> Script:
     lines = dict.fromkeys([*used_by("begin", parts), _BEGIN])
     for statement in _STATEMENT.split(body):
         lines |= dict.fromkeys([*used_by(statement, parts), statement])
-    text = _bare("\n".join(lines), sharded=sharded)
+    text = _bare(_with_sizes("\n".join(lines)), sharded=sharded)
     return Script(name, text, hashlib.sha1(text).hexdigest())  # noqa: S324 - Redis names scripts by SHA-1
 
 
@@ -123,6 +124,21 @@ def library(*, sharded: bool = False) -> Library:
     made = [_function(functions[name], body, reads_only=name in READS_ONLY) for name, body in bodies.items()]
     text = _bare("\n".join([f"#!lua name=aioq_{own}", *shared, *made]), sharded=sharded)
     return Library(f"aioq_{own}", text, functions)
+
+
+def _with_sizes(text: str) -> str:
+    """A script whose tables of parts have room for what is put into them: a table that grows is copied each time."""
+
+    defined = [each for line in text.splitlines() if _DEFINES.match(line) for each in sorted(_defined_by(line))]
+
+    def sized(table: re.Match[str]) -> str:
+        inside = f"{table[1]}."
+        members = [f"{each.removeprefix(inside)} = 0" for each in defined if each.startswith(inside)]
+        return f"local {table[1]} = {{{', '.join(members)}}}"
+
+    import os
+    if os.environ.get('UNSIZED'): return text
+    return _TABLE.sub(sized, text)
 
 
 _HASH_LENGTH = 16

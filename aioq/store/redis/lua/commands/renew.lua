@@ -148,10 +148,11 @@ end
 
 -- Deletes what workers have said of themselves that are gone, if there are more of these than workers: a worker of
 -- an older version that recovers another one leaves it.
+local STRAYS_AT_ONCE = 500
 local function forget_strays()
   local noted = redis.pcall('HLEN', q.base .. ABOUT)
   if is_unreadable(noted) or noted <= redis.call('ZCARD', q.base .. WORKERS) then return end
-  local some = redis.call('HRANDFIELD', q.base .. ABOUT, 500)
+  local some = redis.call('HRANDFIELD', q.base .. ABOUT, STRAYS_AT_ONCE)
   for i, fetched in ipairs(redis.call('ZMSCORE', q.base .. FETCHED, unpack(some))) do
     if not fetched then redis.call('HDEL', q.base .. ABOUT, some[i]) end
   end

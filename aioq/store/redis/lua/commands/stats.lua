@@ -1,6 +1,6 @@
 -- Reads the statistics of a queue's tasks, a part of them at a time.
 --
--- NEEDS: call, keys, record_text_read, record, entries, pauses
+-- NEEDS: call, keys, record_text_read, record, entries, history, pauses
 -- USES: reads job, lanes, stats, tasks
 -- KEYS: 1 base key
 -- ARGV: 1 how many tasks the calls before have read, 2 the most tasks of this one, 3 how many minutes to read, the
@@ -23,8 +23,8 @@ end
 
 local function add(task)
   reply[#reply + 1] = task
-  read(task, 'm', 60000, minutes)
-  read(task, 'h', 3600000, hours)
+  read(task, 'm', History.MINUTE, minutes)
+  read(task, 'h', History.HOUR, hours)
 end
 
 -- When the first queued job of a stream came to its lane, nil for none. Jobs that were cancelled, or moved to another

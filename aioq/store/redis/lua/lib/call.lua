@@ -22,6 +22,17 @@ local function begin(KEYS)
   }
 end
 
+-- A function that returns what `make` makes, which nothing may change: made when it is first asked for, because that
+-- takes time and most calls do not ask. A library makes it while it is loaded, once for all calls, which may set nothing
+-- that outlives them.
+local function once(make)
+  local made = redis.register_function and make()
+  return function()
+    if not made then made = make() end
+    return made
+  end
+end
+
 -- Whether a reply is an error that is ignored: the key holds another type, or the lane's group is gone. Any other
 -- error, such as for a command that is not permitted, ends the script: else it would take existing data for
 -- deleted.

@@ -16,6 +16,8 @@
 --
 -- NEEDS: keys, history
 local Events = {}
+-- About how many are kept, the last ones, and for how long after the last one, in ms.
+Events.MOST, Events.TTL = 10000, 86400000
 
 function Events.are_recorded(q, marks)
   if marks == '' then return false end
@@ -26,7 +28,7 @@ end
 -- Records what has happened to jobs; `tasks` are the names of their tasks.
 function Events.add(q, what, worker, ids, tasks)
   if #ids == 0 then return end
-  local most, ttl, named, places, of = 10000, 86400000, {}, {}, {}
+  local named, places, of = {}, {}, {}
   for i, task in ipairs(tasks) do
     if not places[task] then
       named[#named + 1] = task
@@ -42,11 +44,11 @@ function Events.add(q, what, worker, ids, tasks)
     redis.pcall('HSET', q.base .. COUNTERS, 'events', string.format('%.0f', last))
   end
   local row = redis.pcall('HGET', q.base .. COUNTERS, 'history')
-  redis.pcall('XADD', q.base .. EVENTS, 'MINID', '~', string.format('%.0f', last - most + 1),
+  redis.pcall('XADD', q.base .. EVENTS, 'MINID', '~', string.format('%.0f', last - Events.MOST + 1),
     string.format('%.0f-%.0f', last, q.now), 'what', what, 'by', worker, 'ids', cmsgpack.pack(ids),
     'tasks', cmsgpack.pack(named), 'of', cmsgpack.pack(of), 'row', row or 0)
-  redis.pcall('PEXPIRE', q.base .. EVENTS, ttl)
-  redis.pcall('PEXPIRE', q.base .. COUNTERS, 30 * ttl)
+  redis.pcall('PEXPIRE', q.base .. EVENTS, Events.TTL)
+  redis.pcall('PEXPIRE', q.base .. COUNTERS, History.QUIET_TTL)
 end
 
 -- The same, with the calls of the jobs.

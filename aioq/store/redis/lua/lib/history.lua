@@ -21,6 +21,21 @@
 -- NEEDS: keys, msgpack, record
 local History = {}
 
+-- Of these `aioq/store/history.py` has the same numbers: the length of a row in bytes; what takes the place of a bucket
+-- that there is not; the counter of jobs that were sent, and how many there are before those of the buckets; the most
+-- attempts in a job's record.
+History.ROW_SIZE, History.NO_BUCKET, History.SENT, History.SUMMED, History.MOST_ATTEMPTS = 14, 255, 6, 8, 10
+-- The periods of the statistics, and for how long after its first count each is kept, in ms.
+History.MINUTE, History.MINUTE_KEPT = 60000, 10860000
+History.HOUR, History.HOUR_KEPT = 3600000, 262800000
+-- The most tasks that have statistics.
+History.MOST_TASKS = 1000
+-- For how long numbers and rows are kept once nothing happens any more, in ms. That is noted with about one row of so
+-- many.
+History.QUIET_TTL, History.NOTED_EACH = 2592000000, 64
+-- In so many bytes of a call is the name of its task.
+History.HEAD = 512
+
 -- Prepares a call. `about` is as above, '' if there is neither a history nor statistics. A worker that settles jobs
 -- gives their ids and `rows`; otherwise the rows are made here, and each error is found by the job's outcome in
 -- `texts`.
@@ -45,7 +60,7 @@ end
 -- The name of a job's task.
 function History.task_of(q, id, job)
   local call = job[JOB]
-  if call == true then call = redis.pcall('GETRANGE', body_key(q, id), 0, 511) end
+  if call == true then call = redis.pcall('GETRANGE', body_key(q, id), 0, History.HEAD - 1) end
   return History.task_in(call)
 end
 
@@ -71,11 +86,12 @@ function History.note(q, id, letter, at, outcome, task)
   end
   local n, text = #h.ids + 1, h.texts[outcome]
   h.ids[n], h.ends[n] = id, letter
-  h.rows[n] = struct.pack('>HBBHff', History.place_of(h, 'tasks', task) - 1, 255, 255,
-    text and History.place_of(h, 'errors', text) or 0, -1, -1)
+  local error_place = text and History.place_of(h, 'errors', text) or 0
+  h.rows[n] = struct.pack('>HBBHff', History.place_of(h, 'tasks', task) - 1, History.NO_BUCKET, History.NO_BUCKET,
+    error_place, -1, -1)
 end
 
--- Adds the attempt that has just failed to the log in the job's record, which has ten at the most: its letter, the
+-- Adds the attempt that has just failed to the log in the job's record, which has only the last ones: its letter, the
 -- worker, when it began (in microseconds) and ended (in ms), how long it ran in ms (below 0 if that is not known), and
 -- its error. `at` is as above.
 function History.log_attempt(q, job, letter, outcome, at)
@@ -83,13 +99,13 @@ function History.log_attempt(q, job, letter, outcome, at)
   if not h then return end
   local text, ran = h.texts[outcome], -1
   if at then
-    local number, seconds = struct.unpack('>Hf', h.rows, 14 * at - 9)
+    local number, seconds = struct.unpack('>Hf', h.rows, History.ROW_SIZE * (at - 1) + 5)
     text, ran = h.errors[number], seconds < 0 and -1 or math.floor(seconds * 1000)
   end
   widen(job, ATTEMPT_LOG)
   local log = job[ATTEMPT_LOG] or {}
   log[#log + 1] = {letter, job[WORKER] or '', job[STARTED] or 0, q.now, ran, text or ''}
-  while #log > 10 do table.remove(log, 1) end
+  while #log > History.MOST_ATTEMPTS do table.remove(log, 1) end
   job[ATTEMPT_LOG] = log
 end
 
@@ -110,25 +126,24 @@ function History.count(q, name, ttl, changes)
   return true
 end
 
--- Adds to counters of a task; returns whether they are its first in this minute. Minutes are kept for three hours, hours
--- for three days.
+-- Adds to counters of a task; returns whether they are its first in this minute.
 function History.count_all(q, task, changes)
-  History.count(q, 'h' .. math.floor(q.now / 3600000) .. ':' .. task, 73 * 3600000, changes)
-  return History.count(q, 'm' .. math.floor(q.now / 60000) .. ':' .. task, 3 * 3600000 + 60000, changes)
+  local hour, minute = math.floor(q.now / History.HOUR), math.floor(q.now / History.MINUTE)
+  History.count(q, 'h' .. hour .. ':' .. task, History.HOUR_KEPT, changes)
+  return History.count(q, 'm' .. minute .. ':' .. task, History.MINUTE_KEPT, changes)
 end
 
 -- Counts jobs that were sent.
 function History.count_sent(q, count)
-  if count > 0 then History.count_all(q, '', {'INCRBY', 'u32', '#6', count}) end
+  if count > 0 then History.count_all(q, '', {'INCRBY', 'u32', '#' .. History.SENT, count}) end
 end
 
 -- Lists a task, as long as its statistics are kept. Of too many tasks those go that have not run for the longest time.
 function History.list(q, task)
-  local kept, most = 73 * 3600000, 1000
   redis.pcall('ZADD', q.base .. TASKS, q.now, task)
-  redis.pcall('ZREMRANGEBYSCORE', q.base .. TASKS, '-inf', q.now - kept)
-  redis.pcall('ZREMRANGEBYRANK', q.base .. TASKS, 0, -1 - most)
-  redis.pcall('PEXPIRE', q.base .. TASKS, kept)
+  redis.pcall('ZREMRANGEBYSCORE', q.base .. TASKS, '-inf', q.now - History.HOUR_KEPT)
+  redis.pcall('ZREMRANGEBYRANK', q.base .. TASKS, 0, -1 - History.MOST_TASKS)
+  redis.pcall('PEXPIRE', q.base .. TASKS, History.HOUR_KEPT)
 end
 
 -- By letter, the counter of such jobs.
@@ -138,23 +153,25 @@ History.COUNTER_OF = {s = 1, f = 2, c = 3, r = 4, x = 5}
 -- more often than it must be, and few functions are called.
 function History.tally(ends, rows)
   local by_task, counter_of, byte = {}, History.COUNTER_OF, string.byte
+  local size, none, summed = History.ROW_SIZE, History.NO_BUCKET, History.SUMMED
   local of_task, counters
   for i, letter in ipairs(ends) do
     local what = counter_of[letter]
     if what then
-      local high, low, run, wait = byte(rows, 14 * i - 13, 14 * i - 10)
+      local first = size * (i - 1) + 1
+      local high, low, run, wait = byte(rows, first, first + 3)
       local task = high * 256 + low + 1
       if task ~= of_task then
         of_task, counters = task, by_task[task] or {}
         by_task[task] = counters
       end
       counters[what] = (counters[what] or 0) + 1
-      if run ~= 255 then
-        local place = 8 + 2 * run
+      if run ~= none then
+        local place = summed + 2 * run
         counters[place] = (counters[place] or 0) + 1
       end
-      if wait ~= 255 then
-        local place = 9 + 2 * wait
+      if wait ~= none then
+        local place = summed + 1 + 2 * wait
         counters[place] = (counters[place] or 0) + 1
       end
     end
@@ -167,7 +184,7 @@ function History.write_stats(q, h, rows)
   for number, counters in pairs(History.tally(h.ends, rows)) do
     local total, changes, n = 0, {'INCRBY', 'u32', '#0', 0}, 4
     for place, count in pairs(counters) do
-      if place <= 5 then total = total + count end
+      if place < History.SENT then total = total + count end
       changes[n + 1], changes[n + 2], changes[n + 3], changes[n + 4] = 'INCRBY', 'u32', '#' .. place, count
       n = n + 4
     end
@@ -183,7 +200,6 @@ end
 
 -- Adds an entry to the history, and cuts it to its limit. A history in which nothing happens any more expires.
 function History.add(q, h, rows, is_quiet)
-  local quiet_ttl = 30 * 86400000
   local last = redis.pcall('HINCRBY', q.base .. COUNTERS, 'history', h.count)
   if type(last) ~= 'number' then return end
   if last == h.count then
@@ -203,9 +219,9 @@ function History.add(q, h, rows, is_quiet)
     redis.pcall('UNLINK', q.base .. HISTORY)
     add()
   end
-  if is_quiet or last % 64 < h.count then
-    redis.pcall('PEXPIRE', q.base .. HISTORY, quiet_ttl)
-    redis.pcall('PEXPIRE', q.base .. COUNTERS, quiet_ttl)
+  if is_quiet or last % History.NOTED_EACH < h.count then
+    redis.pcall('PEXPIRE', q.base .. HISTORY, History.QUIET_TTL)
+    redis.pcall('PEXPIRE', q.base .. COUNTERS, History.QUIET_TTL)
   end
 end
 

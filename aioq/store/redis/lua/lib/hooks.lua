@@ -15,8 +15,7 @@
 --   leave(q, id, job, extra)            it was moved to another queue, where `back` is called with the way `move`
 --   forget(q, id, job, extra, left)     its record is deleted earlier, in `left` ms; not called when it expires
 --   reopen(q, id, job, extra)           a dead job is about to be queued again
--- They are defined when a call meets the first job with EXTRA: defining them takes time, and most calls meet none.
-local function all_hooks()
+local all_hooks = once(function()
   -- `extra.expires` is a list, as `Expiry` in aioq/store/extra.py.
   --   1 the time by which the job must have been started
   --   2 how long after it is due that is; 0 if the sender has given the time
@@ -72,14 +71,13 @@ local function all_hooks()
       reopen = function(_, _, _, extra) extra.origins[1] = 0 end,
     },
   }
-end
+end)
 
 -- Calls the hooks of a job for one change of its state; returns false if one of them did.
 local function run_hooks(q, move, id, job, ...)
   local extra, agreed = job[EXTRA], true
   if not extra then return true end
-  q.hooks = q.hooks or all_hooks()
-  for _, hook in ipairs(q.hooks) do
+  for _, hook in ipairs(all_hooks()) do
     if extra[hook.key] and hook[move] and hook[move](q, id, job, extra, ...) == false then agreed = false end
   end
   return agreed

@@ -29,17 +29,20 @@ local KINDS = {
   'number', 'number', 'number', 'string', 'string', 'number', 'number', 'number', 'number', 'table', 'number', 'table',
 }
 
--- The keys of an EXTRA that this version knows, and whether these are all. EXTRA is a job's further data, which a
--- plain job does not have; see lib/hooks.lua. The value of each key is a list with items of these types; the last
--- type may be repeated.
-local function known_of(extra)
-  local every = {
+-- EXTRA is a job's further data, which a plain job does not have; see lib/hooks.lua. The value of each of its keys is a
+-- list with items of these types; the last type may be repeated.
+local kinds_in_extra = once(function()
+  return {
     tags = {'string'},
     expires = {'number', 'number', 'boolean'},
     move = {'string', 'string', 'string', 'number', 'number'},
     origins = {'number', 'string'},
   }
-  local known, is_all = {}, true
+end)
+
+-- The keys of an EXTRA that this version knows, and whether these are all.
+local function known_of(extra)
+  local every, known, is_all = kinds_in_extra(), {}, true
   for key, items in pairs(extra) do
     local kinds = every[key]
     local fits = kinds and type(items) == 'table' and items[#kinds] ~= nil
