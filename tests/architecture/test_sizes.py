@@ -21,6 +21,7 @@ FUNCTION_LINES = 60
 OPTIONAL_EXTRA = "# optional extra"
 LUA_HEADER = ("KEYS", "ARGV", "REPLY")
 LUA_PART = ("NEEDS",)
+LUA_LINE = 115
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -133,6 +134,13 @@ def incomplete_lua_header(path: Path, source: str) -> Iterator[str]:
             yield f"{path}: the header does not name {word}"
 
 
+def long_lua_lines(path: Path, source: str) -> Iterator[str]:
+    """No line of a script is longer than one of Python may be."""
+    for number, line in enumerate(source.splitlines(), 1):
+        if len(line) > LUA_LINE:
+            yield f"{path}:{number}: {len(line)} characters, more than {LUA_LINE}"
+
+
 Rule = Callable[[Path, str], Iterator[str]]
 SIZES: list[Rule] = [long_module, long_functions]
 INSIDE: list[Rule] = [
@@ -156,6 +164,10 @@ def test_the_package_keeps_the_rule(rule: Rule) -> None:
 def test_every_ignore_names_its_rule() -> None:
     for pattern in ("*.py", "*.pyi"):
         _assert_kept(nameless_ignores, pattern, [*SIZED, "tests"])
+
+
+def test_no_lua_file_has_a_long_line() -> None:
+    _assert_kept(long_lua_lines, "*.lua", ["aioq"])
 
 
 def test_every_lua_file_has_its_header() -> None:
@@ -187,6 +199,7 @@ BREAKING: list[tuple[Rule, str]] = [
     (nameless_ignores, "x = 1  # type: ignore[return-value] - the point of it"),
     (nameless_ignores, "x = 1  # pyright: ignore"),
     (nameless_ignores, "x = 1  # noqa: F401 # pyright:ignore # pyright: ignore[reportX]"),
+    (long_lua_lines, "return 1\n-- " + "x" * (LUA_LINE - 2)),
     (incomplete_lua_header, "return 1\n-- KEYS\n-- ARGV\n-- REPLY\n"),
     (incomplete_lua_header, "-- KEYS 1 the queue\n-- ARGV\n\nreturn 1\n"),
 ]
@@ -198,6 +211,7 @@ KEEPING: list[tuple[Rule, str]] = [
     (function_level_imports, "import os\ndef f():\n    import uvloop  # optional extra"),
     (pickle_imports, "from json import loads"),
     (nameless_ignores, "x = '# type: ignore'  # noqa: F401 # pyright: ignore[reportX, reportY] - why"),
+    (long_lua_lines, "-- " + "x" * (LUA_LINE - 3) + "\nreturn 1"),
     (
         incomplete_lua_header,
         "-- Does it.\n--\n-- KEYS[1] the queue\n--  ARGV: none\n-- REPLY: 1\n\nreturn 1\n",

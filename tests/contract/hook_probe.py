@@ -109,30 +109,30 @@ LUA_PROBE = """\
       redis.call('SADD', q.base .. ':holders', id)
     end,
     start = function(q, id, job)
-      if has_ended(job) then error('starts after its end') end
+      if Record.has_ended(job) then error('starts after its end') end
       redis.call('RPUSH', q.base .. ':probe:' .. id, 'start')
     end,
     back = function(q, id, job, extra, way)
-      if has_ended(job) then error('comes back after its end') end
+      if Record.has_ended(job) then error('comes back after its end') end
       redis.call('RPUSH', q.base .. ':probe:' .. id, 'back ' .. way)
       if way == 'move' then redis.call('SADD', q.base .. ':holders', id) end
     end,
     leave = function(q, id, job)
-      if has_ended(job) then error('leaves after its end') end
+      if Record.has_ended(job) then error('leaves after its end') end
       redis.call('RPUSH', q.base .. ':probe:' .. id, 'leave')
       redis.call('SREM', q.base .. ':holders', id)
     end,
     finish = function(q, id, job)
-      if has_ended(job) then error('ends twice') end
+      if Record.has_ended(job) then error('ends twice') end
       redis.call('RPUSH', q.base .. ':probe:' .. id, 'finish')
       redis.call('SREM', q.base .. ':holders', id)
     end,
     ended = function(q, id, job)
-      if not has_ended(job) then error('its record does not say that it has ended') end
+      if not Record.has_ended(job) then error('its record does not say that it has ended') end
       redis.call('RPUSH', q.base .. ':probe:' .. id, 'ended')
     end,
     forget = function(q, id, job)
-      if not has_ended(job) then error('goes before its end') end
+      if not Record.has_ended(job) then error('goes before its end') end
       redis.call('RPUSH', q.base .. ':probe:' .. id, 'forget')
     end,
     reopen = function(q, id)

@@ -16,7 +16,7 @@ from pathlib import Path
 import aioq.store.redis
 from aioq.store.redis.scripts import commands, resolved, source, used_by
 
-LINE_LENGTH = 121
+LINE_LENGTH = 115
 READING = {"EXISTS", "GET", "MGET", "PTTL", "HGET", "HGETALL", "HMGET", "HRANDFIELD", "SRANDMEMBER", "SSCAN"}
 READING |= {"GETRANGE", "XINFO", "XLEN", "XPENDING", "XRANGE", "XREVRANGE", "ZCARD", "ZCOUNT", "ZMSCORE"}
 READING |= {"SCARD", "ZREVRANGE", "ZRANDMEMBER", "ZRANGE", "ZRANGEBYSCORE", "ZREVRANGEBYSCORE", "ZSCAN", "ZSCORE"}
@@ -34,7 +34,7 @@ _FUNCTION = re.compile(r"function ([\w.]+)\(([^)]*)\)")
 _CALL = re.compile(r"(?<!function )\b([\w.]+)\(")
 _TARGET = r"[A-Za-z_]\w*(?:\.\w+|\[[^=\n]*?\])*"
 _ASSIGNMENT = re.compile(rf"({_TARGET}(?:, {_TARGET})*) = (?=(.*))")
-_NAME = re.compile(r"(?<![\w.'])[A-Za-z_]\w*")
+_NAME = re.compile(r"(?<![\w.'])(?:Keys\.)?[A-Za-z_]\w*")
 
 
 def way_of(command: str) -> str:
@@ -46,10 +46,10 @@ def way_of(command: str) -> str:
 def key_names() -> dict[str, str]:
     """What `lib/keys.lua` defines, and the key or channel that each returns."""
     text = source("lib/keys")
-    found = dict(re.findall(r"function (\w+_(?:key|channel))\(q, \w+\).*?':([a-z]+):'", text))
-    for names, keys in re.findall(r"^local ([A-Z, ]+) = ((?:':[a-z]+'(?:, )?)+)$", text, re.MULTILINE):
+    found = dict(re.findall(r"function (Keys\.\w+)\(q, \w+\).*?':([a-z]+):'", text))
+    for names, keys in re.findall(r"^(Keys\.[\w., ]+) = ((?:':[a-z]+'(?:, )?)+)$", text, re.MULTILINE):
         found |= dict(zip(names.split(", "), re.findall(r":([a-z]+)", keys), strict=True))
-    return found | {"lane_key": "lanes"}
+    return found | {"Keys.lane": "lanes"}
 
 
 def with_header(name: str, text: str) -> str:

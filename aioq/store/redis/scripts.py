@@ -65,7 +65,7 @@ class Definition:
     """One definition of a part.
 
     Attributes:
-        names: the names that it defines, such as `job_key`, `Lanes.push` or `Lanes.SHARING`.
+        names: the names that it defines, such as `begin`, `Lanes.push` or `Lanes.SHARING`.
         text: its lines, without the comment above them.
     """
 
@@ -136,8 +136,6 @@ def _with_sizes(text: str) -> str:
         members = [f"{each.removeprefix(inside)} = 0" for each in defined if each.startswith(inside)]
         return f"local {table[1]} = {{{', '.join(members)}}}"
 
-    import os
-    if os.environ.get('UNSIZED'): return text
     return _TABLE.sub(sized, text)
 
 
@@ -214,7 +212,7 @@ def definitions(part: str) -> list[Definition]:
 
 
 def names_in(text: str) -> set[str]:
-    """The names that a text uses: `job_key`, and `Lanes` as well as `Lanes.push`."""
+    """The names that a text uses: `begin`, and `Lanes` as well as `Lanes.push`."""
     found = set(_NAME.findall(_COMMENT_OR_STRING.sub("", text)))
     return found | {name.partition(".")[0] for name in found}
 

@@ -6,8 +6,8 @@
 -- USES: reads held, lanes, scheduled, schedules, timers, workers
 -- KEYS: 1 base key
 -- ARGV: 1 how many entries of a lane are read at most, 2 of how many workers the held jobs are counted at most
--- REPLY: {jobs in lanes, whether there are more of them (1 or 0), scheduled jobs, jobs that workers hold, schedules,
---   timers}
+-- REPLY: {jobs in lanes, whether there are more of them (1 or 0), scheduled jobs, jobs that workers hold,
+--   schedules, timers}
 local most = tonumber(ARGV[1])
 
 -- How many jobs an entry names: none if it only wakes a worker.
@@ -19,13 +19,13 @@ end
 
 local queued, more = 0, 0
 local function count(lane)
-  local key, last = lane_key(q, lane), '-'
+  local key, last = Keys.lane(q, lane), '-'
   local groups = redis.pcall('XINFO', 'GROUPS', key)
   if not groups.err then -- it is a stream
     for _, group in ipairs(groups) do
       local facts = {}
       for i = 1, #group, 2 do facts[group[i]] = group[i + 1] end
-      if facts.name == GROUP then
+      if facts.name == Keys.GROUP then
         queued = queued + facts.pending -- delivered to a worker, which has not claimed them yet
         last = '(' .. facts['last-delivered-id']
       end
@@ -35,15 +35,17 @@ local function count(lane)
     if #entries > most then more = 1 end
   end
 end
-for _, lane in ipairs(LANES) do count(lane) end
+for _, lane in ipairs(Keys.LANES) do count(lane) end
 for _, lane in ipairs(Pauses.ASIDE) do count(lane) end
 
-local scheduled = redis.call('ZCARD', q.base .. SCHEDULED)
-if redis.call('ZSCORE', q.base .. SCHEDULED, '') then scheduled = scheduled - 1 end -- it stands for the timers
+local scheduled = redis.call('ZCARD', q.base .. Keys.SCHEDULED)
+-- The member without a name stands for the timers.
+if redis.call('ZSCORE', q.base .. Keys.SCHEDULED, '') then scheduled = scheduled - 1 end
 local held = 0
-for _, worker in ipairs(redis.call('ZRANGE', q.base .. WORKERS, 0, tonumber(ARGV[2]) - 1)) do
-  held = held + redis.call('SCARD', held_key(q, worker))
+for _, worker in ipairs(redis.call('ZRANGE', q.base .. Keys.WORKERS, 0, tonumber(ARGV[2]) - 1)) do
+  held = held + redis.call('SCARD', Keys.held(q, worker))
 end
 return {
-  queued, more, scheduled, held, redis.call('ZCARD', q.base .. SCHEDULES), redis.call('ZCARD', q.base .. TIMERS),
+  queued, more, scheduled, held, redis.call('ZCARD', q.base .. Keys.SCHEDULES),
+  redis.call('ZCARD', q.base .. Keys.TIMERS),
 }

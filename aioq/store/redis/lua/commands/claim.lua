@@ -8,20 +8,21 @@
 -- the job is in the held set or its entry is pending; so the next claim with known jobs, or the recovery, finds
 -- it.
 --
--- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, standing, timers, hooks, leases, history, pauses, due, entries, newer, held_set, events
--- USES: reads body, counters, fetched, held, job, lanes, listening, paused, scheduled, schedules, standing, workers;
---   writes counters, events, held, idle, job, lanes, outbox, paused, scheduled, standing, timers, wakeable, workers;
---   publishes dispatched
+-- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, standing, timers, hooks, leases
+-- NEEDS: history, pauses, due, entries, newer, held_set, events
+-- USES: reads body, counters, fetched, held, job, lanes, listening, paused, scheduled, schedules, standing,
+--   workers; writes counters, events, held, idle, job, lanes, outbox, paused, scheduled, standing, timers,
+--   wakeable, workers; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 the most jobs to take, 3 the known jobs, see below, 4 how the worker waits for jobs after this
 --   call when it gets fewer than it asks for: 'idle' if it blocks, 'standing' if it stands, '' if it does not
 --   wait, 5 the marks of lib/events.lua, '' for none,
 --   then three for each entry that a blocking read brought: lane, entry id, ids of its jobs as a MessagePack array
 -- REPLY: {-2} if the worker has lost its lease. Else {ms until the next scheduled job, ms until the next tick} (-1
---   for none; and what `Pauses.tell` adds); the number of this claim; 0 or {the last entry that names no job, the last job whose record this
---   version cannot read ('' for none), 1 if the call ended before all lanes were read, else 0}; and per job its
---   id, envelope, time of sending, and 0 for a first claim or else {claims, attempts, crashes, interruptions, its
---   tags if it has any}
+--   for none; and what `Pauses.tell` adds); the number of this claim; 0 or {the last entry that names no job, the
+--   last job whose record this version cannot read ('' for none), 1 if the call ended before all lanes were read,
+--   else 0}; and per job its id, envelope, time of sending, and 0 for a first claim or else {claims, attempts,
+--   crashes, interruptions, its tags if it has any}
 --
 -- The known jobs are '' or a MessagePack array with the ids of all jobs that the worker knows it holds. With such
 -- an array the call also returns the jobs that the worker holds or was sent without knowing, because a reply was
@@ -34,7 +35,7 @@ local lost, is_marked, lease_end = Leases.is_lost(q, worker)
 local pauses = is_marked and not lost and Pauses.now(q) or nil
 local is_paused = pauses and pauses.queue
 if is_marked and lease_end and not lost and not pauses then
-  redis.call('ZADD', q.base .. WORKERS, 'XX', lease_end - lease_end % 1, worker)
+  redis.call('ZADD', q.base .. Keys.WORKERS, 'XX', lease_end - lease_end % 1, worker)
 end
 
 -- No further job is taken once the reply has this many bytes of envelopes, so that it arrives in time over a slow
@@ -84,8 +85,8 @@ end
 local number = q.micros -- of this claim, see lib/record.lua
 local reply, taken, bytes, skipped, delivered = {0, number, 0}, 0, 0, 0, 0
 local marked, held = {}, {}
--- By stream, the jobs of paused tasks that this call sets aside; the stream that it takes jobs from; and whether an
--- entry of what was set aside names a job that stays there.
+-- By stream, the jobs of paused tasks that this call sets aside; the stream that it takes jobs from; and whether
+-- an entry of what was set aside names a job that stays there.
 local put_aside, source, stays, is_accepting = {}, '', false, false
 -- The last entry that is not aioq's, and the last job whose record this version cannot read.
 local malformed, unreadable = '', ''
@@ -102,27 +103,28 @@ local run = run_by(worker, RUNNING) .. cmsgpack.pack(number)
 
 local function add_to_reply(id, envelope, sent, past, text)
   taken, bytes = taken + 1, bytes + #envelope
-  marked[#marked + 1], marked[#marked + 2] = job_key(q, id), text
+  marked[#marked + 1], marked[#marked + 2] = Keys.job(q, id), text
   held[#held + 1] = id
   local n = #reply
   reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = id, envelope, sent, past
 end
 
--- Whether a queued job may not be taken now, because its task is paused: then it is set aside, or stays so. A queued job
--- that the worker holds is one that a claim could not take because it failed: an entry names it, which is met later.
--- What comes from the front of its lane is set aside there only if it was claimed before. Else it was moved there from
--- an entry of the lane that was taken in part, and so comes after what was set aside of the lane.
--- So while jobs come back from there, those that were delivered, or were never claimed and are in the front, go there
--- too: this call takes them after the others.
+-- Whether a queued job may not be taken now, because its task is paused: then it is set aside, or stays so. A
+-- queued job that the worker holds is one that a claim could not take because it failed: an entry names it, which
+-- is met later. What comes from the front of its lane is set aside there only if it was claimed before. Else it
+-- was moved there from an entry of the lane that was taken in part, and so comes after what was set aside of the
+-- lane. So while jobs come back from there, those that were delivered, or were never claimed and are in the front,
+-- go there too: this call takes them after the others.
 local function is_set_aside(id, call, is_held, was_claimed)
   if not pauses then return false end
-  local is_later = (is_accepting or is_front(source) and not was_claimed) and pauses.aside[Pauses.aside_of(lane_of(source))]
+  local comes_later = is_accepting or Keys.is_front(source) and not was_claimed
+  local is_later = comes_later and pauses.aside[Pauses.aside_of(Keys.lane_of(source))]
   local must_stay = is_paused or pauses.tasks[History.task_in(call)]
   if not must_stay and (is_held or not is_later) then return false end
   if is_held then return true end
   if must_stay then known[id], stays = 'aside', true end
   if not pauses.aside[source] then
-    local stream = Pauses.aside_of(was_claimed and is_front(source) and source or lane_of(source))
+    local stream = Pauses.aside_of(was_claimed and Keys.is_front(source) and source or Keys.lane_of(source))
     put_aside[stream] = put_aside[stream] or {}
     table.insert(put_aside[stream], id)
     skipped = skipped + 1 -- it takes twice the time of one that is only skipped
@@ -144,38 +146,38 @@ end
 -- may have two entries. `is_held`: the job comes from the worker's held set. `lane`: that of its entry; if the job
 -- was moved to another lane since, it is taken there. Returns whether it was taken.
 local function take_other(id, text, is_held, lane)
-  local job = unpacked(text)
+  local job = Record.unpacked(text)
   if not job then return not is_held and put_off_unreadable(id, text) end
-  local unknown = recheck and job[STATE] == 'running' and job[WORKER] == worker and not known[id]
-  local orphan = job[STATE] == 'running' and job[WORKER] ~= worker and Newer.is_orphan(q, job)
-  if job[STATE] and not unknown and not orphan then return false end
-  if lane and not job[STATE] and (job[LANE] or NORMAL) ~= lane then return false end
-  local envelope = whole(q, id, job[JOB])
+  local unknown = recheck and job[Field.STATE] == 'running' and job[Field.WORKER] == worker and not known[id]
+  local orphan = job[Field.STATE] == 'running' and job[Field.WORKER] ~= worker and Newer.is_orphan(q, job)
+  if job[Field.STATE] and not unknown and not orphan then return false end
+  if lane and not job[Field.STATE] and (job[Field.LANE] or Keys.NORMAL) ~= lane then return false end
+  local envelope = Record.whole(q, id, job[Field.JOB])
   if not envelope then
     -- The envelope was evicted or deleted by hand, so the job cannot run. A timer ends it and notifies its
     -- waiters.
     Timer.set(q, Timer.CALL_GONE, id, q.now)
-    if job[STATE] then
-      job[STATE], job[WORKER] = false, false
-      save(q, id, job)
-      redis.call('SREM', held_key(q, worker), id)
+    if job[Field.STATE] then
+      job[Field.STATE], job[Field.WORKER] = false, false
+      Record.save(q, id, job)
+      redis.call('SREM', Keys.held(q, worker), id)
     end
     return false
   end
-  if not unknown and is_set_aside(id, envelope, is_held, job[CLAIM]) then return false end
+  if not unknown and is_set_aside(id, envelope, is_held, job[Field.CLAIM]) then return false end
   if not run_hooks(q, 'start', id, job) then return false end
   known[id] = 'taken'
   if orphan then
-    widen(job, CRASHES)
-    job[CRASHES] = (job[CRASHES] or 0) + 1
+    Record.widen(job, Field.CRASHES)
+    job[Field.CRASHES] = (job[Field.CRASHES] or 0) + 1
   end
-  local claims = (job[CLAIM] or 0) + 1
-  widen(job, STARTED)
-  job[STATE], job[WORKER], job[CLAIM], job[STARTED] = 'running', worker, claims, number
-  local past = {claims, job[ATTEMPTS] or 0, job[CRASHES] or 0, job[INTERRUPTIONS] or 0}
-  if job[READY] then past[5] = job[READY] end
-  if job[EXTRA] then past[5], past[6] = job[READY] or 0, job[EXTRA].tags end
-  add_to_reply(id, envelope, job[SENT], past, cmsgpack.pack(job))
+  local claims = (job[Field.CLAIM] or 0) + 1
+  Record.widen(job, Field.STARTED)
+  job[Field.STATE], job[Field.WORKER], job[Field.CLAIM], job[Field.STARTED] = 'running', worker, claims, number
+  local past = {claims, job[Field.ATTEMPTS] or 0, job[Field.CRASHES] or 0, job[Field.INTERRUPTIONS] or 0}
+  if job[Field.READY] then past[5] = job[Field.READY] end
+  if job[Field.EXTRA] then past[5], past[6] = job[Field.READY] or 0, job[Field.EXTRA].tags end
+  add_to_reply(id, envelope, job[Field.SENT], past, cmsgpack.pack(job))
   return true
 end
 
@@ -195,14 +197,14 @@ local function take(id, text, is_held, lane)
   skipped = skipped + 1 + math.floor(#(text or '') / LARGE)
 end
 
--- Writes the held set and the records of the jobs taken so far, and what was set aside; called before their entries are
--- acknowledged.
+-- Writes the held set and the records of the jobs taken so far, and what was set aside; called before their
+-- entries are acknowledged.
 local function write_taken()
   for stream, ids in pairs(put_aside) do Lanes.write_all(q, stream, ids, 1) end
   put_aside = {}
   if #held == 0 then return end
-  redis.call('SADD', held_key(q, worker), unpack(held))
-  set_all(marked)
+  redis.call('SADD', Keys.held(q, worker), unpack(held))
+  Record.set_all(marked)
   marked, held = {}, {}
 end
 
@@ -210,7 +212,7 @@ end
 local function find_missing(ids, texts)
   local missing = {}
   for _, id in ipairs(ids) do
-    if texts[id] == false then missing[#missing + 1] = job_key(q, id) end
+    if texts[id] == false then missing[#missing + 1] = Keys.job(q, id) end
   end
   if missing[1] and redis.call('EXISTS', unpack(missing)) == 0 then
     for _, id in ipairs(ids) do texts[id] = texts[id] or nil end
@@ -241,10 +243,10 @@ local function take_all(stream, ids, lane)
 end
 
 local function read(lane, id, most)
-  local got = redis.pcall('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', most, 'STREAMS', lane, id)
+  local got = redis.pcall('XREADGROUP', 'GROUP', Keys.GROUP, worker, 'COUNT', most, 'STREAMS', lane, id)
   if is_unreadable(got) then
     if string.find(got.err, 'WRONGTYPE', 1, true) then return {} end -- the blocking read logs this
-    redis.call('XGROUP', 'CREATE', lane, GROUP, '0', 'MKSTREAM')
+    redis.call('XGROUP', 'CREATE', lane, Keys.GROUP, '0', 'MKSTREAM')
     return read(lane, id, most)
   end
   return got and got[1] and got[1][2] or {}
@@ -253,7 +255,7 @@ end
 -- Deletes entries that were delivered. Only pending entries have to stay, and they do so for a short time. Entries
 -- that cannot be deleted now are deleted another time.
 local function trim(lane, last, is_empty)
-  local pending = redis.pcall('XPENDING', lane, GROUP)
+  local pending = redis.pcall('XPENDING', lane, Keys.GROUP)
   if pending.err then return end
   if pending[1] > 0 then
     redis.pcall('XTRIM', lane, 'MINID', '~', pending[2])
@@ -264,16 +266,17 @@ local function trim(lane, last, is_empty)
   end
 end
 
--- Those of an entry's jobs from position `first` on that go to the front of their lane. Those of paused tasks do not:
--- they would come before what was set aside of the lane.
+-- Those of an entry's jobs from position `first` on that go to the front of their lane. Those of paused tasks do
+-- not: they would come before what was set aside of the lane.
 local function without_paused(ids, first)
   local left = {unpack(ids, first)}
   if not pauses then return left end
   local texts, others = texts_of(q, left), {}
   for _, id in ipairs(left) do
-    local job = unpacked(texts[id])
-    local is_queued = job and not job[STATE]
-    if not is_queued or not is_set_aside(id, whole(q, id, job[JOB]), false, job[CLAIM]) then others[#others + 1] = id end
+    local job = Record.unpacked(texts[id])
+    local is_queued = job and not job[Field.STATE]
+    local is_aside = is_queued and is_set_aside(id, Record.whole(q, id, job[Field.JOB]), false, job[Field.CLAIM])
+    if not is_aside then others[#others + 1] = id end
   end
   write_taken()
   return others
@@ -283,24 +286,24 @@ end
 -- may be more jobs than free slots: the others go back to the front of their lane. All go back if the lease is
 -- lost.
 local function accept(name, entry, ids)
-  local lane = lane_key(q, name)
-  local pending = redis.pcall('XPENDING', lane, GROUP, entry, entry, 1)
+  local lane = Keys.lane(q, name)
+  local pending = redis.pcall('XPENDING', lane, Keys.GROUP, entry, entry, 1)
   -- If the entry is not pending, another worker has recovered it meanwhile.
   if is_unreadable(pending) or not pending[1] then return end
   if lost then run_hooks_returned(q, ids) end
   is_accepting = true
-  for _, id in ipairs(without_paused(ids, lost and 1 or take_all(name, ids, lane_of(name)))) do
-    Lanes.push(q, lane_of(name), id, true)
+  for _, id in ipairs(without_paused(ids, lost and 1 or take_all(name, ids, Keys.lane_of(name)))) do
+    Lanes.push(q, Keys.lane_of(name), id, true)
   end
   is_accepting = false
-  redis.call('XACK', lane, GROUP, entry)
+  redis.call('XACK', lane, Keys.GROUP, entry)
   redis.call('XDEL', lane, entry)
 end
 
 for i = 6, #ARGV, 3 do
   if not is_paused then accept(ARGV[i], ARGV[i + 1], cmsgpack.unpack(ARGV[i + 2])) end
 end
-redis.pcall('ZREM', q.base .. IDLE, worker)
+redis.pcall('ZREM', q.base .. Keys.IDLE, worker)
 local was_woken, is_served = ARGV[4] == 'standing' and Standing.leave(q, worker), false
 if lost then return {-2} end
 
@@ -309,13 +312,15 @@ local function keys_of(set)
   for key in pairs(set) do keys[#keys + 1] = key end
   return keys
 end
-if recheck and not missed and redis.call('EXISTS', held_key(q, worker)) == 0 then restore_held(q, worker, keys_of(known)) end
+if recheck and not missed and redis.call('EXISTS', Keys.held(q, worker)) == 0 then
+  restore_held(q, worker, keys_of(known))
+end
 
 -- Jobs that already belong to this worker come before new ones, however long the lanes are.
 if recheck then
-  for _, name in ipairs(is_paused and {} or LANES) do
+  for _, name in ipairs(is_paused and {} or Keys.LANES) do
     repeat
-      local entries = read(lane_key(q, name), '0', MOST)
+      local entries = read(Keys.lane(q, name), '0', MOST)
       for _, entry in ipairs(entries) do
         if delivered >= DELIVERED_LIMIT then break end
         local named = ids_of(entry)
@@ -324,10 +329,10 @@ if recheck then
       end
     until #entries < MOST or skipped >= SKIPPED_LIMIT or delivered >= DELIVERED_LIMIT
   end
-  for _, id in ipairs(missed or redis.call('SRANDMEMBER', held_key(q, worker), HELD_LIMIT)) do
+  for _, id in ipairs(missed or redis.call('SRANDMEMBER', Keys.held(q, worker), HELD_LIMIT)) do
     if is_full() then break end
     if not known[id] then
-      local text = redis.pcall('GET', job_key(q, id))
+      local text = redis.pcall('GET', Keys.job(q, id))
       take(id, not is_unreadable(text) and text, true)
     end
   end
@@ -339,18 +344,18 @@ end
 -- names one job, go back to the front.
 local function put_back(name, ids, first)
   if first > #ids then return false end
-  if is_front(name) then
-    for i = first, #ids do Lanes.push(q, lane_of(name), ids[i], true) end
+  if Keys.is_front(name) then
+    for i = first, #ids do Lanes.push(q, Keys.lane_of(name), ids[i], true) end
     return true
   end
-  Lanes.push_all(q, rest_of(lane_of(name)), ids, first)
-  return is_rest(name)
+  Lanes.push_all(q, Keys.rest_of(Keys.lane_of(name)), ids, first)
+  return Keys.is_rest(name)
 end
 
--- Takes the jobs of tasks that are not paused any more from what was set aside of a stream. Those that were not come
--- from entries which stay.
+-- Takes the jobs of tasks that are not paused any more from what was set aside of a stream. Those that were not
+-- come from entries which stay.
 local function take_set_aside(stream, lane)
-  local name, key, done = 'aside ' .. stream, lane_key(q, stream), {}
+  local name, key, done = 'aside ' .. stream, Keys.lane(q, stream), {}
   local last, is_over, most = pauses.aside[stream], false, 1
   while last and not is_over and not is_full() do
     local entries = redis.pcall('XRANGE', key, '(' .. last, '+', 'COUNT', most)
@@ -370,15 +375,15 @@ local function take_set_aside(stream, lane)
   end
   if is_over then
     if redis.pcall('XLEN', key) == 0 then redis.call('DEL', key) end
-    redis.call('HDEL', q.base .. PAUSED, name)
+    redis.call('HDEL', q.base .. Keys.PAUSED, name)
     pauses.aside[stream] = nil
   elseif last and last ~= pauses.aside[stream] then
-    redis.call('HSET', q.base .. PAUSED, name, last)
+    redis.call('HSET', q.base .. Keys.PAUSED, name, last)
   end
 end
 
-for _, name in ipairs(is_paused and {} or LANES) do
-  local lane, most = lane_key(q, name), is_rest(name) and ALL or 1
+for _, name in ipairs(is_paused and {} or Keys.LANES) do
+  local lane, most = Keys.lane(q, name), Keys.is_rest(name) and ALL or 1
   while not is_full() do
     local entries = read(lane, '>', most)
     local is_empty = #entries < most
@@ -391,8 +396,8 @@ for _, name in ipairs(is_paused and {} or LANES) do
         for _, id in ipairs(named) do ids[#ids + 1] = id end
         names[i] = entry[1]
       end
-      local again = put_back(name, ids, take_all(name, ids, lane_of(name)))
-      redis.call('XACK', lane, GROUP, unpack(names))
+      local again = put_back(name, ids, take_all(name, ids, Keys.lane_of(name)))
+      redis.call('XACK', lane, Keys.GROUP, unpack(names))
       trim(lane, names[#names], is_empty and not again)
       -- As many entries as are needed if each names as many jobs as these do; more if none of these jobs was
       -- taken.
@@ -401,9 +406,9 @@ for _, name in ipairs(is_paused and {} or LANES) do
     end
     if is_empty then break end
   end
-  if pauses and is_front(name) then
-    take_set_aside(Pauses.aside_of(name), lane_of(name))
-    take_set_aside(Pauses.aside_of(lane_of(name)), lane_of(name))
+  if pauses and Keys.is_front(name) then
+    take_set_aside(Pauses.aside_of(name), Keys.lane_of(name))
+    take_set_aside(Pauses.aside_of(Keys.lane_of(name)), Keys.lane_of(name))
   end
 end
 
@@ -411,7 +416,7 @@ end
 if is_paused then
   -- The worker waits until it is notified, and nobody is woken in its place.
 elseif ARGV[4] ~= '' and not is_full() then
-  redis.pcall('ZADD', q.base .. IDLE, q.now, worker)
+  redis.pcall('ZADD', q.base .. Keys.IDLE, q.now, worker)
   if ARGV[4] == 'standing' then Standing.join(q, worker) end
 elseif was_woken and not is_served then
   Standing.wake(q, 1, 1) -- another worker takes the entry for which this one was woken

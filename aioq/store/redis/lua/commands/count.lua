@@ -3,10 +3,11 @@
 -- NEEDS: call, keys, timers, entries, pauses
 -- USES: reads cut, dead, held, lanes, scheduled, schedules, workers
 -- KEYS: 1 base key
--- ARGV: 1 what to count: 'dead', 'scheduled', 'running' or 'queued' jobs; 'ahead' for the queued jobs that are claimed
---   before one of them; 'keys' for the queue's main keys, of which one that is not used has none; 'nothing' for the
---   time alone, 2 the first time of dead and scheduled jobs ('-inf' for all), or the lane of that one, 3 the last time
---   ('+inf' for all), or when that one came to its lane, 4 where to continue with running ones (0 to begin)
+-- ARGV: 1 what to count: 'dead', 'scheduled', 'running' or 'queued' jobs; 'ahead' for the queued jobs that are
+--   claimed before one of them; 'keys' for the queue's main keys, of which one that is not used has none;
+--   'nothing' for the time alone, 2 the first time of dead and scheduled jobs ('-inf' for all), or the lane of
+--   that one, 3 the last time ('+inf' for all), or when that one came to its lane, 4 where to continue with
+--   running ones (0 to begin)
 -- REPLY: {the time, the number, 1 if it is exact, where the next call continues ('0' if nothing is left)}
 local what, first, last, cursor = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 -- About how many workers are looked at in a call; and how many entries of a lane, for how many jobs one names, and
@@ -20,13 +21,13 @@ end
 local counts = {}
 function counts.dead()
   -- Of those that were cut off, the records of some may be gone.
-  local cut = sum(redis.pcall('ZCOUNT', q.base .. CUT, first, last))
-  return sum(redis.pcall('ZCOUNT', q.base .. DEAD, first, last)) + cut, cut == 0 and 1 or 0
+  local cut = sum(redis.pcall('ZCOUNT', q.base .. Keys.CUT, first, last))
+  return sum(redis.pcall('ZCOUNT', q.base .. Keys.DEAD, first, last)) + cut, cut == 0 and 1 or 0
 end
 
 function counts.scheduled()
-  local timer = redis.pcall('ZSCORE', q.base .. SCHEDULED, Timer.FIRST)
-  local found = sum(redis.pcall('ZCOUNT', q.base .. SCHEDULED, first, last))
+  local timer = redis.pcall('ZSCORE', q.base .. Keys.SCHEDULED, Timer.FIRST)
+  local found = sum(redis.pcall('ZCOUNT', q.base .. Keys.SCHEDULED, first, last))
   -- The time of the first timer is no job. It may be outside of the times that are asked for.
   local at = timer and not is_unreadable(timer) and tonumber(timer)
   local is_counted = at and (first == '-inf' or tonumber(first) <= at) and (last == '+inf' or at <= tonumber(last))
@@ -34,23 +35,24 @@ function counts.scheduled()
 end
 
 function counts.running()
-  local some = redis.pcall('ZSCAN', q.base .. WORKERS, cursor, 'COUNT', WORKERS_AT_ONCE)
+  local some = redis.pcall('ZSCAN', q.base .. Keys.WORKERS, cursor, 'COUNT', WORKERS_AT_ONCE)
   if is_unreadable(some) then return 0, 1 end
   local found = 0
-  for i = 1, #some[2], 2 do found = found + sum(redis.pcall('SCARD', held_key(q, some[2][i]))) end
+  for i = 1, #some[2], 2 do found = found + sum(redis.pcall('SCARD', Keys.held(q, some[2][i]))) end
   return found, 1, some[1]
 end
 
--- How many jobs the entries of a stream name that were not claimed: by its length, and by some entries at both ends.
+-- How many jobs the entries of a stream name that were not claimed: by its length, and by some entries at both
+-- ends.
 local function in_stream(stream)
-  local key = lane_key(q, stream)
+  local key = Keys.lane(q, stream)
   local length = redis.pcall('XLEN', key)
   if is_unreadable(length) or length == 0 then return 0 end
   local groups, claimed_to, lag = redis.pcall('XINFO', 'GROUPS', key), nil, nil
   for _, fields in ipairs(type(groups) == 'table' and not groups.err and groups or {}) do
     local group = {}
     for i = 1, #fields, 2 do group[fields[i]] = fields[i + 1] end
-    if group.name == GROUP then claimed_to, lag = group['last-delivered-id'], group.lag end
+    if group.name == Keys.GROUP then claimed_to, lag = group['last-delivered-id'], group.lag end
   end
   local from = claimed_to and '(' .. claimed_to or '-'
   local waiting = tonumber(lag or nil)
@@ -59,7 +61,9 @@ local function in_stream(stream)
   end
   local entries, named = redis.call('XRANGE', key, from, '+', 'COUNT', SAMPLE), 0
   if #entries == SAMPLE then
-    for _, entry in ipairs(redis.call('XREVRANGE', key, '+', from, 'COUNT', SAMPLE)) do entries[#entries + 1] = entry end
+    for _, entry in ipairs(redis.call('XREVRANGE', key, '+', from, 'COUNT', SAMPLE)) do
+      entries[#entries + 1] = entry
+    end
   end
   for _, entry in ipairs(entries) do named = named + Entries.count_in(entry) end
   if #entries < SAMPLE then return named end
@@ -68,7 +72,7 @@ end
 
 function counts.queued()
   local found = 0
-  for _, stream in ipairs(LANES) do found = found + in_stream(stream) end
+  for _, stream in ipairs(Keys.LANES) do found = found + in_stream(stream) end
   for _, stream in ipairs(Pauses.ASIDE) do found = found + in_stream(stream) end
   return found, 0
 end
@@ -76,17 +80,18 @@ end
 -- By the time of that job, between the times of the first and the last entry that wait in its lane.
 function counts.ahead()
   local found = 0
-  for _, stream in ipairs(LANES) do
+  for _, stream in ipairs(Keys.LANES) do
     if stream == first then break end
     found = found + in_stream(stream)
   end
-  local key, groups, from = lane_key(q, first), redis.pcall('XINFO', 'GROUPS', lane_key(q, first)), '-'
+  local key, groups, from = Keys.lane(q, first), redis.pcall('XINFO', 'GROUPS', Keys.lane(q, first)), '-'
   for _, fields in ipairs(type(groups) == 'table' and not groups.err and groups or {}) do
     for i = 1, #fields, 2 do
       if fields[i] == 'last-delivered-id' then from = '(' .. fields[i + 1] end
     end
   end
-  local head, tail = redis.pcall('XRANGE', key, from, '+', 'COUNT', 1), redis.pcall('XREVRANGE', key, '+', from, 'COUNT', 1)
+  local head = redis.pcall('XRANGE', key, from, '+', 'COUNT', 1)
+  local tail = redis.pcall('XREVRANGE', key, '+', from, 'COUNT', 1)
   if is_unreadable(head) or is_unreadable(tail) or not head[1] or not tail[1] then return found, 0 end
   local function time_of(entry) return tonumber(string.match(entry[1], '^%d+')) end
   local begin, length = time_of(head[1]), time_of(tail[1]) - time_of(head[1])
@@ -96,9 +101,11 @@ end
 
 function counts.keys()
   local found = 0
-  for _, stream in ipairs(LANES) do found = found + redis.call('EXISTS', lane_key(q, stream)) end
-  for _, stream in ipairs(Pauses.ASIDE) do found = found + redis.call('EXISTS', lane_key(q, stream)) end
-  return found + redis.call('EXISTS', q.base .. SCHEDULED, q.base .. DEAD, q.base .. CUT, q.base .. WORKERS, q.base .. SCHEDULES), 1
+  for _, stream in ipairs(Keys.LANES) do found = found + redis.call('EXISTS', Keys.lane(q, stream)) end
+  for _, stream in ipairs(Pauses.ASIDE) do found = found + redis.call('EXISTS', Keys.lane(q, stream)) end
+  local others = redis.call('EXISTS', q.base .. Keys.SCHEDULED, q.base .. Keys.DEAD, q.base .. Keys.CUT,
+    q.base .. Keys.WORKERS, q.base .. Keys.SCHEDULES)
+  return found + others, 1
 end
 
 function counts.nothing() return 0, 1 end

@@ -2,9 +2,9 @@
 -- anything leaves a receipt.
 --
 -- NEEDS: record, results, history, operated, receipts
--- USES: reads body, job, receipt, schedule, scheduled, standing; writes body, counters, cut, dead, history, idle, job,
---   lanes, log, outbox, receipt, schedule, scheduled, standing, stats, tasks, timers, tombstone, wakeable; publishes
---   dispatched, waiter
+-- USES: reads body, job, receipt, schedule, scheduled, standing; writes body, counters, cut, dead, history, idle,
+--   job, lanes, log, outbox, receipt, schedule, scheduled, standing, stats, tasks, timers, tombstone, wakeable;
+--   publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the name of this call, 2 the outcome of a job that waits, 3 for how many ms after its send a job must be
 --   found, 4 `about` of lib/history.lua, 5 the reason of 2, then job ids
@@ -17,9 +17,9 @@ History.begin(q, ARGV[4], '', nil, nil, {[ARGV[2]] = ARGV[5]})
 local function delete_all()
   for i = 6, #ARGV do
     local id = ARGV[i]
-    local job = load(q, id)
-    if job and is_elsewhere(job) then job = nil end
-    local state = job and (job[STATE] or 'queued') or ''
+    local job = Record.load(q, id)
+    if job and Record.is_elsewhere(job) then job = nil end
+    local state = job and (job[Field.STATE] or 'queued') or ''
     if job and Operated.delete(q, limits, id, job, ARGV[2]) then changed = true end
     reply[i - 5] = state
   end

@@ -4,8 +4,8 @@
 -- without a record, which are ignored: no job has a record without being queued.
 --
 -- NEEDS: keys, msgpack, record_text_write, record, lanes, hooks, dead, history, events
--- USES: reads counters, job, listening, scheduled, standing, tombstone; writes body, counters, dead, events, idle, job,
---   lanes, outbox, scheduled, standing, stats, timers, wakeable; publishes dispatched
+-- USES: reads counters, job, listening, scheduled, standing, tombstone; writes body, counters, dead, events, idle,
+--   job, lanes, outbox, scheduled, standing, stats, timers, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 'again' if an earlier call may have added these jobs, else '';
 --   2 a MessagePack array with the nonce of each send, '' if no id can be used twice;
@@ -23,11 +23,12 @@ local nonces = ARGV[2] ~= '' and cmsgpack.unpack(ARGV[2]) or nil
 local places = ARGV[3] ~= '' and cmsgpack.unpack(ARGV[3]) or nil
 local watched = ARGV[4] ~= '' and packed(ARGV[4]) or nil
 -- Two long arguments instead of two for each job: cutting them here takes less time than reading many arguments.
-local envelopes, sizes, prefix, width, ends = ARGV[5], cmsgpack.unpack(ARGV[6]), ARGV[7], tonumber(ARGV[8]), ARGV[9]
+local envelopes, sizes = ARGV[5], cmsgpack.unpack(ARGV[6])
+local prefix, width, ends = ARGV[7], tonumber(ARGV[8]), ARGV[9]
 
 -- Adds all jobs if none of their ids exists; returns whether it has.
 local function add_all()
-  local keys, records, tail = job_key(q, prefix), {}, after_fresh(q, watched)
+  local keys, records, tail = Keys.job(q, prefix), {}, after_fresh(q, watched)
   local start, last, head = 1, nil, nil
   for i, size in ipairs(sizes) do
     if size > BODY_LIMIT then return false end
@@ -36,9 +37,9 @@ local function add_all()
     records[2 * i] = head .. string.sub(envelopes, start, start + size - 1) .. tail
     start = start + size
   end
-  local entries = Lanes.push_alike(q, NORMAL, prefix, width, ends)
+  local entries = Lanes.push_alike(q, Keys.NORMAL, prefix, width, ends)
   if redis.call('MSETNX', unpack(records)) == 1 then return true end
-  redis.call('XDEL', lane_key(q, NORMAL), unpack(entries))
+  redis.call('XDEL', Keys.lane(q, Keys.NORMAL), unpack(entries))
   return false
 end
 
@@ -67,7 +68,7 @@ end
 local present, added, new, records, queued = {}, {}, {}, {}, {}
 local ids, texts = cut_all()
 local keys = {}
-for i, id in ipairs(ids) do keys[i] = job_key(q, id) end
+for i, id in ipairs(ids) do keys[i] = Keys.job(q, id) end
 -- Usually none of the ids exists, which one command shows.
 local all_new = not again and (#keys == 0 or redis.call('EXISTS', unpack(keys)) == 0)
 
@@ -75,9 +76,9 @@ local all_new = not again and (#keys == 0 or redis.call('EXISTS', unpack(keys)) 
 -- an id again.
 local function is_done(id, nonce)
   if added[id] then return added[id] == nonce end
-  if redis.call('EXISTS', tombstone_key(q, nonce ~= '' and nonce or id)) == 1 then return true end
-  local job = load(q, id)
-  return job and (job[NONCE] or '') == nonce
+  if redis.call('EXISTS', Keys.tombstone(q, nonce ~= '' and nonce or id)) == 1 then return true end
+  local job = Record.load(q, id)
+  return job and (job[Field.NONCE] or '') == nonce
 end
 
 -- The time at which a job is to run, if that is later than now.
@@ -89,7 +90,7 @@ local function later(due)
 end
 
 -- Queues a job. Consecutive jobs for the same lane share entries.
-local waiting_for = NORMAL
+local waiting_for = Keys.NORMAL
 local function queue(lane, id)
   if lane ~= waiting_for then
     Lanes.push_all(q, waiting_for, queued, 1)
@@ -101,16 +102,17 @@ end
 
 -- A job's record. A large envelope is written to its own key, so this is called after the job was queued.
 local function record(id, envelope, lane, nonce, due, extra)
-  if not (lane or due or extra) and nonce == '' and #envelope <= BODY_LIMIT then return fresh(q, envelope, watched) end
-  local job = new_job(q, id, envelope, lane, nonce ~= '' and nonce, due and 'scheduled')
+  local is_plain = not (lane or due or extra) and nonce == ''
+  if is_plain and #envelope <= BODY_LIMIT then return fresh(q, envelope, watched) end
+  local job = Record.new(q, id, envelope, lane, nonce ~= '' and nonce, due and 'scheduled')
   if extra then
-    widen(job, EXTRA)
-    job[EXTRA] = extra
+    Record.widen(job, Field.EXTRA)
+    job[Field.EXTRA] = extra
     run_hooks(q, 'enter', id, job, due or q.now)
   end
   if watched then
-    widen(job, WAITERS)
-    job[WAITERS] = ARGV[4]
+    Record.widen(job, Field.WAITERS)
+    job[Field.WAITERS] = ARGV[4]
   end
   return cmsgpack.pack(job)
 end
@@ -121,7 +123,7 @@ local function add(position, envelope, nonce)
     lane, due, extra = places[3 * position - 2], later(places[3 * position - 1]), places[3 * position]
     if lane == '' then lane = nil end
   end
-  if due then Lanes.schedule(q, id, due, lane) else queue(lane or NORMAL, id) end
+  if due then Lanes.schedule(q, id, due, lane) else queue(lane or Keys.NORMAL, id) end
   added[id] = nonce
   new[#new + 1] = {position, envelope, lane, nonce, due, extra}
 end
@@ -141,7 +143,7 @@ for i, job in ipairs(new) do
   local position = job[1]
   records[2 * i - 1], records[2 * i] = keys[position], record(ids[position], unpack(job, 2, 6))
 end
-set_all(records)
+Record.set_all(records)
 if string.find(marks, 's', 1, true) then History.count_sent(q, #new) end
 if Events.are_recorded(q, marks) then
   local new_ids, calls = {}, {}

@@ -13,16 +13,16 @@
 -- REPLY: 1 if it was added, 0 if there is a job with this id
 -- The score in IDLE of a worker that got a job by direct dispatch, and has not begun to wait again.
 local DISPATCHED = -1
-local id, envelope, key = ARGV[1], ARGV[2], job_key(q, ARGV[1])
+local id, envelope, key = ARGV[1], ARGV[2], Keys.job(q, ARGV[1])
 local watched = ARGV[3] ~= '' and packed(ARGV[3]) or nil
 
 -- If a worker waits, the job is dispatched to it directly, so that it need not be woken and then claim.
 local marks, some_wait, is_recorded = ARGV[4], false, false
 if marks == '' then
-  some_wait = redis.call('EXISTS', q.base .. IDLE) == 1
+  some_wait = redis.call('EXISTS', q.base .. Keys.IDLE) == 1
 else
   -- One command for two keys: of those that exist, one counts one, and the other counts two.
-  local there = redis.call('EXISTS', q.base .. IDLE, q.base .. LISTENING, q.base .. LISTENING)
+  local there = redis.call('EXISTS', q.base .. Keys.IDLE, q.base .. Keys.LISTENING, q.base .. Keys.LISTENING)
   some_wait = there % 2 == 1
   is_recorded = there >= 2 and string.find(marks, 'e', 1, true) or string.find(marks, 'f', 1, true)
 end
@@ -34,13 +34,13 @@ local function note(worker)
   if worker then Events.add_calls(q, 'b', worker, {id}, {envelope}) end
 end
 if some_wait and redis.call('EXISTS', key) == 0 then
-  -- Whether a job can be dispatched to a worker: its lease has not ended and is not marked (lib/leases.lua), so that
-  -- nothing is paused; and it is subscribed. This is checked before the job is published, because in a cluster the message also reaches subscribers at other nodes, which
-  -- PUBLISH does not count.
+  -- Whether a job can be dispatched to a worker: its lease has not ended and is not marked (lib/leases.lua), so
+  -- that nothing is paused; and it is subscribed. This is checked before the job is published, because in a
+  -- cluster the message also reaches subscribers at other nodes, which PUBLISH does not count.
   local function takes_jobs(worker)
-    local lease = redis.call('ZSCORE', q.base .. WORKERS, worker)
+    local lease = redis.call('ZSCORE', q.base .. Keys.WORKERS, worker)
     if not lease or tonumber(lease) <= q.now or tonumber(lease) % 1 ~= 0 then return false end
-    local listening = redis.pcall('PUBSUB', 'NUMSUB', dispatch_channel(q, worker))
+    local listening = redis.pcall('PUBSUB', 'NUMSUB', Keys.dispatch_channel(q, worker))
     return not listening.err and listening[2] > 0
   end
 
@@ -49,17 +49,18 @@ if some_wait and redis.call('EXISTS', key) == 0 then
   -- that the worker gets no direct dispatch until it waits again.
   local function dispatch_to(worker)
     local number = q.micros -- of this claim, see lib/record.lua
-    redis.call('ZADD', q.base .. IDLE, DISPATCHED, worker)
-    redis.call('SADD', held_key(q, worker), id)
+    redis.call('ZADD', q.base .. Keys.IDLE, DISPATCHED, worker)
+    redis.call('SADD', Keys.held(q, worker), id)
     redis.call('SET', key, first_run(q, envelope, watched, run_by(worker, RUNNING) .. cmsgpack.pack(number)))
-    local receivers = redis.pcall('PUBLISH', dispatch_channel(q, worker), string.format('%.0f %d ', number, #id) .. id .. envelope)
+    local message = string.format('%.0f %d ', number, #id) .. id .. envelope
+    local receivers = redis.pcall('PUBLISH', Keys.dispatch_channel(q, worker), message)
     if type(receivers) == 'number' and receivers > 0 then return true end
     redis.call('DEL', key)
-    redis.call('SREM', held_key(q, worker), id)
+    redis.call('SREM', Keys.held(q, worker), id)
     return false
   end
 
-  local workers = redis.pcall('ZRANGEBYSCORE', q.base .. IDLE, 0, '+inf', 'LIMIT', 0, 8)
+  local workers = redis.pcall('ZRANGEBYSCORE', q.base .. Keys.IDLE, 0, '+inf', 'LIMIT', 0, 8)
   for _, worker in ipairs(workers) do
     if takes_jobs(worker) then
       if dispatch_to(worker) then
@@ -72,7 +73,7 @@ if some_wait and redis.call('EXISTS', key) == 0 then
 end
 
 -- The record is written last: if that fails, there is only an entry without a record, which is ignored.
-local lane = lane_key(q, NORMAL)
+local lane = Keys.lane(q, Keys.NORMAL)
 local entry = redis.call('XADD', lane, '*', 'job', id)
 if some_wait then Standing.added(q, 1, 1) end
 if redis.call('MSETNX', key, fresh(q, envelope, watched)) == 1 then

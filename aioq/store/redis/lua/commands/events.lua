@@ -3,11 +3,12 @@
 -- NEEDS: call, keys
 -- USES: reads counters, events, history, listening; writes listening
 -- KEYS: 1 base key
--- ARGV: 1 the number in the history after which to begin, '' to read nothing, 2 the number in the events, likewise, 3 the
---   most entries of each, 4 for how many ms from now on live events are recorded, '' to change nothing
--- REPLY: {time in ms; the last number in the history, and in the events; since when live events are recorded in ms, -1 if they
---   were not; the entries of the history, {id, {fields and values}} each, the first of which may also hold earlier jobs; the
---   same of the events}
+-- ARGV: 1 the number in the history after which to begin, '' to read nothing, 2 the number in the events,
+--   likewise, 3 the most entries of each, 4 for how many ms from now on live events are recorded, '' to change
+--   nothing
+-- REPLY: {time in ms; the last number in the history, and in the events; since when live events are recorded in
+--   ms, -1 if they were not; the entries of the history, {id, {fields and values}} each, the first of which may
+--   also hold earlier jobs; the same of the events}
 local after, most = {ARGV[1], ARGV[2]}, tonumber(ARGV[3])
 -- A stream is read up to the entry with which it has as many bytes.
 local READ_LIMIT = 524288
@@ -15,7 +16,8 @@ local READ_LIMIT = 524288
 local function read(stream, from)
   local reply, bytes = {}, 0
   if from == '' then return reply end
-  local found = redis.pcall('XRANGE', q.base .. stream, string.format('%.0f', tonumber(from) + 1), '+', 'COUNT', most)
+  local first = string.format('%.0f', tonumber(from) + 1)
+  local found = redis.pcall('XRANGE', q.base .. stream, first, '+', 'COUNT', most)
   if is_unreadable(found) then return reply end
   for _, entry in ipairs(found) do
     if bytes >= READ_LIMIT then break end
@@ -25,18 +27,18 @@ local function read(stream, from)
   return reply
 end
 
-local counters = redis.pcall('HMGET', q.base .. COUNTERS, 'history', 'events')
+local counters = redis.pcall('HMGET', q.base .. Keys.COUNTERS, 'history', 'events')
 if is_unreadable(counters) then counters = {} end
-local since = redis.pcall('GET', q.base .. LISTENING)
+local since = redis.pcall('GET', q.base .. Keys.LISTENING)
 if is_unreadable(since) then since = false end
 if ARGV[4] ~= '' then
   if since then
-    redis.call('PEXPIRE', q.base .. LISTENING, ARGV[4])
+    redis.call('PEXPIRE', q.base .. Keys.LISTENING, ARGV[4])
   else
-    redis.call('SET', q.base .. LISTENING, q.now, 'PX', ARGV[4])
+    redis.call('SET', q.base .. Keys.LISTENING, q.now, 'PX', ARGV[4])
   end
 end
 return {
-  q.now, tonumber(counters[1] or 0), tonumber(counters[2] or 0), tonumber(since or -1), read(HISTORY, after[1]),
-  read(EVENTS, after[2]),
+  q.now, tonumber(counters[1] or 0), tonumber(counters[2] or 0), tonumber(since or -1),
+  read(Keys.HISTORY, after[1]), read(Keys.EVENTS, after[2]),
 }

@@ -6,6 +6,6 @@
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 where to continue (0 to begin), 3 about how many to read
 -- REPLY: {where the next call continues ('0' if nothing is left), and the ids of the jobs}
-local found = redis.pcall('SSCAN', held_key(q, ARGV[1]), ARGV[2], 'COUNT', ARGV[3])
+local found = redis.pcall('SSCAN', Keys.held(q, ARGV[1]), ARGV[2], 'COUNT', ARGV[3])
 if is_unreadable(found) then return {'0'} end
 return {found[1], unpack(found[2])}

@@ -3,8 +3,8 @@
 -- NEEDS: call, keys
 -- USES: reads history
 -- KEYS: 1 base key
--- ARGV: 1 'newest' or 'oldest', for what comes first, 2 the number before or after which to begin, '' for the end, 3
---   about how many jobs to return
+-- ARGV: 1 'newest' or 'oldest', for what comes first, 2 the number before or after which to begin, '' for the end,
+--   3 about how many jobs to return
 -- REPLY: {time in ms, {id, {fields and values}} of each entry, in the order of their numbers or against it}. The
 --   first entry may also hold jobs on the other side of the number
 local newest, from, most = ARGV[1] == 'newest', ARGV[2], tonumber(ARGV[3])
@@ -38,16 +38,16 @@ end
 if from ~= '' and newest then
   -- The entry of the number before it may hold later ones too.
   local before = string.format('%.0f', tonumber(from) - 1)
-  if take(redis.pcall('XRANGE', q.base .. HISTORY, before, '+', 'COUNT', 1)) == 0 then next_id = before end
+  if take(redis.pcall('XRANGE', q.base .. Keys.HISTORY, before, '+', 'COUNT', 1)) == 0 then next_id = before end
 elseif from ~= '' then
   next_id = string.format('%.0f', tonumber(from) + 1)
 end
 local found = PART
 while found == PART and not is_full() do
   if newest then
-    found = take(redis.pcall('XREVRANGE', q.base .. HISTORY, next_id, '-', 'COUNT', PART))
+    found = take(redis.pcall('XREVRANGE', q.base .. Keys.HISTORY, next_id, '-', 'COUNT', PART))
   else
-    found = take(redis.pcall('XRANGE', q.base .. HISTORY, next_id, '+', 'COUNT', PART))
+    found = take(redis.pcall('XRANGE', q.base .. Keys.HISTORY, next_id, '+', 'COUNT', PART))
   end
 end
 return reply

@@ -10,8 +10,8 @@ for i = 1, #ARGV do
   local id, fields = ARGV[i], {}
   local job = Newer.read(q, id)
   if job then
-    job[JOB] = whole(q, id, job[JOB])
-    if job[OUTCOME] then job[OUTCOME] = whole(q, id, job[OUTCOME]) end
+    job[Field.JOB] = Record.whole(q, id, job[Field.JOB])
+    if job[Field.OUTCOME] then job[Field.OUTCOME] = Record.whole(q, id, job[Field.OUTCOME]) end
     fields = Shown.fields(q, id, job)
   end
   reply[i] = fields

@@ -1,19 +1,22 @@
--- Lists the jobs that the entries of a lane name, in the order in which they are claimed or the other way round, from
--- a place on. Some of them may be claimed, cancelled or moved: their records say so.
+-- Lists the jobs that the entries of a lane name, in the order in which they are claimed or the other way round,
+-- from a place on. Some of them may be claimed, cancelled or moved: their records say so.
 --
--- A lane is three streams; see lib/lanes.lua. A claim moves jobs between them: of an entry that names more jobs than
--- it takes, the others go to `rest`, in their order; those that were delivered to a blocking read go to `front`. So
--- the place is that of a job, not of an entry: whether the jobs in `rest` come before or after it is seen from
--- whether it is among them. Jobs that come to `front` meanwhile are named, though some may have been named before.
+-- A lane is three streams; see lib/lanes.lua. A claim moves jobs between them: of an entry that names more jobs
+-- than it takes, the others go to `rest`, in their order; those that were delivered to a blocking read go to
+-- `front`. So the place is that of a job, not of an entry: whether the jobs in `rest` come before or after it is
+-- seen from whether it is among them. Jobs that come to `front` meanwhile are named, though some may have been
+-- named before.
 --
 -- NEEDS: call, keys, entries
 -- USES: reads lanes, paused
 -- KEYS: 1 base key
--- ARGV: 1 the lane, 2 'oldest' (in the order of claims) or 'newest' first, 3 the most jobs; then the place after which
---   it continues, 4 the stream ('' to begin, 'rest' or 'main', or 'front', which is last if the newest come first),
+-- ARGV: 1 the lane, 2 'oldest' (in the order of claims) or 'newest' first, 3 the most jobs; then the place after
+--   which it continues, 4 the stream ('' to begin, 'rest' or 'main', or 'front', which is last if the newest come
+--   first),
 --   5 the entry, 6 the job, 7 the last entry of `front` that was read ('' for none) if the oldest come first
--- REPLY: {the stream, the entry and the entry of `front` up to which it has looked; 1 if there may be more, else 0, or 2
---   if there is no more and nothing of the queue is set aside; and per job the stream, the entry and its id}
+-- REPLY: {the stream, the entry and the entry of `front` up to which it has looked; 1 if there may be more, else
+--   0, or 2 if there is no more and nothing of the queue is set aside; and per job the stream, the entry and its
+--   id}
 local lane, oldest, most = ARGV[1], ARGV[2] == 'oldest', tonumber(ARGV[3])
 local part, place, job, read_front = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 -- The most entries of the lane that a call reads, since many may name no job; of `rest`; and with one command.
@@ -30,17 +33,17 @@ local function is_after(a, b)
   return time_a > time_b or time_a == time_b and nth_a > nth_b
 end
 
--- The last entry of a stream that was delivered, and the first entry whose jobs may wait, as XRANGE takes it: those
--- before it were claimed, and are only not trimmed yet.
+-- The last entry of a stream that was delivered, and the first entry whose jobs may wait, as XRANGE takes it:
+-- those before it were claimed, and are only not trimmed yet.
 local function delivered(stream)
-  local groups = redis.pcall('XINFO', 'GROUPS', lane_key(q, stream))
+  local groups = redis.pcall('XINFO', 'GROUPS', Keys.lane(q, stream))
   if type(groups) ~= 'table' or groups.err then return '0-0', '-' end
   for _, fields in ipairs(groups) do
     local group = {}
     for i = 1, #fields, 2 do group[fields[i]] = fields[i + 1] end
-    if group.name == GROUP then
+    if group.name == Keys.GROUP then
       local last = group['last-delivered-id']
-      local pending = redis.pcall('XPENDING', lane_key(q, stream), GROUP)
+      local pending = redis.pcall('XPENDING', Keys.lane(q, stream), Keys.GROUP)
       if not is_unreadable(pending) and pending[1] > 0 then return last, pending[2] end
       return last, '(' .. last
     end
@@ -57,7 +60,7 @@ end
 
 -- The entries of a stream between two ids, in the order of the list.
 local function entries_of(stream, from, to, count)
-  local key, found = lane_key(q, stream), nil
+  local key, found = Keys.lane(q, stream), nil
   if oldest then
     found = redis.pcall('XRANGE', key, from, to, 'COUNT', count)
   else
@@ -98,8 +101,8 @@ local function name(stream, entry, ids, first)
   return true
 end
 
--- Names the jobs of a stream after an entry; '' to begin. If the place is in that entry, also those of the entry that
--- come after its job. Returns whether all were named.
+-- Names the jobs of a stream after an entry; '' to begin. If the place is in that entry, also those of the entry
+-- that come after its job. Returns whether all were named.
 local function walk(stream, short, after, is_place)
   local _, first = delivered(stream)
   is_place = is_place and after ~= ''
@@ -141,17 +144,21 @@ local function start_in_rest(found)
 end
 
 local function walk_rest()
-  local _, first = delivered(rest_of(lane))
-  local found = entries_of(rest_of(lane), first, '+', REST_LIMIT)
+  local _, first = delivered(Keys.rest_of(lane))
+  local found = entries_of(Keys.rest_of(lane), first, '+', REST_LIMIT)
   local start, start_at = start_in_rest(found)
   for i = start or #found + 1, #found do
-    if is_full() or not name('rest', found[i][1], (ids_of(found[i])), i == start and start_at or 1) then return false end
+    if is_full() then return false end
+    if not name('rest', found[i][1], (ids_of(found[i])), i == start and start_at or 1) then return false end
   end
   return true
 end
 
 local function walk_main() return walk(lane, 'main', part == 'main' and place or '', true) end
-local function walk_front() return walk(front_of(lane), 'front', oldest and read_front or part == 'front' and place or '', false) end
+local function walk_front()
+  local from = oldest and read_front or part == 'front' and place or ''
+  return walk(Keys.front_of(lane), 'front', from, false)
+end
 
 local ways = oldest and {walk_front, walk_rest, walk_main} or {walk_main, walk_rest, walk_front}
 local first = not oldest and (part == 'rest' and 2 or part == 'front' and 3) or 1
@@ -161,5 +168,5 @@ for i = first, #ways do
     break
   end
 end
-if reply[4] == 0 and redis.call('EXISTS', q.base .. PAUSED) == 0 then reply[4] = 2 end
+if reply[4] == 0 and redis.call('EXISTS', q.base .. Keys.PAUSED) == 0 then reply[4] = 2 end
 return reply

@@ -1,5 +1,5 @@
--- Reads the records of a list of jobs. Unlike `info`, it reads no more than the beginning of a call or result that is
--- in a key of its own, unless it is asked for, and no more jobs than a reply has room for.
+-- Reads the records of a list of jobs. Unlike `info`, it reads no more than the beginning of a call or result that
+-- is in a key of its own, unless it is asked for, and no more jobs than a reply has room for.
 --
 -- NEEDS: keys, record, newer, shown
 -- USES: reads body, job, scheduled
@@ -20,7 +20,7 @@ local whole_calls, reply, bytes = ARGV[1] == 'whole', {}, 0
 local function head_of(id, job, field)
   if job[field] ~= true then return nil end
   job[field] = false
-  local head = redis.pcall('GETRANGE', body_key(q, id), 0, HEAD - 1)
+  local head = redis.pcall('GETRANGE', Keys.body(q, id), 0, HEAD - 1)
   return not is_unreadable(head) and head or nil
 end
 
@@ -28,13 +28,13 @@ for i = 2, #ARGV do
   if bytes >= LIST_LIMIT then break end
   local id, fields = ARGV[i], {}
   local job = Newer.read(q, id)
-  if job and not is_elsewhere(job) then
-    if whole_calls then job[JOB] = whole(q, id, job[JOB]) end
-    local call, outcome = head_of(id, job, JOB), head_of(id, job, OUTCOME)
+  if job and not Record.is_elsewhere(job) then
+    if whole_calls then job[Field.JOB] = Record.whole(q, id, job[Field.JOB]) end
+    local call, outcome = head_of(id, job, Field.JOB), head_of(id, job, Field.OUTCOME)
     fields = Shown.fields(q, id, job)
     if call then fields[#fields + 1], fields[#fields + 2] = 'call_head', call end
     if outcome then fields[#fields + 1], fields[#fields + 2] = 'outcome_head', outcome end
-    bytes = bytes + #(job[JOB] or call or '') + #(job[OUTCOME] or outcome or '')
+    bytes = bytes + #(job[Field.JOB] or call or '') + #(job[Field.OUTCOME] or outcome or '')
   end
   reply[#reply + 1] = fields
 end

@@ -1,6 +1,6 @@
--- Lists failed or scheduled jobs in the order of their times, from a place on. A place is a time and a job's id: it
--- need not be there (any more), and what comes or goes elsewhere does not move it. Jobs of the same time are in the
--- order of their ids.
+-- Lists failed or scheduled jobs in the order of their times, from a place on. A place is a time and a job's id:
+-- it need not be there (any more), and what comes or goes elsewhere does not move it. Jobs of the same time are in
+-- the order of their ids.
 --
 -- Failed jobs are in two sets, of which one has those that were cut off the other: so these have failed before the
 -- others.
@@ -11,7 +11,8 @@
 -- ARGV: 1 'dead' or 'scheduled', 2 'oldest' or 'newest' first, 3 the most jobs, 4 the first time ('-inf' for all),
 --   5 the last time ('+inf' for all), 6 the time of the place after which it continues ('' to begin), 7 its id
 -- REPLY: per job its id and its time; fewer than asked for if nothing is left
-local oldest, most, first_time, last_time, time, id = ARGV[2] == 'oldest', tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local oldest, most = ARGV[2] == 'oldest', tonumber(ARGV[3])
+local first_time, last_time, time, id = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 
 -- Whether a text comes before another one in a sorted set: by bytes. Lua compares by the server's locale.
 local function is_before(a, b)
@@ -58,9 +59,9 @@ local function list(key)
 end
 
 if ARGV[1] == 'scheduled' then
-  list(q.base .. SCHEDULED)
+  list(q.base .. Keys.SCHEDULED)
 else
-  list(q.base .. (oldest and CUT or DEAD))
-  list(q.base .. (oldest and DEAD or CUT))
+  list(q.base .. (oldest and Keys.CUT or Keys.DEAD))
+  list(q.base .. (oldest and Keys.DEAD or Keys.CUT))
 end
 return reply

@@ -9,7 +9,7 @@ local reply, bytes = {}, 0
 -- A reply ends after the line with which it has as many bytes.
 local REPLY_LIMIT = 1048576
 local from = string.format('(%.0f-0', tonumber(ARGV[2]))
-local found = redis.pcall('XRANGE', log_key(q, ARGV[1]), from, '+', 'COUNT', ARGV[3])
+local found = redis.pcall('XRANGE', Keys.log(q, ARGV[1]), from, '+', 'COUNT', ARGV[3])
 if is_unreadable(found) then return reply end
 for _, entry in ipairs(found) do
   if bytes >= REPLY_LIMIT then break end

@@ -5,17 +5,17 @@
 --   publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 the other queue, then job ids
--- REPLY: per job the state it was in, '' for no such job, or for one that was moved to a third queue; only a queued or
---   a scheduled one was moved
+-- REPLY: per job the state it was in, '' for no such job, or for one that was moved to a third queue; only a
+--   queued or a scheduled one was moved
 local target, reply = ARGV[1], {}
 for i = 2, #ARGV do
-  local job = load(q, ARGV[i])
-  local state = job and (job[STATE] or 'queued') or ''
+  local job = Record.load(q, ARGV[i])
+  local state = job and (job[Field.STATE] or 'queued') or ''
   if state == 'queued' or state == 'scheduled' then
     Moves.depart(q, ARGV[i], job, target)
-  elseif job and is_elsewhere(job) then
+  elseif job and Record.is_elsewhere(job) then
     -- The same call again, after a lost reply.
-    state = move_of(job)[1] == target and move_of(job)[3] or ''
+    state = Record.move_of(job)[1] == target and Record.move_of(job)[3] or ''
   end
   reply[i - 1] = state
 end

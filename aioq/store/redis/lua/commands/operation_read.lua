@@ -8,11 +8,11 @@
 local ids, reply = {}, {q.now}
 for i = 2, #ARGV do ids[#ids + 1] = ARGV[i] end
 local newest = tonumber(ARGV[1])
-for _, id in ipairs(newest > 0 and redis.call('ZREVRANGE', q.base .. OPERATIONS, 0, newest - 1) or {}) do
+for _, id in ipairs(newest > 0 and redis.call('ZREVRANGE', q.base .. Keys.OPERATIONS, 0, newest - 1) or {}) do
   ids[#ids + 1] = id
 end
 for _, id in ipairs(ids) do
   reply[#reply + 1] = id
-  reply[#reply + 1] = redis.call('HGETALL', operation_key(q, id))
+  reply[#reply + 1] = redis.call('HGETALL', Keys.operation(q, id))
 end
 return reply

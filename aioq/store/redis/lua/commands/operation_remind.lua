@@ -6,12 +6,12 @@
 -- ARGV: 1 the operation, 2 in how many ms; '' for never
 -- REPLY: 1
 if ARGV[2] == '' then
-  is_unreadable(redis.pcall('ZREM', q.base .. TIMERS, Timer.OPERATE .. ' ' .. ARGV[1]))
+  is_unreadable(redis.pcall('ZREM', q.base .. Keys.TIMERS, Timer.OPERATE .. ' ' .. ARGV[1]))
   return 1
 end
 local at = q.now + tonumber(ARGV[2])
-local head = redis.call('ZRANGE', q.base .. SCHEDULED, 0, 0, 'WITHSCORES')
+local head = redis.call('ZRANGE', q.base .. Keys.SCHEDULED, 0, 0, 'WITHSCORES')
 Timer.set(q, Timer.OPERATE, ARGV[1], at)
 -- One worker learns of it, if it is not known when the next timer is due.
-if not head[1] or at < tonumber(head[2]) then Lanes.push(q, NORMAL, '', false) end
+if not head[1] or at < tonumber(head[2]) then Lanes.push(q, Keys.NORMAL, '', false) end
 return 1

@@ -1,24 +1,25 @@
 -- Does one step of a bulk operation in this queue: acts on some jobs, and notes how far it has come.
 --
--- Both are one script, and each step says how many were made before it. So if two workers carry on an operation at the
--- same time, the steps of one of them are refused, and each job is acted on once. Only jobs are acted on that are still
--- in the state in which they were listed, and nothing that was sent or has ended since the operation began. Nothing is
--- done within the ms in which it began: what happens then could not be kept apart from what has happened before.
+-- Both are one script, and each step says how many were made before it. So if two workers carry on an operation at
+-- the same time, the steps of one of them are refused, and each job is acted on once. Only jobs are acted on that
+-- are still in the state in which they were listed, and nothing that was sent or has ended since the operation
+-- began. Nothing is done within the ms in which it began: what happens then could not be kept apart from what has
+-- happened before.
 --
 -- NEEDS: call, keys, record, results, history, cancellation, moves, operated
--- USES: reads body, job, operation, schedule, scheduled, standing; writes body, cancel, counters, cut, dead, history,
---   idle, job, lanes, log, operation, outbox, schedule, scheduled, standing, stats, tasks, timers, tombstone, wakeable;
---   publishes dispatched, waiter, worker
+-- USES: reads body, job, operation, schedule, scheduled, standing; writes body, cancel, counters, cut, dead,
+--   history, idle, job, lanes, log, operation, outbox, schedule, scheduled, standing, stats, tasks, timers,
+--   tombstone, wakeable; publishes dispatched, waiter, worker
 -- KEYS: 1 base key
--- ARGV: 1 the operation, 2 how many steps were made before; -1 to change nothing, 3 the name of this step, 4 what to do:
---   `retry`, `cancel`, `delete`, `move`, `run_now` or `set_priority`, 5 the state of the jobs, 6 when the operation
---   began in this queue, 7 the place up to which the caller has looked, 8 how many jobs it has looked at, 9 for how many
---   ms after its send a job must be found, 10 how long an outcome is kept in ms, 11 `about` of lib/history.lua, 12 the
---   reason that outcomes give, 13 for how many ms after the last step this is kept; then two per job: its id, and its
---   outcome, the queue to which it goes, or its lane
--- REPLY: {what became of the step: `done`, `stale` if it was refused, or `early`; how many steps were made; the place
---   up to which they have looked; how many jobs they have looked at, acted on and left alone}
-local key, before, begun, state = operation_key(q, ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[6]), ARGV[5]
+-- ARGV: 1 the operation, 2 how many steps were made before; -1 to change nothing, 3 the name of this step, 4 what
+--   to do: `retry`, `cancel`, `delete`, `move`, `run_now` or `set_priority`, 5 the state of the jobs, 6 when the
+--   operation began in this queue, 7 the place up to which the caller has looked, 8 how many jobs it has looked
+--   at, 9 for how many ms after its send a job must be found, 10 how long an outcome is kept in ms, 11 `about` of
+--   lib/history.lua, 12 the reason that outcomes give, 13 for how many ms after the last step this is kept; then
+--   two per job: its id, and its outcome, the queue to which it goes, or its lane
+-- REPLY: {what became of the step: `done`, `stale` if it was refused, or `early`; how many steps were made; the
+--   place up to which they have looked; how many jobs they have looked at, acted on and left alone}
+local key, before, begun, state = Keys.operation(q, ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[6]), ARGV[5]
 local noted = redis.call('HMGET', key, 'steps', 'by', 'place', 'looked_at', 'done', 'skipped')
 local steps, place = tonumber(noted[1] or 0), noted[3] or ''
 local looked_at, done, skipped = tonumber(noted[4] or 0), tonumber(noted[5] or 0), tonumber(noted[6] or 0)
@@ -37,17 +38,18 @@ function acts.move(id, job, target)
 end
 function acts.run_now(id, job)
   -- It may have run since, and wait for its retry.
-  if job[STARTED] and job[STARTED] > begun * 1000 + 999 then return false end
+  if job[Field.STARTED] and job[Field.STARTED] > begun * 1000 + 999 then return false end
   Operated.reschedule(q, id, job, q.now)
   return true
 end
 function acts.set_priority(id, job, lane) return Operated.prioritize(q, id, job, lane) end
 
--- Acts on one job; returns whether it has changed. One whose lane is a key of another type does not hold up others.
+-- Acts on one job; returns whether it has changed. One whose lane is a key of another type does not hold up
+-- others.
 local function act(id, given)
-  local job = load(q, id)
-  if not job or (job[STATE] or 'queued') ~= state or job[SENT] > begun then return false end
-  if job[ENDED] and job[ENDED] > begun then return false end
+  local job = Record.load(q, id)
+  if not job or (job[Field.STATE] or 'queued') ~= state or job[Field.SENT] > begun then return false end
+  if job[Field.ENDED] and job[Field.ENDED] > begun then return false end
   local worked, changed = pcall(acts[ARGV[4]], id, job, given)
   if not worked then pass_over(changed) end
   return worked and changed
@@ -63,7 +65,8 @@ local function act_on_all()
 end
 History.around(q, act_on_all)
 steps, place, looked_at = steps + 1, ARGV[7], looked_at + tonumber(ARGV[8])
-redis.call('HSET', key, 'steps', steps, 'by', ARGV[3], 'place', place, 'looked_at', looked_at, 'done', done, 'skipped', skipped)
+redis.call('HSET', key, 'steps', steps, 'by', ARGV[3], 'place', place, 'looked_at', looked_at, 'done', done,
+  'skipped', skipped)
 redis.call('PEXPIRE', key, ARGV[13])
 Results.publish(q)
 return reply('done')

@@ -1,19 +1,21 @@
 -- Changes the record of a bulk operation; called for the App.
 --
--- An operation goes through its queues one after the other. Whoever carries it on asks for a permit before each step.
--- It takes the operation for some time, and says how many jobs the rate allows. A lost lease does no harm: in the queue
--- itself each step is made once, see operation_step.lua.
+-- An operation goes through its queues one after the other. Whoever carries it on asks for a permit before each
+-- step. It takes the operation for some time, and says how many jobs the rate allows. A lost lease does no harm:
+-- in the queue itself each step is made once, see operation_step.lua.
 --
 -- NEEDS: keys
 -- USES: reads operation; writes operation
 -- KEYS: 1 base key
--- ARGV: 1 the operation, 2 the change: `pause`, `resume`, `abort`, `permit`, `release`, or `next` once a queue is done,
---   3 who carries it on, 4 of a permit for how many jobs, of `next` how many queues were done before, 5 for how many ms
---   it is taken, 6 how many queues it has, 7 for how many ms after its last change it is kept, 8 how many jobs were
---   looked at in the queue that is done, 9 acted on, 10 left alone
--- REPLY: empty if there is no such operation; else {its state, how many queues are done, 1 if the caller has it, how
---   many jobs are permitted, in how many ms more will be, by how many ms its lease goes on (0 if nobody has it)}
-local key, carrier, number = operation_key(q, ARGV[1]), ARGV[3], tonumber(ARGV[4])
+-- ARGV: 1 the operation, 2 the change: `pause`, `resume`, `abort`, `permit`, `release`, or `next` once a queue is
+--   done,
+--   3 who carries it on, 4 of a permit for how many jobs, of `next` how many queues were done before, 5 for how
+--   many ms it is taken, 6 how many queues it has, 7 for how many ms after its last change it is kept, 8 how many
+--   jobs were looked at in the queue that is done, 9 acted on, 10 left alone
+-- REPLY: empty if there is no such operation; else {its state, how many queues are done, 1 if the caller has it,
+--   how many jobs are permitted, in how many ms more will be, by how many ms its lease goes on (0 if nobody has
+--   it)}
+local key, carrier, number = Keys.operation(q, ARGV[1]), ARGV[3], tonumber(ARGV[4])
 local found = redis.call('HMGET', key, 'state', 'at', 'carrier', 'until', 'rate', 'paid')
 if not found[1] then return {} end
 local state, at, owner, lease_end = found[1], tonumber(found[2]), found[3], tonumber(found[4] or 0)
@@ -27,7 +29,8 @@ local function allow(rate)
   if rate == 0 then return number end
   local each = 1000 / rate
   local paid = math.max(tonumber(found[6]), q.now - math.max(1000, each))
-  local available, least = math.floor((q.now - paid) / each + 0.000001), math.min(number, math.max(1, math.ceil(rate / 10)))
+  local available = math.floor((q.now - paid) / each + 0.000001)
+  local least = math.min(number, math.max(1, math.ceil(rate / 10)))
   if available < least then
     wait = math.max(1, math.ceil(paid + least * each - q.now))
     return 0

@@ -1,16 +1,17 @@
 -- Applies entries of another queue's outbox in this queue: each once, and in their order.
 --
--- NEEDS: call, keys, record_text_write, record, results, timers, history, finish, dead, outbox, cancellation, moves
--- USES: reads body, inbox, job, schedule, scheduled, standing, tombstone; writes body, cancel, counters, dead, history,
---   idle, inbox, job, lanes, outbox, schedule, scheduled, standing, stats, tasks, timers, tombstone, wakeable; publishes
---   dispatched, waiter, worker
+-- NEEDS: call, keys, record_text_write, record, results, timers, history, finish, dead, outbox, cancellation
+-- NEEDS: moves
+-- USES: reads body, inbox, job, schedule, scheduled, standing, tombstone; writes body, cancel, counters, dead,
+--   history, idle, inbox, job, lanes, outbox, schedule, scheduled, standing, stats, tasks, timers, tombstone,
+--   wakeable; publishes dispatched, waiter, worker
 -- KEYS: 1 base key
--- ARGV: 1 the other queue, 2 for how many ms after its send a job must be found, 3 for how many ms a cancellation of a
---   job that is not here is remembered, 4 '1' if none of these entries was delivered before, else '0', 5 `about`
---   of lib/history.lua, then four per entry, as outbox_read.lua returns them
+-- ARGV: 1 the other queue, 2 for how many ms after its send a job must be found, 3 for how many ms a cancellation
+--   of a job that is not here is remembered, 4 '1' if none of these entries was delivered before, else '0', 5
+--   `about` of lib/history.lua, then four per entry, as outbox_read.lua returns them
 -- REPLY: {the last entry that was applied before this call ('' for none), the queues for which this call has put
---   something into the outbox of this queue}; and per entry `applied`, `refused` (there is another job with this id,
---   or a key of its lane holds another type), or `stale` (it was never delivered, but its id is too low)
+--   something into the outbox of this queue}; and per entry `applied`, `refused` (there is another job with this
+--   id, or a key of its lane holds another type), or `stale` (it was never delivered, but its id is too low)
 local source, limits, kept, is_fresh = ARGV[1], {tombstone = tonumber(ARGV[2])}, tonumber(ARGV[3]), ARGV[4] == '1'
 -- The note of the last entry expires this many ms after the last delivery: long after every delivery that a worker
 -- may still repeat.
@@ -24,7 +25,9 @@ local function is_above(entry, other)
   return tonumber(count) > tonumber(count_then)
 end
 
-local function is_same(job, other) return job[SENT] == other[SENT] and (job[NONCE] or '') == (other[NONCE] or '') end
+local function is_same(job, other)
+  return job[Field.SENT] == other[Field.SENT] and (job[Field.NONCE] or '') == (other[Field.NONCE] or '')
+end
 
 local touched, targets = {}, {}
 local function note(origins)
@@ -36,23 +39,23 @@ local function note(origins)
   end
 end
 
--- The outcome and the ttl with which a job is to be cancelled on its arrival; nil if it is not. `there` is the record
--- of its last stay here: it may be cancelled by that as long as its departure is in the outbox.
+-- The outcome and the ttl with which a job is to be cancelled on its arrival; nil if it is not. `there` is the
+-- record of its last stay here: it may be cancelled by that as long as its departure is in the outbox.
 local function called_off(id, job, there)
-  if job[CANCEL] then return job[CANCEL], job[CANCEL_TTL] end
-  if there and there[CANCEL] then return there[CANCEL], there[CANCEL_TTL] end
-  local found = redis.pcall('GET', tombstone_key(q, 'cancel:' .. id))
+  if job[Field.CANCEL] then return job[Field.CANCEL], job[Field.CANCEL_TTL] end
+  if there and there[Field.CANCEL] then return there[Field.CANCEL], there[Field.CANCEL_TTL] end
+  local found = redis.pcall('GET', Keys.tombstone(q, 'cancel:' .. id))
   if is_unreadable(found) or not found then return nil end
-  redis.call('DEL', tombstone_key(q, 'cancel:' .. id))
+  redis.call('DEL', Keys.tombstone(q, 'cancel:' .. id))
   return unpack(cmsgpack.unpack(found))
 end
 
--- The queues that are notified of the end of a job which arrives: the one that it comes from, and those that are named by
--- the record that was here.
+-- The queues that are notified of the end of a job which arrives: the one that it comes from, and those that are
+-- named by the record that was here.
 local function origins_with(there)
   local origins = {0, source}
-  for i = 2, #(there and origins_of(there) or {}) do
-    if origins_of(there)[i] ~= source then origins[#origins + 1] = origins_of(there)[i] end
+  for i = 2, #(there and Record.origins_of(there) or {}) do
+    if Record.origins_of(there)[i] ~= source then origins[#origins + 1] = Record.origins_of(there)[i] end
   end
   return origins
 end
@@ -60,54 +63,54 @@ end
 -- By kind, what an entry does; each returns false if it is refused.
 local kinds = {}
 function kinds.job(id, said)
-  local job, there = unpacked(said), load(q, id)
-  if not there and redis.call('EXISTS', job_key(q, id)) == 1 then return false end
+  local job, there = Record.unpacked(said), Record.load(q, id)
+  if not there and redis.call('EXISTS', Keys.job(q, id)) == 1 then return false end
   if there and is_same(job, there) then
-    if not is_elsewhere(there) then return true end -- the call is repeated
+    if not Record.is_elsewhere(there) then return true end -- the call is repeated
   elseif there then
     if not Dead.free_id(q, id) then return false end
     there = nil
   end
-  local move = move_of(job)
-  job[EXTRA].move, job[EXTRA].origins, job[STATE] = nil, origins_with(there), false
-  job[WAITERS] = there and there[WAITERS] or false
+  local move = Record.move_of(job)
+  job[Field.EXTRA].move, job[Field.EXTRA].origins, job[Field.STATE] = nil, origins_with(there), false
+  job[Field.WAITERS] = there and there[Field.WAITERS] or false
   Moves.queue(q, id, job, move[3], move[4])
-  if job[JOB] and #job[JOB] > BODY_LIMIT then
-    redis.call('SET', body_key(q, id), job[JOB])
-    job[JOB] = true
+  if job[Field.JOB] and #job[Field.JOB] > BODY_LIMIT then
+    redis.call('SET', Keys.body(q, id), job[Field.JOB])
+    job[Field.JOB] = true
   end
-  save(q, id, job)
+  Record.save(q, id, job)
   local outcome, ttl = called_off(id, job, there)
   if outcome then
-    note(origins_of(job))
+    note(Record.origins_of(job))
     Cancel.one(q, limits, id, job, outcome, ttl)
   end
   return true
 end
 function kinds.ended(id, said)
-  local job, outcome = load(q, id), cmsgpack.unpack(said)
-  if not job or not is_elsewhere(job) or move_of(job)[1] ~= source then return true end
-  local has_body = job[JOB] == true
-  job[JOB] = false
-  note(origins_of(job))
-  is_unreadable(redis.pcall('ZREM', q.base .. TIMERS, Timer.LOOK .. ' ' .. id))
+  local job, outcome = Record.load(q, id), cmsgpack.unpack(said)
+  if not job or not Record.is_elsewhere(job) or Record.move_of(job)[1] ~= source then return true end
+  local has_body = job[Field.JOB] == true
+  job[Field.JOB] = false
+  note(Record.origins_of(job))
+  is_unreadable(redis.pcall('ZREM', q.base .. Keys.TIMERS, Timer.LOOK .. ' ' .. id))
   -- It is in the history of the queue in which it has ended.
   Finish.finish(q, limits, id, job, outcome[1], outcome[2] or '', outcome[3], {is_unnoted = true})
   -- At once: if the next command fails, the repeated call finds no record that names who waits.
   Results.publish(q)
-  if has_body and job[OUTCOME] ~= true then redis.call('DEL', body_key(q, id)) end
+  if has_body and job[Field.OUTCOME] ~= true then redis.call('DEL', Keys.body(q, id)) end
   return true
 end
 function kinds.cancel(id, said)
-  local job, how = load(q, id), cmsgpack.unpack(said)
-  if job and job[STATE] == 'moved' then
-    note({0, move_of(job)[1]})
-    Outbox.add(q, move_of(job)[1], 'cancel', id, said)
+  local job, how = Record.load(q, id), cmsgpack.unpack(said)
+  if job and job[Field.STATE] == 'moved' then
+    note({0, Record.move_of(job)[1]})
+    Outbox.add(q, Record.move_of(job)[1], 'cancel', id, said)
   elseif job then
-    note(origins_of(job))
+    note(Record.origins_of(job))
     Cancel.one(q, limits, id, job, how[1], how[2])
   else
-    redis.call('SET', tombstone_key(q, 'cancel:' .. id), said, 'PX', kept)
+    redis.call('SET', Keys.tombstone(q, 'cancel:' .. id), said, 'PX', kept)
   end
   return true
 end
@@ -121,7 +124,7 @@ local function apply(kind, id, said)
   return done and accepted
 end
 
-local last = redis.call('HGET', q.base .. INBOX, source) or ''
+local last = redis.call('HGET', q.base .. Keys.INBOX, source) or ''
 local reply = {{last, targets}}
 History.begin(q, ARGV[5], '')
 local function apply_all()
@@ -129,7 +132,7 @@ local function apply_all()
     local entry, verdict = ARGV[i], 'applied'
     if is_above(entry, last) then
       if not apply(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]) then verdict = 'refused' end
-      redis.call('HSET', q.base .. INBOX, source, entry)
+      redis.call('HSET', q.base .. Keys.INBOX, source, entry)
       last = entry
     elseif is_fresh then
       verdict = 'stale'
@@ -138,6 +141,6 @@ local function apply_all()
   end
 end
 History.around(q, apply_all)
-redis.call('PEXPIRE', q.base .. INBOX, INBOX_TTL)
+redis.call('PEXPIRE', q.base .. Keys.INBOX, INBOX_TTL)
 Results.publish(q)
 return reply

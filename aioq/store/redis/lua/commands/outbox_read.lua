@@ -4,46 +4,47 @@
 -- USES: reads body, job, outbox, relays; writes outbox, relays, timers
 -- KEYS: 1 base key
 -- ARGV: 1 the other queue, 2 for how many ms other workers leave it to the caller, 3 the most entries
--- REPLY: {1 if no entry of this stream was read before, else 0; 1 if there are more entries than were read, else 0; the
---   name of this reading}; and per entry its id, kind, job, and what it says
+-- REPLY: {1 if no entry of this stream was read before, else 0; 1 if there are more entries than were read, else
+--   0; the name of this reading}; and per entry its id, kind, job, and what it says
 local target, hold, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 -- No further entry is read once the reply has this many bytes.
 local READ_LIMIT = 1048576
-local key, bytes = outbox_key(q, target), 0
+local key, bytes = Keys.outbox(q, target), 0
 
 -- By kind, what an entry says; nil if it is void.
 local says = {}
 function says.job(entry, id, job)
-  if job[STATE] ~= 'moving' or move_of(job)[2] ~= entry then return nil end
-  job[JOB] = whole(q, id, job[JOB])
+  if job[Field.STATE] ~= 'moving' or Record.move_of(job)[2] ~= entry then return nil end
+  job[Field.JOB] = Record.whole(q, id, job[Field.JOB])
   return cmsgpack.pack(job)
 end
 function says.ended(_, id, job)
-  local origins = origins_of(job)
-  if not origins or not has_ended(job) then return nil end
+  local origins = Record.origins_of(job)
+  if not origins or not Record.has_ended(job) then return nil end
   for i = 2, #origins do
     if origins[i] == target then
-      local until_ms = job[TTL] and job[ENDED] + job[TTL] or origins[1]
-      return cmsgpack.pack({job[STATE], whole(q, id, job[OUTCOME]), math.max(0, until_ms - q.now)})
+      local until_ms = job[Field.TTL] and job[Field.ENDED] + job[Field.TTL] or origins[1]
+      local outcome, left = Record.whole(q, id, job[Field.OUTCOME]), math.max(0, until_ms - q.now)
+      return cmsgpack.pack({job[Field.STATE], outcome, left})
     end
   end
 end
 
--- Whether a newer version has written this record: then a worker that can read it delivers the job. Anything else was
--- put there by hand, and holds up no other job.
+-- Whether a newer version has written this record: then a worker that can read it delivers the job. Anything else
+-- was put there by hand, and holds up no other job.
 local function is_newer(id)
-  local text = redis.pcall('GET', job_key(q, id))
+  local text = redis.pcall('GET', Keys.job(q, id))
   if is_unreadable(text) or not text then return false end
   local readable, job = pcall(cmsgpack.unpack, text)
-  return readable and type(job) == 'table' and type(job[SENT]) == 'number'
+  return readable and type(job) == 'table' and type(job[Field.SENT]) == 'number'
 end
 
 local entries = redis.call('XRANGE', key, '-', '+', 'COUNT', most)
-local taken = entries[1] and redis.call('HGET', q.base .. RELAYS, target)
+local taken = entries[1] and redis.call('HGET', q.base .. Keys.RELAYS, target)
 local reply, is_cut = {{taken and 0 or 1, 0, q.micros}}, false
 for _, entry in ipairs(entries) do
   local kind, id, data = Outbox.fields_of(entry)
-  local job = kind ~= 'cancel' and load(q, id)
+  local job = kind ~= 'cancel' and Record.load(q, id)
   is_cut = bytes >= READ_LIMIT or kind ~= 'cancel' and not job and is_newer(id)
   if is_cut then break end
   local said = data
@@ -57,7 +58,7 @@ for _, entry in ipairs(entries) do
   end
 end
 if #reply > 1 then
-  redis.call('HSET', q.base .. RELAYS, target, string.format('%.0f', q.micros))
+  redis.call('HSET', q.base .. Keys.RELAYS, target, string.format('%.0f', q.micros))
   Outbox.hold(q, target, hold)
 elseif is_cut then
   Outbox.hold(q, target, hold)

@@ -1,6 +1,6 @@
--- Removes entries from the outbox that the other queue has applied, and does what was left for that time: the record
--- of a job that has arrived there only leads there from now on, and that of a job whose end was applied there may
--- expire.
+-- Removes entries from the outbox that the other queue has applied, and does what was left for that time: the
+-- record of a job that has arrived there only leads there from now on, and that of a job whose end was applied
+-- there may expire.
 --
 -- NEEDS: keys, record, results, history, finish, outbox, moves
 -- USES: reads body, job, outbox, relays, schedule, scheduled, standing; writes body, counters, history, idle, job,
@@ -8,45 +8,49 @@
 --   dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the other queue, 2 for how many ms after its send a job must be found, 3 the last entry that was applied
---   there, 4 the name of the reading, 5 `about` of lib/history.lua, then two per entry: its id, and what outbox_deliver.lua has said of it
+--   there, 4 the name of the reading, 5 `about` of lib/history.lua, then two per entry: its id, and what
+--   outbox_deliver.lua has said of it
 -- REPLY: 1 if there are more entries, else 0; then the jobs that are here again, because they were refused there
 local target, limits, last, reply = ARGV[1], {tombstone = tonumber(ARGV[2])}, ARGV[3], {0}
-local key = outbox_key(q, target)
+local key = Keys.outbox(q, target)
 
 -- A job is here again. If it was cancelled meanwhile, it ends.
 local function take_back(id, job)
-  local move = move_of(job)
+  local move = Record.move_of(job)
   Moves.forget(job)
-  job[STATE] = false
-  if job[CANCEL] then
-    Finish.finish(q, limits, id, job, 'cancelled', job[CANCEL], job[CANCEL_TTL])
+  job[Field.STATE] = false
+  if job[Field.CANCEL] then
+    Finish.finish(q, limits, id, job, 'cancelled', job[Field.CANCEL], job[Field.CANCEL_TTL])
     return
   end
   Moves.queue(q, id, job, move[3], move[4])
-  save(q, id, job)
+  Record.save(q, id, job)
   reply[#reply + 1] = id
 end
 
 -- By kind, what is left to do.
 local kinds = {}
 function kinds.job(entry, id, job, verdict)
-  if job[STATE] ~= 'moving' or move_of(job)[2] ~= entry then return end
+  if job[Field.STATE] ~= 'moving' or Record.move_of(job)[2] ~= entry then return end
   if verdict == 'refused' then return take_back(id, job) end
-  if job[CANCEL] then Outbox.add(q, target, 'cancel', id, cmsgpack.pack({job[CANCEL], job[CANCEL_TTL]})) end
-  save(q, id, Moves.forward(job))
-  if job[JOB] == true then redis.call('DEL', body_key(q, id)) end
+  if job[Field.CANCEL] then
+    Outbox.add(q, target, 'cancel', id, cmsgpack.pack({job[Field.CANCEL], job[Field.CANCEL_TTL]}))
+  end
+  Record.save(q, id, Moves.forward(job))
+  if job[Field.JOB] == true then redis.call('DEL', Keys.body(q, id)) end
 end
 function kinds.ended(_, id, job)
-  local origins = origins_of(job)
-  if not origins or not has_ended(job) then return end
+  local origins = Record.origins_of(job)
+  if not origins or not Record.has_ended(job) then return end
   local left = {origins[1]}
   for i = 2, #origins do
     if origins[i] ~= target then left[#left + 1] = origins[i] end
   end
-  job[EXTRA].origins = left[2] and left or nil
-  if not next(job[EXTRA]) then job[EXTRA] = false end
+  job[Field.EXTRA].origins = left[2] and left or nil
+  if not next(job[Field.EXTRA]) then job[Field.EXTRA] = false end
   Finish.keep(q, limits, id, job, origins[1] - q.now)
-  if job[JOB] == true or job[OUTCOME] == true then Finish.expire_body(q, id, job, origins[1] - q.now) end
+  local has_body = job[Field.JOB] == true or job[Field.OUTCOME] == true
+  if has_body then Finish.expire_body(q, id, job, origins[1] - q.now) end
 end
 
 -- Gives an entry the next id above the last one that was applied; see lib/outbox.lua.
@@ -54,21 +58,21 @@ local function renumber(kind, id, data, job)
   local time, count = string.match(last, '^(%d+)-(%d+)$')
   last = string.format('%s-%d', time, count + 1)
   redis.call('XADD', key, last, 'kind', kind, 'id', id, 'data', data)
-  if kind == 'job' and job and job[STATE] == 'moving' then
-    job[EXTRA].move[2] = last
-    save(q, id, job)
+  if kind == 'job' and job and job[Field.STATE] == 'moving' then
+    job[Field.EXTRA].move[2] = last
+    Record.save(q, id, job)
   end
 end
 
 -- Another worker that has read the entries meanwhile may have delivered them: then they are not stale.
-local read_since = redis.call('HGET', q.base .. RELAYS, target) ~= ARGV[4]
+local read_since = redis.call('HGET', q.base .. Keys.RELAYS, target) ~= ARGV[4]
 History.begin(q, ARGV[5], '')
 local function remove_all()
   for i = 6, #ARGV, 2 do
     local entry = redis.call('XRANGE', key, ARGV[i], ARGV[i])[1]
     if entry then
       local kind, id, data = Outbox.fields_of(entry)
-      local job = load(q, id)
+      local job = Record.load(q, id)
       if ARGV[i + 1] ~= 'stale' then
         if kinds[kind] and job then kinds[kind](entry[1], id, job, ARGV[i + 1]) end
         redis.call('XDEL', key, entry[1])

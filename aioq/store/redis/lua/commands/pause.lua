@@ -1,13 +1,14 @@
 -- Pauses a queue or tasks of it, or ends that; and tells the workers, some in each call.
 --
--- That something is paused is noted first, and then each worker's lease is marked. If not all calls are made, a sweep
--- marks the others.
+-- That something is paused is noted first, and then each worker's lease is marked. If not all calls are made, a
+-- sweep marks the others.
 --
 -- NEEDS: keys, leases, pauses
 -- USES: reads paused, workers; writes idle, paused, standing, wakeable, workers; publishes dispatched
 -- KEYS: 1 base key
--- ARGV: 1 'pause' or 'resume', 2 when the pause ends, in ms (0 for when it is ended), 3 where to continue telling the
---   workers (0 to begin, with which the pause begins or ends), then one per task: its name; none for the whole queue
+-- ARGV: 1 'pause' or 'resume', 2 when the pause ends, in ms (0 for when it is ended), 3 where to continue telling
+--   the workers (0 to begin, with which the pause begins or ends), then one per task: its name; none for the whole
+--   queue
 -- REPLY: where the next call continues ('0' if nothing is left)
 local pauses, cursor, fields = ARGV[1] == 'pause', ARGV[3], {}
 for i = 4, #ARGV do fields[#fields + 1] = 'task ' .. ARGV[i] end
@@ -16,30 +17,32 @@ local WORKERS_AT_ONCE = 500
 
 -- What is paused already stays paused since then.
 local function note()
-  local before, new = redis.call('HMGET', q.base .. PAUSED, unpack(fields)), {}
+  local before, new = redis.call('HMGET', q.base .. Keys.PAUSED, unpack(fields)), {}
   for i, field in ipairs(fields) do
     local since, ends = string.match(before[i] or '', '^(%d+) (%d+)$')
     if not since or ends ~= '0' and tonumber(ends) <= q.now then since = string.format('%.0f', q.now) end
     new[2 * i - 1], new[2 * i] = field, since .. ' ' .. ARGV[2]
   end
-  redis.call('HSET', q.base .. PAUSED, unpack(new))
+  redis.call('HSET', q.base .. Keys.PAUSED, unpack(new))
   -- Nothing is dispatched to a worker directly, and none that stands is woken, until it has claimed again.
-  if fields[1] == 'queue' then redis.call('UNLINK', q.base .. IDLE, q.base .. WAKEABLE, q.base .. STANDING) end
+  if fields[1] == 'queue' then
+    redis.call('UNLINK', q.base .. Keys.IDLE, q.base .. Keys.WAKEABLE, q.base .. Keys.STANDING)
+  end
 end
 
 if cursor == '0' then
   if pauses then
     note()
-  elseif redis.call('EXISTS', q.base .. PAUSED) == 1 then
+  elseif redis.call('EXISTS', q.base .. Keys.PAUSED) == 1 then
     Pauses.lift(q, fields, {aside = {}})
   end
 end
-local some = redis.call('ZSCAN', q.base .. WORKERS, cursor, 'COUNT', WORKERS_AT_ONCE)
+local some = redis.call('ZSCAN', q.base .. Keys.WORKERS, cursor, 'COUNT', WORKERS_AT_ONCE)
 for i = 1, #some[2], 2 do
   local worker, lease = some[2][i], tonumber(some[2][i + 1])
   if pauses and lease ~= Leases.RECOVERING and not Leases.is_marked(lease) then
-    redis.call('ZADD', q.base .. WORKERS, 'XX', lease + Leases.MARK, worker)
+    redis.call('ZADD', q.base .. Keys.WORKERS, 'XX', lease + Leases.MARK, worker)
   end
-  redis.pcall('PUBLISH', dispatch_channel(q, worker), Pauses.CHANGED)
+  redis.pcall('PUBLISH', Keys.dispatch_channel(q, worker), Pauses.CHANGED)
 end
 return some[1]

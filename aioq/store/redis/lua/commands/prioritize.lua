@@ -10,9 +10,9 @@
 local lane, reply = ARGV[1], {}
 for i = 2, #ARGV do
   local id = ARGV[i]
-  local job = load(q, id)
-  if job and is_elsewhere(job) then job = nil end
+  local job = Record.load(q, id)
+  if job and Record.is_elsewhere(job) then job = nil end
   if job then Operated.prioritize(q, id, job, lane) end
-  reply[i - 1] = job and (job[STATE] or 'queued') or ''
+  reply[i - 1] = job and (job[Field.STATE] or 'queued') or ''
 end
 return reply

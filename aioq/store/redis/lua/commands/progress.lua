@@ -7,19 +7,19 @@
 -- REPLY: the positions (from 1) of the reports that were refused
 local refused, ids, changed, reported, tasks = {}, {}, {}, {}, {}
 for i = 3, #ARGV, 3 do ids[#ids + 1] = ARGV[i] end
-local jobs, is_recorded = load_all(q, ids), Events.are_recorded(q, ARGV[2])
+local jobs, is_recorded = Record.load_all(q, ids), Events.are_recorded(q, ARGV[2])
 for i = 3, #ARGV, 3 do
   local id = ARGV[i]
   local job = jobs[id]
-  if job and job[WORKER] == ARGV[1] and job[STARTED] == tonumber(ARGV[i + 1]) and job[STATE] == 'running' then
-    widen(job, PROGRESS)
-    job[PROGRESS] = ARGV[i + 2]
+  if Record.is_run_by(job, ARGV[1], ARGV[i + 1]) then
+    Record.widen(job, Field.PROGRESS)
+    job[Field.PROGRESS] = ARGV[i + 2]
     changed[#changed + 1], changed[#changed + 2] = id, job
     if is_recorded then reported[#reported + 1], tasks[#tasks + 1] = id, History.task_of(q, id, job) end
   else
     refused[#refused + 1] = i / 3
   end
 end
-save_all(q, changed)
+Record.save_all(q, changed)
 Events.add(q, 'p', ARGV[1], reported, tasks)
 return refused

@@ -1,59 +1,66 @@
 -- Handles what is due: queues scheduled jobs, and ends jobs that have expired or whose call is gone.
 --
--- NEEDS: call, keys, record_text_read, record, results, lanes, timers, hooks, history, finish, due, newer, outbox, moves
--- USES: reads body, fetched, held, job, outbox, schedule, scheduled, schedules, standing, timers, workers; writes body,
---   counters, history, idle, job, lanes, outbox, schedule, scheduled, standing, stats, tasks, timers, tombstone,
---   wakeable; publishes dispatched, waiter
+-- NEEDS: call, keys, record_text_read, record, results, lanes, timers, hooks, history, finish, due, newer, outbox
+-- NEEDS: moves
+-- USES: reads body, fetched, held, job, outbox, schedule, scheduled, schedules, standing, timers, workers; writes
+--   body, counters, history, idle, job, lanes, outbox, schedule, scheduled, standing, stats, tasks, timers,
+--   tombstone, wakeable; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the most jobs in this step, and the most timers, 2 for how many ms after its send a job must be found, 3
 --   result ttl in ms, for jobs that end here, 4 the outcome of a job that has expired, 5 that of a job whose call
 --   is gone, 6 `about` of lib/history.lua, 7 the error of 4 in words, 8 that of 5
 -- REPLY: {how many jobs and timers were handled, {ms until the next one is due, ms until the next tick} (-1 for
 --   none), the last job whose record this version cannot read ('' for none), how many jobs have expired}; and, if
---   there is something that the caller is to do, {the queues to which it is to relay the outbox; of jobs that it is
---   to look for in other queues, each the id, the queue, and the send (`Outbox.send_of`); the bulk operations}
+--   there is something that the caller is to do, {the queues to which it is to relay the outbox; of jobs that it
+--   is to look for in other queues, each the id, the queue, and the send (`Outbox.send_of`); the bulk operations}
 local most, limits, result_ttl = tonumber(ARGV[1]), {tombstone = tonumber(ARGV[2])}, tonumber(ARGV[3])
 local unreadable, looked_at, expired = '', 0, 0
 History.begin(q, ARGV[6], '', nil, nil, {[ARGV[4]] = ARGV[7], [ARGV[5]] = ARGV[8]})
 
 -- Puts off a timer of a kind that this version does not know, or whose job it cannot read: another worker may.
-local function put_timer_off(timer) redis.call('ZADD', q.base .. TIMERS, q.now + Newer.PUT_OFF, timer) end
+local function put_timer_off(timer) redis.call('ZADD', q.base .. Keys.TIMERS, q.now + Newer.PUT_OFF, timer) end
 
 local timers = {}
--- For how long other workers leave a relay, or an operation, to the caller, in ms. If the caller dies, it is late by that.
+-- For how long other workers leave a relay, or an operation, to the caller, in ms. If the caller dies, it is late
+-- by that.
 local HOLD = 5000
 local relays, looks, operations = {}, {}, {}
 
+-- Whether a job is here and waits to be run.
+local function is_waiting(job)
+  return job[Field.STATE] ~= 'running' and not Record.is_elsewhere(job) and not Record.has_ended(job)
+end
+
 -- By kind, what to do when a timer is due; each returns whether the timer is done.
 timers[Timer.EXPIRE] = function(id, job)
-  local expires = job[EXTRA] and job[EXTRA].expires
-  if not expires or expires[3] or job[STATE] == 'running' or is_elsewhere(job) or has_ended(job) then return true end
+  local expires = job[Field.EXTRA] and job[Field.EXTRA].expires
+  if not expires or expires[3] or not is_waiting(job) then return true end
   if expires[1] > q.now then
     Timer.set(q, Timer.EXPIRE, id, expires[1])
     return false
   end
   Finish.finish(q, limits, id, job, 'cancelled', ARGV[4], result_ttl, {keeps_call = true})
-  redis.call('ZREM', q.base .. SCHEDULED, id)
+  redis.call('ZREM', q.base .. Keys.SCHEDULED, id)
   expired = expired + 1
   return true
 end
 timers[Timer.CALL_GONE] = function(id, job)
-  if job[STATE] == 'running' or is_elsewhere(job) or has_ended(job) or whole(q, id, job[JOB]) then return true end
-  job[JOB] = false
+  if not is_waiting(job) or Record.whole(q, id, job[Field.JOB]) then return true end
+  job[Field.JOB] = false
   Finish.finish(q, limits, id, job, 'failed', ARGV[5], result_ttl)
-  redis.call('ZREM', q.base .. SCHEDULED, id)
+  redis.call('ZREM', q.base .. Keys.SCHEDULED, id)
   return true
 end
 timers[Timer.LOOK] = function(id, job)
-  if not is_elsewhere(job) then return true end
-  local move = move_of(job)
-  if job[STATE] == 'moved' then
+  if not Record.is_elsewhere(job) then return true end
+  local move = Record.move_of(job)
+  if job[Field.STATE] == 'moved' then
     local n = #looks
     looks[n + 1], looks[n + 2], looks[n + 3] = id, move[1], Outbox.send_of(job)
-  elseif not redis.call('XRANGE', outbox_key(q, move[1]), move[2], move[2])[1] then
+  elseif not redis.call('XRANGE', Keys.outbox(q, move[1]), move[2], move[2])[1] then
     -- The entry was evicted or deleted by hand.
     move[2] = Outbox.add(q, move[1], 'job', id)
-    save(q, id, job)
+    Record.save(q, id, job)
   end
   Moves.look_later(q, id, move)
   return false
@@ -63,27 +70,27 @@ local function handle(timer)
   looked_at = looked_at + 1
   local kind, id = string.match(timer, '^(%S+) (.*)$')
   if kind == Timer.RELAY or kind == Timer.OPERATE then
-    redis.call('ZADD', q.base .. TIMERS, q.now + HOLD, timer)
+    redis.call('ZADD', q.base .. Keys.TIMERS, q.now + HOLD, timer)
     local asked = kind == Timer.RELAY and relays or operations
     asked[#asked + 1] = id
     return
   end
-  local text = id and redis.pcall('GET', job_key(q, id))
-  local job = text and not is_unreadable(text) and unpacked(text)
+  local text = id and redis.pcall('GET', Keys.job(q, id))
+  local job = text and not is_unreadable(text) and Record.unpacked(text)
   if not timers[kind] or not job and text then
     if id then unreadable = id end
     put_timer_off(timer)
   elseif not job or timers[kind](id, job) then
-    redis.call('ZREM', q.base .. TIMERS, timer)
+    redis.call('ZREM', q.base .. Keys.TIMERS, timer)
   end
 end
 
 local due, has_timers = {}, false
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', q.base .. SCHEDULED, '-inf', q.now, 'LIMIT', 0, most)) do
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', q.base .. Keys.SCHEDULED, '-inf', q.now, 'LIMIT', 0, most)) do
   if id == Timer.FIRST then has_timers = true else due[#due + 1] = id end
 end
 if has_timers then
-  local timers_due = redis.pcall('ZRANGEBYSCORE', q.base .. TIMERS, '-inf', q.now, 'LIMIT', 0, most)
+  local timers_due = redis.pcall('ZRANGEBYSCORE', q.base .. Keys.TIMERS, '-inf', q.now, 'LIMIT', 0, most)
   local function handle_all()
     for _, timer in ipairs(is_unreadable(timers_due) and {} or timers_due) do
       if Results.is_full(q) then break end -- the reply says that the next timer is due
@@ -91,11 +98,11 @@ if has_timers then
     end
   end
   History.around(q, handle_all)
-  local first = redis.pcall('ZRANGE', q.base .. TIMERS, 0, 0, 'WITHSCORES')
+  local first = redis.pcall('ZRANGE', q.base .. Keys.TIMERS, 0, 0, 'WITHSCORES')
   if is_unreadable(first) or not first[1] then
-    redis.call('ZREM', q.base .. SCHEDULED, Timer.FIRST)
+    redis.call('ZREM', q.base .. Keys.SCHEDULED, Timer.FIRST)
   else
-    redis.call('ZADD', q.base .. SCHEDULED, first[2], Timer.FIRST)
+    redis.call('ZADD', q.base .. Keys.SCHEDULED, first[2], Timer.FIRST)
   end
 end
 local texts, changed, done = texts_of(q, due), {}, {}
@@ -106,19 +113,19 @@ local function push_one(lane, id)
   local pushed, problem = pcall(Lanes.push, q, lane, id, false)
   if pushed then return true end
   pass_over(problem)
-  redis.call('ZADD', q.base .. SCHEDULED, q.now + Newer.PUT_OFF, id)
+  redis.call('ZADD', q.base .. Keys.SCHEDULED, q.now + Newer.PUT_OFF, id)
   return false
 end
 
 -- Queues a job that is due; returns whether it is done. A job that is queued already, or is running without a
 -- worker, was put off by a worker that could not read its record or could not queue it: it is in no lane.
 local function queue(id, job)
-  local state = job[STATE]
+  local state = job[Field.STATE]
   if state and state ~= 'scheduled' and not (state == 'running' and Newer.is_orphan(q, job)) then return true end
   if state == 'scheduled' then run_hooks(q, 'back', id, job, 'promote', q.now) end
-  if not push_one(job[LANE], id) then return false end
+  if not push_one(job[Field.LANE], id) then return false end
   if state == 'scheduled' then
-    job[STATE] = false
+    job[Field.STATE] = false
     History.note_ready(q, job)
     changed[#changed + 1], changed[#changed + 2] = id, job
   end
@@ -129,19 +136,19 @@ end
 -- claims of other workers meet it.
 local function put_off_unreadable(id, text)
   local state, lane = Newer.state_of(q, id, text)
-  if not state or STATES[state] == OUTCOME then return false end
+  if not state or Record.STATES[state] == Field.OUTCOME then return false end
   if state ~= 'scheduled' and state ~= 'waiting' then push_one(lane, id) end
-  redis.call('ZADD', q.base .. SCHEDULED, q.now + Newer.PUT_OFF, id)
+  redis.call('ZADD', q.base .. Keys.SCHEDULED, q.now + Newer.PUT_OFF, id)
   unreadable = id
   return true
 end
 
 for _, id in ipairs(due) do
-  local job = unpacked(texts[id])
+  local job = Record.unpacked(texts[id])
   if job and queue(id, job) or not job and not put_off_unreadable(id, texts[id]) then done[#done + 1] = id end
 end
-save_all(q, changed)
-if #done > 0 then redis.call('ZREM', q.base .. SCHEDULED, unpack(done)) end
+Record.save_all(q, changed)
+if #done > 0 then redis.call('ZREM', q.base .. Keys.SCHEDULED, unpack(done)) end
 Results.publish(q)
 local reply = {#due + looked_at, next_due(q), unreadable, expired}
 if relays[1] or looks[1] or operations[1] then reply[5] = {relays, looks, operations} end

@@ -2,21 +2,21 @@
 -- lease is alive, and one that fetches does its work.
 --
 -- NEEDS: call, keys, leases, pauses, due
--- USES: reads about, cancel, dead, fetched, held, lanes, leases, paused, scheduled, schedules, workers; writes about,
---   answer, cancel, fetched, lanes, leases, paused, workers
+-- USES: reads about, cancel, dead, fetched, held, lanes, leases, paused, scheduled, schedules, workers; writes
+--   about, answer, cancel, fetched, lanes, leases, paused, workers
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 lease in ms, 3 how many ms ago it last fetched, 4 the most dead jobs, 5 'join' for a new
 --   worker, 'sweep' to clean up after workers that are gone, '' for neither, then two for each thing that it says
 --   besides: a request and its answer, or '' and what it says of itself
 -- REPLY: {-2} if the lease is lost. Else {ms until the next scheduled job, ms until the next tick} (-1 for none;
---   and what `Pauses.tell` adds), 1 if another worker's lease has ended or there are too many dead jobs, 1 if this worker's own lease had ended
---   (it is renewed now), 1 if there is a held set of this worker, and the ids of this worker's jobs that are to be
---   cancelled, and with a line break in front what it is asked for
+--   and what `Pauses.tell` adds), 1 if another worker's lease has ended or there are too many dead jobs, 1 if this
+--   worker's own lease had ended (it is renewed now), 1 if there is a held set of this worker, and the ids of this
+--   worker's jobs that are to be cancelled, and with a line break in front what it is asked for
 local worker, lease, mode = ARGV[1], tonumber(ARGV[2]), ARGV[5]
 local ended, wanted, is_marked, lease_end = 0, 0, true, nil
 if mode == 'join' then
-  for _, name in ipairs(LANES) do
-    local made = redis.pcall('XGROUP', 'CREATE', lane_key(q, name), GROUP, '0', 'MKSTREAM')
+  for _, name in ipairs(Keys.LANES) do
+    local made = redis.pcall('XGROUP', 'CREATE', Keys.lane(q, name), Keys.GROUP, '0', 'MKSTREAM')
     local is_there = made.err and string.find(made.err, 'BUSYGROUP', 1, true)
     if not is_there then is_unreadable(made) end -- a lane of another type does not block the others
   end
@@ -28,17 +28,17 @@ else
 end
 -- A pause may have left this worker out, if it was not carried out to its end.
 local pauses = (is_marked or mode == 'sweep') and Pauses.now(q) or nil
-redis.call('ZADD', q.base .. WORKERS, q.now + lease + (pauses and Leases.MARK or 0), worker)
-redis.call('ZADD', q.base .. FETCHED, q.now - tonumber(ARGV[3]), worker)
+redis.call('ZADD', q.base .. Keys.WORKERS, q.now + lease + (pauses and Leases.MARK or 0), worker)
+redis.call('ZADD', q.base .. Keys.FETCHED, q.now - tonumber(ARGV[3]), worker)
 Leases.cut(q, lease, lease)
 -- For how long an answer is kept, in ms.
 local ANSWER_TTL = 60000
 for i = 6, #ARGV, 2 do
   if ARGV[i] == '' then
-    redis.pcall('HSET', q.base .. ABOUT, worker, ARGV[i + 1])
+    redis.pcall('HSET', q.base .. Keys.ABOUT, worker, ARGV[i + 1])
   else
-    redis.pcall('SET', answer_key(q, string.match(ARGV[i], '^[^\n]*')), ARGV[i + 1], 'PX', ANSWER_TTL)
-    redis.call('SREM', cancel_key(q, worker), '\n' .. ARGV[i])
+    redis.pcall('SET', Keys.answer(q, string.match(ARGV[i], '^[^\n]*')), ARGV[i + 1], 'PX', ANSWER_TTL)
+    redis.call('SREM', Keys.cancel(q, worker), '\n' .. ARGV[i])
   end
 end
 
@@ -51,7 +51,7 @@ local LISTED = 4000
 -- Gives a new lease to a worker that has none although it was not recovered: the set of workers was evicted or
 -- deleted. The worker may be alive, and then has time to renew it.
 local function restore_lease(name)
-  redis.call('ZADD', q.base .. WORKERS, 'NX', q.now + Leases.length_of(q, name, lease) + Leases.MARK, name)
+  redis.call('ZADD', q.base .. Keys.WORKERS, 'NX', q.now + Leases.length_of(q, name, lease) + Leases.MARK, name)
 end
 
 -- By consumer, whether it has a lease, as far as this sweep has asked: the lanes mostly have the same consumers.
@@ -62,7 +62,7 @@ local function find_leases(consumers)
     if has_lease[name] == nil and not asked[name] then asked[name], unknown[#unknown + 1] = true, name end
   end
   if #unknown == 0 then return end
-  for i, lease_end in ipairs(redis.call('ZMSCORE', q.base .. WORKERS, unpack(unknown))) do
+  for i, lease_end in ipairs(redis.call('ZMSCORE', q.base .. Keys.WORKERS, unpack(unknown))) do
     has_lease[unknown[i]] = lease_end and true or false
   end
 end
@@ -75,9 +75,9 @@ local function check_consumer(lane, consumer, pending)
   if Leases.is_known_elsewhere(q, consumer) then
     restore_lease(consumer)
   elseif pending > 0 then
-    redis.call('ZADD', q.base .. WORKERS, Leases.RECOVERING, consumer)
+    redis.call('ZADD', q.base .. Keys.WORKERS, Leases.RECOVERING, consumer)
   else
-    redis.call('XGROUP', 'DELCONSUMER', lane, GROUP, consumer)
+    redis.call('XGROUP', 'DELCONSUMER', lane, Keys.GROUP, consumer)
   end
 end
 
@@ -88,7 +88,7 @@ local function group_of(lane)
   for _, fields in ipairs(groups.err and {} or groups) do
     local group = {}
     for i = 1, #fields, 2 do group[fields[i]] = fields[i + 1] end
-    if group.name == GROUP then return group end
+    if group.name == Keys.GROUP then return group end
   end
 end
 
@@ -97,13 +97,13 @@ end
 -- same position: a worker that reads is added to it again.
 local function clean_large_lane(lane, group)
   if group.pending > 0 then
-    local pending, names = redis.call('XPENDING', lane, GROUP, 'IDLE', lease, '-', '+', MOST), {}
+    local pending, names = redis.call('XPENDING', lane, Keys.GROUP, 'IDLE', lease, '-', '+', MOST), {}
     for i, entry in ipairs(pending) do names[i] = entry[2] end
     find_leases(names)
     for _, name in ipairs(names) do check_consumer(lane, name, 1) end
-  elseif group.consumers > 2 * redis.call('ZCARD', q.base .. WORKERS) then
-    redis.call('XGROUP', 'DESTROY', lane, GROUP)
-    redis.call('XGROUP', 'CREATE', lane, GROUP, group['last-delivered-id'])
+  elseif group.consumers > 2 * redis.call('ZCARD', q.base .. Keys.WORKERS) then
+    redis.call('XGROUP', 'DESTROY', lane, Keys.GROUP)
+    redis.call('XGROUP', 'CREATE', lane, Keys.GROUP, group['last-delivered-id'])
   end
 end
 
@@ -115,7 +115,7 @@ local function check_lane(lane, most)
     clean_large_lane(lane, group)
     return 0
   end
-  local consumers = redis.call('XINFO', 'CONSUMERS', lane, GROUP)
+  local consumers = redis.call('XINFO', 'CONSUMERS', lane, Keys.GROUP)
   local many, names = math.min(#consumers, most), {}
   for j = 1, many do names[j] = consumers[(q.now + j) % #consumers + 1][2] end
   find_leases(names)
@@ -131,18 +131,19 @@ end
 local SWEEPERS = 8
 
 local function sweep()
-  local workers = redis.call('ZCARD', q.base .. WORKERS)
+  local workers = redis.call('ZCARD', q.base .. Keys.WORKERS)
   if q.micros % workers >= SWEEPERS then return end -- the time's last digits, as a random number
   local checked = 0
-  for i = 0, #LANES - 1 do
+  for i = 0, #Keys.LANES - 1 do
     if checked >= MOST then break end
-    checked = checked + check_lane(lane_key(q, LANES[(i + math.floor(q.now / 1000)) % #LANES + 1]), MOST - checked)
+    local name = Keys.LANES[(i + math.floor(q.now / 1000)) % #Keys.LANES + 1]
+    checked = checked + check_lane(Keys.lane(q, name), MOST - checked)
   end
-  local some = redis.call('ZRANDMEMBER', q.base .. FETCHED, MOST) -- this worker is among them
-  for i, lease_end in ipairs(redis.call('ZMSCORE', q.base .. WORKERS, unpack(some))) do
+  local some = redis.call('ZRANDMEMBER', q.base .. Keys.FETCHED, MOST) -- this worker is among them
+  for i, lease_end in ipairs(redis.call('ZMSCORE', q.base .. Keys.WORKERS, unpack(some))) do
     if not lease_end then restore_lease(some[i]) end
   end
-  local dead = redis.pcall('ZCARD', q.base .. DEAD)
+  local dead = redis.pcall('ZCARD', q.base .. Keys.DEAD)
   if type(dead) == 'number' and dead > tonumber(ARGV[4]) then wanted = 1 end
 end
 
@@ -150,23 +151,25 @@ end
 -- an older version that recovers another one leaves it.
 local STRAYS_AT_ONCE = 500
 local function forget_strays()
-  local noted = redis.pcall('HLEN', q.base .. ABOUT)
-  if is_unreadable(noted) or noted <= redis.call('ZCARD', q.base .. WORKERS) then return end
-  local some = redis.call('HRANDFIELD', q.base .. ABOUT, STRAYS_AT_ONCE)
-  for i, fetched in ipairs(redis.call('ZMSCORE', q.base .. FETCHED, unpack(some))) do
-    if not fetched then redis.call('HDEL', q.base .. ABOUT, some[i]) end
+  local noted = redis.pcall('HLEN', q.base .. Keys.ABOUT)
+  if is_unreadable(noted) or noted <= redis.call('ZCARD', q.base .. Keys.WORKERS) then return end
+  local some = redis.call('HRANDFIELD', q.base .. Keys.ABOUT, STRAYS_AT_ONCE)
+  for i, fetched in ipairs(redis.call('ZMSCORE', q.base .. Keys.FETCHED, unpack(some))) do
+    if not fetched then redis.call('HDEL', q.base .. Keys.ABOUT, some[i]) end
   end
 end
 
 if mode == 'join' then forget_strays() end
 if mode ~= '' then
-  redis.pcall('HSET', q.base .. LEASES, worker, lease) -- without it the others assume a lease like their own
+  redis.pcall('HSET', q.base .. Keys.LEASES, worker, lease) -- without it the others assume a lease like their own
   sweep()
 end
-if redis.call('ZCOUNT', q.base .. WORKERS, '-inf', '(' .. q.now) > 0 then wanted = 1 end
+if redis.call('ZCOUNT', q.base .. Keys.WORKERS, '-inf', '(' .. q.now) > 0 then wanted = 1 end
 
 -- Each id stays in the set until its job has ended, so the others come with the next renewals.
 local CANCELLED_LIMIT = 1000
-local reply = {Pauses.tell(q, next_due(q), pauses), wanted, ended, redis.call('EXISTS', held_key(q, worker))}
-for _, id in ipairs(redis.call('SRANDMEMBER', cancel_key(q, worker), CANCELLED_LIMIT)) do reply[#reply + 1] = id end
+local reply = {Pauses.tell(q, next_due(q), pauses), wanted, ended, redis.call('EXISTS', Keys.held(q, worker))}
+for _, id in ipairs(redis.call('SRANDMEMBER', Keys.cancel(q, worker), CANCELLED_LIMIT)) do
+  reply[#reply + 1] = id
+end
 return reply

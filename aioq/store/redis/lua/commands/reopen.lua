@@ -13,9 +13,9 @@ if before then return before end
 local reply, changed = {}, false
 for i = 2, #ARGV do
   local id = ARGV[i]
-  local job = load(q, id)
-  reply[i - 1] = job and not is_elsewhere(job) and (job[STATE] or 'queued') or ''
-  if job and job[STATE] == 'failed' then
+  local job = Record.load(q, id)
+  reply[i - 1] = job and not Record.is_elsewhere(job) and (job[Field.STATE] or 'queued') or ''
+  if job and job[Field.STATE] == 'failed' then
     if Operated.reopen(q, id, job) then changed = true else reply[i - 1] = '' end
   end
 end

@@ -5,8 +5,8 @@
 --   publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 due: '' for at once, '+N' for N ms from now, or the time in ms since the epoch, then job ids
--- REPLY: per job the state it was in, '' for no such job, or for one that was moved to another queue; only a queued or
---   a scheduled one was moved
+-- REPLY: per job the state it was in, '' for no such job, or for one that was moved to another queue; only a
+--   queued or a scheduled one was moved
 local at, reply = q.now, {}
 if ARGV[1] ~= '' then
   at = tonumber(ARGV[1])
@@ -14,9 +14,9 @@ if ARGV[1] ~= '' then
 end
 for i = 2, #ARGV do
   local id = ARGV[i]
-  local job = load(q, id)
-  local state = job and (job[STATE] or 'queued') or ''
+  local job = Record.load(q, id)
+  local state = job and (job[Field.STATE] or 'queued') or ''
   if state == 'queued' or state == 'scheduled' then Operated.reschedule(q, id, job, at) end
-  reply[i - 1] = job and is_elsewhere(job) and '' or state
+  reply[i - 1] = job and Record.is_elsewhere(job) and '' or state
 end
 return reply

@@ -10,23 +10,23 @@
 --   MessagePack array
 -- REPLY: {when the current declaration was made, in microseconds; its hash; the hash of the one before, '' for
 --   none; 1 if there are more notes of workers that are gone}
-local key = q.base .. DECLARED
+local key = q.base .. Keys.DECLARED
 local mine, worker = tonumber(ARGV[1]), ARGV[3] or ''
 
 -- Deletes notes of workers that are gone: a recovery deletes them, but not if the set of workers was lost. It
 -- checks LOOKED_AT notes, chosen at random. If more than half of them were such, there are probably more.
 local LOOKED_AT = 500
 local function clean()
-  local found = redis.pcall('HRANDFIELD', q.base .. OWNERS, LOOKED_AT)
+  local found = redis.pcall('HRANDFIELD', q.base .. Keys.OWNERS, LOOKED_AT)
   if is_unreadable(found) then
-    redis.call('DEL', q.base .. OWNERS)
+    redis.call('DEL', q.base .. Keys.OWNERS)
     return 0
   end
   local lost = {}
   for _, other in ipairs(found) do
     if Leases.is_lost(q, other) then lost[#lost + 1] = other end
   end
-  if lost[1] then redis.call('HDEL', q.base .. OWNERS, unpack(lost)) end
+  if lost[1] then redis.call('HDEL', q.base .. Keys.OWNERS, unpack(lost)) end
   return #found == LOOKED_AT and 2 * #lost > #found and 1 or 0
 end
 
@@ -35,9 +35,9 @@ local function note()
   -- First the time of the note, then the note: so a worker that deletes a schedule in between has to read the
   -- notes again.
   if ARGV[4] ~= NO_ITEMS and Owners.noted_by(q, worker) ~= ARGV[4] then
-    redis.call('SET', q.base .. NOTED, q.micros, 'PX', NOTED_MS)
+    redis.call('SET', q.base .. Keys.NOTED, q.micros, 'PX', NOTED_MS)
   end
-  redis.call('HSET', q.base .. OWNERS, worker, ARGV[4])
+  redis.call('HSET', q.base .. Keys.OWNERS, worker, ARGV[4])
 end
 
 local more = 0
@@ -46,7 +46,7 @@ if worker ~= '' then
   note()
 end
 -- If there are no schedules, a worker does not change the current declaration.
-if worker ~= '' and ARGV[4] == NO_ITEMS and redis.call('EXISTS', q.base .. SCHEDULES) == 0 then
+if worker ~= '' and ARGV[4] == NO_ITEMS and redis.call('EXISTS', q.base .. Keys.SCHEDULES) == 0 then
   return {math.max(mine, 1), ARGV[2], ARGV[2], more}
 end
 

@@ -13,7 +13,7 @@
 --   declares, '' for none; and per schedule a worker whose code declares it, '' for none}
 local cursor, workers = ARGV[1], cmsgpack.unpack(ARGV[3])
 if not workers[1] then
-  local some = redis.call('ZSCAN', q.base .. WORKERS, cursor, 'COUNT', ARGV[2])
+  local some = redis.call('ZSCAN', q.base .. Keys.WORKERS, cursor, 'COUNT', ARGV[2])
   cursor = some[1]
   for i = 1, #some[2], 2 do
     if tonumber(some[2][i + 1]) ~= Leases.RECOVERING then workers[#workers + 1] = some[2][i] end

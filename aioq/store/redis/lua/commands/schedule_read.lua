@@ -22,24 +22,26 @@ local bytes = 0
 local which, ids, cursor = ARGV[1], {}, '0'
 for i = 4, #ARGV do ids[#ids + 1] = ARGV[i] end
 if which == 'due' then
-  ids = redis.call('ZRANGEBYSCORE', q.base .. SCHEDULES, '-inf', q.now, 'LIMIT', tonumber(ARGV[3]), tonumber(ARGV[2]))
+  ids = redis.call('ZRANGEBYSCORE', q.base .. Keys.SCHEDULES, '-inf', q.now,
+    'LIMIT', tonumber(ARGV[3]), tonumber(ARGV[2]))
 elseif which == 'all' then
-  local found = redis.call('ZSCAN', q.base .. SCHEDULES, ARGV[3], 'COUNT', ARGV[2])
+  local found = redis.call('ZSCAN', q.base .. Keys.SCHEDULES, ARGV[3], 'COUNT', ARGV[2])
   cursor = found[1]
   for i = 1, #found[2], 2 do ids[#ids + 1] = found[2][i] end
 end
 
 local function read(id)
   if bytes >= READ_LIMIT then return {id, 0} end
-  local is_there = redis.call('ZSCORE', q.base .. SCHEDULES, id) and true or false
+  local is_there = redis.call('ZSCORE', q.base .. Keys.SCHEDULES, id) and true or false
   if is_there == (which == 'remains') then return {id} end
-  local fields = redis.pcall('HGETALL', schedule_key(q, id))
+  local fields = redis.pcall('HGETALL', Keys.schedule(q, id))
   if is_unreadable(fields) or not fields[1] then return is_there and {id, ''} or {id} end
   for _, field in ipairs(fields) do bytes = bytes + #field end
   return {id, unpack(fields)}
 end
 
-local following = redis.call('ZRANGEBYSCORE', q.base .. SCHEDULES, '(' .. q.now, '(inf', 'WITHSCORES', 'LIMIT', 0, 1)
+local following = redis.call('ZRANGEBYSCORE', q.base .. Keys.SCHEDULES, '(' .. q.now, '(inf', 'WITHSCORES',
+  'LIMIT', 0, 1)
 local reply = {q.now, following[2] and following[2] - q.now or -1, cursor}
 for _, id in ipairs(ids) do reply[#reply + 1] = read(id) end
 return reply

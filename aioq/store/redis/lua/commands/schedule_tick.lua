@@ -2,12 +2,13 @@
 -- still the one that the caller has read. A job whose id exists already is not added again.
 --
 -- NEEDS: call, keys, record, lanes, hooks, history, events, overlap, due, newer
--- USES: reads counters, job, listening, schedule, scheduled, schedules, standing; writes body, counters, events, idle,
---   job, lanes, outbox, schedule, scheduled, schedules, standing, stats, timers, wakeable; publishes dispatched
+-- USES: reads counters, job, listening, schedule, scheduled, schedules, standing; writes body, counters, events,
+--   idle, job, lanes, outbox, schedule, scheduled, schedules, standing, stats, timers, wakeable; publishes
+--   dispatched
 -- KEYS: 1 base key
--- ARGV: 1 the marks of lib/events.lua, '' for none, then six per schedule: id, revision, next tick in ms since the epoch ('' for none), overlap, the most runs (0
---   for no limit), and its jobs as a MessagePack array with four items for each: id, tick, due time, call ('' for
---   the schedule's)
+-- ARGV: 1 the marks of lib/events.lua, '' for none, then six per schedule: id, revision, next tick in ms since the
+--   epoch ('' for none), overlap, the most runs (0 for no limit), and its jobs as a MessagePack array with four
+--   items for each: id, tick, due time, call ('' for the schedule's)
 -- REPLY: {ms until the queue's first tick (-1 for none), and per schedule the number of jobs made: -1 if its
 --   revision has changed, -2 if a key that the tick must write holds another type}
 local reply, made_ids, made_calls = {0}, {}, {}
@@ -15,26 +16,27 @@ local reply, made_ids, made_calls = {0}, {}, {}
 -- Whether a job exists and has not ended.
 local function unfinished(id)
   local job = Newer.read(q, id)
-  return job and not has_ended(job)
+  return job and not Record.has_ended(job)
 end
 
 local function add(id, envelope, schedule_fields, due, held)
   local lane = schedule_fields.lane
-  if redis.call('EXISTS', job_key(q, id)) == 1 then return end
+  if redis.call('EXISTS', Keys.job(q, id)) == 1 then return end
   -- What makes the job found is written first: if that fails, the tick is made again, and the job's id is still
   -- free.
   local later = not held and due > q.now
   if later then Lanes.schedule(q, id, due, lane) elseif not held then Lanes.push(q, lane, id, false) end
   local state = held and 'waiting' or later and 'scheduled'
-  local job = new_job(q, id, envelope ~= '' and envelope or schedule_fields.envelope, lane, nil, state)
+  local job = Record.new(q, id, envelope ~= '' and envelope or schedule_fields.envelope, lane, nil, state)
   if schedule_fields.extra then
-    widen(job, EXTRA)
-    job[EXTRA] = cmsgpack.unpack(schedule_fields.extra)
+    Record.widen(job, Field.EXTRA)
+    job[Field.EXTRA] = cmsgpack.unpack(schedule_fields.extra)
     -- An EXTRA of a newer version may have keys that this one does not know: then the job is left to that version.
-    if is_record(job) then run_hooks(q, 'enter', id, job, due) end
+    if Record.is_record(job) then run_hooks(q, 'enter', id, job, due) end
   end
-  save(q, id, job)
-  made_ids[#made_ids + 1], made_calls[#made_calls + 1] = id, envelope ~= '' and envelope or schedule_fields.envelope
+  Record.save(q, id, job)
+  made_ids[#made_ids + 1] = id
+  made_calls[#made_calls + 1] = envelope ~= '' and envelope or schedule_fields.envelope
 end
 
 -- Makes one tick, following `overlap`; returns whether a job was made.
@@ -58,10 +60,11 @@ local function make(s, job_id, due, envelope, overlap)
 end
 
 local function tick(id, following, overlap, limit, jobs)
-  local key = schedule_key(q, id)
+  local key = Keys.schedule(q, id)
   local found = redis.call('HMGET', key, 'job', 'lane', 'runs', 'skipped', 'current', 'held', 'extra')
   local s = {key = key, envelope = found[1], lane = found[2] ~= '' and found[2] or nil,
-    runs = tonumber(found[3]) or 0, skipped = tonumber(found[4]) or 0, current = found[5] or nil, held = found[6] or nil,
+    runs = tonumber(found[3]) or 0, skipped = tonumber(found[4]) or 0,
+    current = found[5] or nil, held = found[6] or nil,
     extra = found[7] or nil}
   local made = 0
   for j = 1, #jobs, 4 do
@@ -75,7 +78,7 @@ local function tick(id, following, overlap, limit, jobs)
   -- The index is written first. If the next command fails, the schedule still has its old tick, so that tick is
   -- made again, and the ids of its jobs exist already. In the other order the index would have a due time whose
   -- tick is still to come.
-  redis.call('ZADD', q.base .. SCHEDULES, following == '' and '+inf' or following, id)
+  redis.call('ZADD', q.base .. Keys.SCHEDULES, following == '' and '+inf' or following, id)
   redis.call('HSET', key, 'next', following, 'runs', s.runs, 'skipped', s.skipped)
   if s.current then redis.call('HSET', key, 'current', s.current) end
   if s.held then redis.call('HSET', key, 'held', s.held) else redis.call('HDEL', key, 'held') end
@@ -94,7 +97,7 @@ end
 local made_in_all = 0
 for i = 2, #ARGV, 6 do
   local made = -1
-  local found = redis.pcall('HMGET', schedule_key(q, ARGV[i]), 'rev')
+  local found = redis.pcall('HMGET', Keys.schedule(q, ARGV[i]), 'rev')
   if not is_unreadable(found) and found[1] == ARGV[i + 1] then
     made = attempt(ARGV[i], ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4]), cmsgpack.unpack(ARGV[i + 5]))
   end
@@ -103,5 +106,5 @@ for i = 2, #ARGV, 6 do
 end
 if string.find(ARGV[1], 's', 1, true) then History.count_sent(q, made_in_all) end
 if Events.are_recorded(q, ARGV[1]) then Events.add_calls(q, 'q', '', made_ids, made_calls) end
-reply[1] = until_first(q, q.base .. SCHEDULES)
+reply[1] = until_first(q, q.base .. Keys.SCHEDULES)
 return reply

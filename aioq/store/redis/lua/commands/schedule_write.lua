@@ -37,41 +37,43 @@ local refused = {}
 
 -- The revision of a schedule, '0' if it does not exist; nil if its key holds another type.
 local function revision(id)
-  local found = redis.pcall('HMGET', schedule_key(q, id), 'rev')
+  local found = redis.pcall('HMGET', Keys.schedule(q, id), 'rev')
   if is_unreadable(found) then return nil end
-  return redis.call('ZSCORE', q.base .. SCHEDULES, id) and found[1] or '0'
+  return redis.call('ZSCORE', q.base .. Keys.SCHEDULES, id) and found[1] or '0'
 end
 
 local function delete(id, code)
-  local held = redis.call('HGET', schedule_key(q, id), 'held')
+  local held = redis.call('HGET', Keys.schedule(q, id), 'held')
   -- Nothing would release a job that is held back once its schedule is gone.
-  if held then Overlap.let_next(q, redis.call('HGET', schedule_key(q, id), 'current') or held) end
-  redis.call('ZREM', q.base .. SCHEDULES, id)
-  if code == '' then redis.call('DEL', schedule_key(q, id)) else redis.call('PEXPIRE', schedule_key(q, id), KEPT_MS) end
+  if held then Overlap.let_next(q, redis.call('HGET', Keys.schedule(q, id), 'current') or held) end
+  redis.call('ZREM', q.base .. Keys.SCHEDULES, id)
+  local key = Keys.schedule(q, id)
+  if code == '' then redis.call('DEL', key) else redis.call('PEXPIRE', key, KEPT_MS) end
 end
 
 for i = 2, #ARGV, 11 do
-  local id, key, tick = ARGV[i], schedule_key(q, ARGV[i]), ARGV[i + 8]
+  local id, key, tick = ARGV[i], Keys.schedule(q, ARGV[i]), ARGV[i + 8]
   local rev = revision(id)
   if not rev then
     refused[#refused + 1] = -(i + 9) / 11
   elseif ARGV[i + 2] == '' and rev == '0' then
-    redis.call('ZREM', q.base .. SCHEDULES, id)
+    redis.call('ZREM', q.base .. Keys.SCHEDULES, id)
   elseif rev ~= ARGV[i + 1] or (ARGV[i + 2] == '' and ARGV[i + 6] ~= '' and ARGV[i + 7] == 'declared') then
     refused[#refused + 1] = (i + 9) / 11
   elseif ARGV[i + 2] == '' then
     delete(id, ARGV[i + 6])
   else
-    local first = until_first(q, q.base .. SCHEDULES)
-    if ARGV[i + 5] ~= '' then redis.call('HSET', key, 'extra', ARGV[i + 5]) else redis.call('HDEL', key, 'extra') end
-    redis.call('HSET', key, 'definition', ARGV[i + 2], 'job', ARGV[i + 3], 'lane', ARGV[i + 4], 'code', ARGV[i + 6],
-      'marks', ARGV[i + 7], 'next', tick, 'runs', ARGV[i + 9], 'skipped', ARGV[i + 10])
+    local first = until_first(q, q.base .. Keys.SCHEDULES)
+    local extra = ARGV[i + 5]
+    if extra ~= '' then redis.call('HSET', key, 'extra', extra) else redis.call('HDEL', key, 'extra') end
+    redis.call('HSET', key, 'definition', ARGV[i + 2], 'job', ARGV[i + 3], 'lane', ARGV[i + 4],
+      'code', ARGV[i + 6], 'marks', ARGV[i + 7], 'next', tick, 'runs', ARGV[i + 9], 'skipped', ARGV[i + 10])
     if rev == '0' then redis.call('PERSIST', key) end
     local following = math.max(q.micros, (tonumber(rev) or 0) + 1)
     redis.call('HSET', key, 'rev', string.format('%.0f', following))
-    redis.call('ZADD', q.base .. SCHEDULES, tick == '' and '+inf' or tick, id)
+    redis.call('ZADD', q.base .. Keys.SCHEDULES, tick == '' and '+inf' or tick, id)
     -- If its tick comes before all others, an entry without a job wakes one worker, which then learns of it.
     if tick ~= '' and (first < 0 or tonumber(tick) - q.now < first) then Lanes.push(q, nil, '', false) end
   end
 end
-return {redis.call('ZCARD', q.base .. SCHEDULES), unpack(refused)}
+return {redis.call('ZCARD', q.base .. Keys.SCHEDULES), unpack(refused)}

@@ -8,9 +8,9 @@
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 dead ttl in ms, 3 dead limit, 4 for how many ms after its send a job must be found, 5 result
 --   ttl in ms, for a job that was parked for too long, 6 the usual ttl in ms, 7 'idle' if the worker waits for
---   jobs, else '', 8 `about` of lib/history.lua, '' for none, 9 `rows` of it, then four per job: id, claim, outcome,
---   and '' if it succeeded and has the usual ttl. Else the fourth is the verb, the delay in ms (for a crash or a cut:
---   the most crashes that a job may survive) and the ttl in ms, separated by spaces
+--   jobs, else '', 8 `about` of lib/history.lua, '' for none, 9 `rows` of it, then four per job: id, claim,
+--   outcome, and '' if it succeeded and has the usual ttl. Else the fourth is the verb, the delay in ms (for a
+--   crash or a cut: the most crashes that a job may survive) and the ttl in ms, separated by spaces
 -- REPLY: the positions (from 1) of the jobs that were refused; below zero, those of jobs that are left for another
 --   call, because this one already notifies too many processes
 local worker, usual_ttl = ARGV[1], tonumber(ARGV[6])
@@ -36,7 +36,7 @@ local function settle_first(i, id, text)
   use_claim(ARGV[i + 1])
   local sent, waiters = read_first(text, run)
   if not sent then return nil end
-  redis.call('SET', job_key(q, id), BEFORE_DONE .. sent .. done .. packed(outcome) .. ended, 'PX', usual_ttl)
+  redis.call('SET', Keys.job(q, id), BEFORE_DONE .. sent .. done .. packed(outcome) .. ended, 'PX', usual_ttl)
   return waiters
 end
 
@@ -47,7 +47,7 @@ local function note_first(at)
 end
 
 local function wait_again()
-  if ARGV[7] ~= '' then redis.pcall('ZADD', q.base .. IDLE, 'XX', q.now, worker) end
+  if ARGV[7] ~= '' then redis.pcall('ZADD', q.base .. Keys.IDLE, 'XX', q.now, worker) end
 end
 
 -- One job alone needs no tables. Its outcome is small enough for a result message. The held set is written after
@@ -55,13 +55,13 @@ end
 local FIRST = 10
 if #ARGV == FIRST + 3 then
   local id, outcome = ARGV[FIRST], ARGV[FIRST + 2]
-  local text = redis.pcall('GET', job_key(q, id))
+  local text = redis.pcall('GET', Keys.job(q, id))
   local waiters = settle_first(FIRST, id, type(text) == 'string' and text)
   if waiters ~= nil then
     History.begin(q, ARGV[8], worker, {id}, ARGV[9])
     note_first(1)
     History.write(q)
-    redis.call('SREM', held_key(q, worker), id)
+    redis.call('SREM', Keys.held(q, worker), id)
     if waiters then Results.send(waiters, Results.message(1, Results.entry(id, outcome))) end
     wait_again()
     return {}
@@ -71,7 +71,7 @@ end
 local refused, settled, others = {}, {}, {}
 -- The held set is written after the records, because a recovery finds the records by it.
 local function finish_call()
-  if #settled > 0 then redis.call('SREM', held_key(q, worker), unpack(settled)) end
+  if #settled > 0 then redis.call('SREM', Keys.held(q, worker), unpack(settled)) end
   Results.publish(q)
   wait_again()
   return refused
@@ -112,9 +112,9 @@ local result_ttl = tonumber(ARGV[5])
 local function run_again(id, job, way, delay)
   if delay > 0 then
     run_hooks(q, 'back', id, job, way, q.now + delay)
-    Lanes.schedule(q, id, q.now + delay, job[LANE] or nil)
-    job[STATE], job[WORKER] = 'scheduled', false
-    save(q, id, job)
+    Lanes.schedule(q, id, q.now + delay, job[Field.LANE] or nil)
+    job[Field.STATE], job[Field.WORKER] = 'scheduled', false
+    Record.save(q, id, job)
   else
     Finish.give_back(q, id, job, way, false)
   end
@@ -122,12 +122,12 @@ end
 
 -- Resets the counts of consecutive parkings and cuts: this run has come to its own end.
 local function unpark(job)
-  if job[PARKED] then job[PARKED] = false end
-  if job[CUTS] then job[CUTS] = false end
+  if job[Field.PARKED] then job[Field.PARKED] = false end
+  if job[Field.CUTS] then job[Field.CUTS] = false end
 end
 
 local function count(job, field)
-  widen(job, field)
+  Record.widen(job, field)
   job[field] = (job[field] or 0) + 1
 end
 
@@ -143,23 +143,23 @@ function verbs.cancelled(id, job, outcome, _, ttl, at)
   Finish.finish(q, limits, id, job, 'cancelled', outcome, ttl, {at = at})
 end
 function verbs.failed(id, job, outcome, _, ttl, at)
-  count(job, ATTEMPTS)
+  count(job, Field.ATTEMPTS)
   History.log_attempt(q, job, 'f', outcome, at)
   Finish.bury(q, limits, id, job, outcome, ttl, {at = at})
 end
 function verbs.retry(id, job, outcome, delay, _, at)
-  count(job, ATTEMPTS)
+  count(job, Field.ATTEMPTS)
   History.log_attempt(q, job, 'r', outcome, at)
-  job[OUTCOME] = outcome
+  job[Field.OUTCOME] = outcome
   unpark(job)
   run_again(id, job, 'retry', delay)
   History.note(q, id, 'r', at)
 end
 -- The worker has ended by itself during the run: that counts as a crash, as in a recovery.
 function verbs.crash(id, job, outcome, most, ttl, at)
-  count(job, CRASHES)
+  count(job, Field.CRASHES)
   History.log_attempt(q, job, 'x', outcome, at)
-  if job[CRASHES] > most then
+  if job[Field.CRASHES] > most then
     Finish.bury(q, limits, id, job, outcome, ttl, {at = at})
   else
     Finish.give_back(q, id, job, 'crash', true)
@@ -167,14 +167,14 @@ function verbs.crash(id, job, outcome, most, ttl, at)
   end
 end
 function verbs.cut(id, job, outcome, most, ttl, at)
-  count(job, INTERRUPTIONS)
-  count(job, CUTS)
-  if job[CUTS] > MAX_CUTS then return verbs.crash(id, job, outcome, most, ttl, at) end
+  count(job, Field.INTERRUPTIONS)
+  count(job, Field.CUTS)
+  if job[Field.CUTS] > MAX_CUTS then return verbs.crash(id, job, outcome, most, ttl, at) end
   Finish.give_back(q, id, job, 'cut', true)
 end
 function verbs.interrupt(id, job)
-  count(job, INTERRUPTIONS)
-  if job[CUTS] then job[CUTS] = false end
+  count(job, Field.INTERRUPTIONS)
+  if job[Field.CUTS] then job[Field.CUTS] = false end
   Finish.give_back(q, id, job, 'interrupt', true)
 end
 function verbs.snooze(id, job, _, delay)
@@ -183,9 +183,9 @@ function verbs.snooze(id, job, _, delay)
 end
 function verbs.release(id, job) Finish.give_back(q, id, job, 'release', true) end
 function verbs.park(id, job, outcome, delay, ttl, at)
-  widen(job, PARKED)
-  job[PARKED] = job[PARKED] or q.now
-  if q.now - job[PARKED] >= ttl then
+  Record.widen(job, Field.PARKED)
+  job[Field.PARKED] = job[Field.PARKED] or q.now
+  if q.now - job[Field.PARKED] >= ttl then
     Finish.bury(q, limits, id, job, outcome, result_ttl, {at = at})
   else
     run_again(id, job, 'park', delay)
@@ -194,30 +194,31 @@ end
 -- A job that was cancelled meanwhile, and is settled with one of these verbs, ends here with the outcome given to
 -- `cancel`.
 local by_request = {
-  retry = true, snooze = true, interrupt = true, cut = true, crash = true, release = true, park = true, cancelled = true,
+  retry = true, snooze = true, interrupt = true, cut = true, crash = true, release = true, park = true,
+  cancelled = true,
 }
 
 local function settle(id, job, how, outcome, at)
   local verb, delay, ttl = 'succeeded', '0', usual_ttl
   if how ~= '' then verb, delay, ttl = string.match(how, '^(%a+) (%d+) (%d+)$') end
-  local reason = job[CANCEL]
+  local reason = job[Field.CANCEL]
   if reason and by_request[verb] then
-    Finish.finish(q, limits, id, job, 'cancelled', reason, job[CANCEL_TTL], {at = at})
+    Finish.finish(q, limits, id, job, 'cancelled', reason, job[Field.CANCEL_TTL], {at = at})
   else
     verbs[verb](id, job, outcome, tonumber(delay), tonumber(ttl), at)
   end
-  if reason then redis.call('SREM', cancel_key(q, worker), id) end
+  if reason then redis.call('SREM', Keys.cancel(q, worker), id) end
 end
 
 local function settle_other(i)
   local id, claim, outcome, how = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  local job = load(q, id)
-  local mine = job and job[WORKER] == worker and job[STARTED] == tonumber(claim)
-  if mine and has_ended(job) then
+  local job = Record.load(q, id)
+  local mine = job and job[Field.WORKER] == worker and job[Field.STARTED] == tonumber(claim)
+  if mine and Record.has_ended(job) then
     -- The same settle again, after a lost reply: all is done already, except perhaps the deletion that comes last.
-    Finish.expire_body(q, id, job, redis.call('PTTL', job_key(q, id)))
+    Finish.expire_body(q, id, job, redis.call('PTTL', Keys.job(q, id)))
     settled[#settled + 1] = id
-  elseif not mine or job[STATE] ~= 'running' then
+  elseif not mine or job[Field.STATE] ~= 'running' then
     refused[#refused + 1] = position(i)
   else
     settled[#settled + 1] = id

@@ -17,7 +17,7 @@ local bytes, full = 0, false
 
 local function outcome_of(id, job)
   if full then return 1 end
-  local outcome = whole(q, id, job[OUTCOME])
+  local outcome = Record.whole(q, id, job[Field.OUTCOME])
   if not outcome then return 0 end
   full = bytes > 0 and bytes + #outcome > WAIT_LIMIT
   if full then return 1 end
@@ -26,26 +26,26 @@ local function outcome_of(id, job)
 end
 
 local function register(id, job)
-  widen(job, WAITERS)
-  local waiters = job[WAITERS]
+  Record.widen(job, Field.WAITERS)
+  local waiters = job[Field.WAITERS]
   if not waiters then
-    job[WAITERS] = channel
+    job[Field.WAITERS] = channel
   elseif string.find(' ' .. waiters .. ' ', ' ' .. channel .. ' ', 1, true) then
     return
   else
     -- Further processes find the outcome by polling.
     local _, spaces = string.gsub(waiters, ' ', '')
     if spaces + 1 >= MAX_WAITERS then return end
-    job[WAITERS] = waiters .. ' ' .. channel
+    job[Field.WAITERS] = waiters .. ' ' .. channel
   end
-  save(q, id, job)
+  Record.save(q, id, job)
 end
 
 for i = 2, #ARGV do
   local job, is_newer = Newer.read(q, ARGV[i])
   if not job then
-    reply[i - 1] = redis.call('EXISTS', job_key(q, ARGV[i])) == 0 and 0
-  elseif has_ended(job) then
+    reply[i - 1] = redis.call('EXISTS', Keys.job(q, ARGV[i])) == 0 and 0
+  elseif Record.has_ended(job) then
     reply[i - 1] = outcome_of(ARGV[i], job)
   else
     reply[i - 1] = false

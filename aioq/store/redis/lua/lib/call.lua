@@ -12,19 +12,20 @@
 -- NEEDS: nothing
 
 -- `q`: the queue's base key, the server's time in ms and in µs, and what the call gathers until its end. That is
--- the result messages (`messages`, by who waits, and `notified`; see lib/results.lua) and the number of jobs it has
--- buried (see lib/finish.lua).
+-- the result messages (`messages`, by who waits, and `notified`; see lib/results.lua) and the number of jobs it
+-- has buried (see lib/finish.lua).
 local function begin(KEYS)
   local clock = redis.call('TIME')
   local seconds, micros = clock[1], clock[2]
   return {
-    base = KEYS[1], now = seconds * 1000 + math.floor(micros / 1000), micros = seconds * 1000000 + micros, buried = 0,
+    base = KEYS[1], now = seconds * 1000 + math.floor(micros / 1000), micros = seconds * 1000000 + micros,
+    buried = 0,
   }
 end
 
--- A function that returns what `make` makes, which nothing may change: made when it is first asked for, because that
--- takes time and most calls do not ask. A library makes it while it is loaded, once for all calls, which may set nothing
--- that outlives them.
+-- A function that returns what `make` makes, which nothing may change: made when it is first asked for, because
+-- that takes time and most calls do not ask. A library makes it while it is loaded, once for all calls, which may
+-- set nothing that outlives them.
 local function once(make)
   local made = redis.register_function and make()
   return function()
@@ -38,7 +39,8 @@ end
 -- deleted.
 local function is_unreadable(reply)
   if type(reply) ~= 'table' or not reply.err then return false end
-  if string.find(reply.err, 'NOGROUP', 1, true) or string.find(reply.err, 'WRONGTYPE', 1, true) then return true end
+  if string.find(reply.err, 'NOGROUP', 1, true) then return true end
+  if string.find(reply.err, 'WRONGTYPE', 1, true) then return true end
   error(reply.err)
 end
 

@@ -6,10 +6,10 @@ local Dead = {}
 -- Removes a dead job whose id a new send may use; returns whether there was one. The record of the new job
 -- replaces its record.
 function Dead.free_id(q, id)
-  local job = load(q, id)
-  if not job or not is_free(q, job) then return false end
+  local job = Record.load(q, id)
+  if not job or not Record.is_free(q, job) then return false end
   run_hooks(q, 'forget', id, job, 0)
-  redis.call('ZREM', q.base .. DEAD, id)
-  redis.call('DEL', body_key(q, id))
+  redis.call('ZREM', q.base .. Keys.DEAD, id)
+  redis.call('DEL', Keys.body(q, id))
   return true
 end

@@ -9,4 +9,6 @@ local function until_first(q, key)
 end
 
 -- The ms until the next scheduled job is due, and until the next tick of a schedule; -1 for none.
-local function next_due(q) return {until_first(q, q.base .. SCHEDULED), until_first(q, q.base .. SCHEDULES)} end
+local function next_due(q)
+  return {until_first(q, q.base .. Keys.SCHEDULED), until_first(q, q.base .. Keys.SCHEDULES)}
+end

@@ -23,21 +23,21 @@ end
 -- with hundreds of thousands is not aioq's.
 local NAMED_LIMIT = 512
 
--- What an entry has: the prefix, the width and the joined rests of several ids, or the id of one job ('' for a wake-up) and
--- nothing else. Nil if it is not aioq's: it lacks the fields, or has an id that no client can have.
+-- What an entry has: the prefix, the width and the joined rests of several ids, or the id of one job ('' for a
+-- wake-up) and nothing else. Nil if it is not aioq's: it lacks the fields, or has an id that no client can have.
 function Entries.parts_of(entry)
   local named = {}
   local fields = entry[2] or {}
   for i = 1, #fields, 2 do named[fields[i]] = fields[i + 1] end
   local id, ids, width = named.job, named.ids, tonumber(named.width)
   if id and Entries.is_text(id) then return id end
-  local several = ids and named.prefix and width and width >= 1 and #ids % width == 0 and #ids <= width * NAMED_LIMIT
-  if several and Entries.is_text(named.prefix .. ids) then return named.prefix, width, ids end
+  local fits = ids and width and width >= 1 and #ids % width == 0 and #ids <= width * NAMED_LIMIT
+  if fits and named.prefix and Entries.is_text(named.prefix .. ids) then return named.prefix, width, ids end
   return nil
 end
 
--- The ids of the jobs that an entry names: none for a wake-up. If it is not aioq's, there are none, and the second value is
--- the entry's own id.
+-- The ids of the jobs that an entry names: none for a wake-up. If it is not aioq's, there are none, and the second
+-- value is the entry's own id.
 function Entries.named_by(entry)
   local prefix, width, ids = Entries.parts_of(entry)
   if not prefix then return {}, entry[2] and entry[2][1] and entry[1] or nil end

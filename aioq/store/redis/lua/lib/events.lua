@@ -1,9 +1,9 @@
--- Live events, of jobs that have not ended: that they were sent, were started, and report progress. They are recorded
--- while somebody listens, which is while LISTENING exists, or always, as the marks of a call say: `s` for statistics,
--- `e` for events while somebody listens, `f` for events always.
+-- Live events, of jobs that have not ended: that they were sent, were started, and report progress. They are
+-- recorded while somebody listens, which is while LISTENING exists, or always, as the marks of a call say: `s` for
+-- statistics, `e` for events while somebody listens, `f` for events always.
 --
--- An entry of EVENTS holds what one call records. Its id is the number of its last job, a hyphen, and the time in ms; the
--- numbers count on by one for each job. Its fields:
+-- An entry of EVENTS holds what one call records. Its id is the number of its last job, a hyphen, and the time in
+-- ms; the numbers count on by one for each job. Its fields:
 --
 --   what    `q` sent, `b` started, `p` progress
 --   by      the worker, '' for none
@@ -22,7 +22,7 @@ Events.MOST, Events.TTL = 10000, 86400000
 function Events.are_recorded(q, marks)
   if marks == '' then return false end
   if string.find(marks, 'f', 1, true) then return true end
-  return string.find(marks, 'e', 1, true) ~= nil and redis.pcall('EXISTS', q.base .. LISTENING) == 1
+  return string.find(marks, 'e', 1, true) ~= nil and redis.pcall('EXISTS', q.base .. Keys.LISTENING) == 1
 end
 
 -- Records what has happened to jobs; `tasks` are the names of their tasks.
@@ -36,19 +36,19 @@ function Events.add(q, what, worker, ids, tasks)
     end
     of[i] = places[task]
   end
-  local last = redis.pcall('HINCRBY', q.base .. COUNTERS, 'events', #ids)
+  local last = redis.pcall('HINCRBY', q.base .. Keys.COUNTERS, 'events', #ids)
   if type(last) ~= 'number' then return end
   if last == #ids then
     -- The counter is new, or was lost: it begins beyond all numbers that were ever given.
     last = q.micros
-    redis.pcall('HSET', q.base .. COUNTERS, 'events', string.format('%.0f', last))
+    redis.pcall('HSET', q.base .. Keys.COUNTERS, 'events', string.format('%.0f', last))
   end
-  local row = redis.pcall('HGET', q.base .. COUNTERS, 'history')
-  redis.pcall('XADD', q.base .. EVENTS, 'MINID', '~', string.format('%.0f', last - Events.MOST + 1),
+  local row = redis.pcall('HGET', q.base .. Keys.COUNTERS, 'history')
+  redis.pcall('XADD', q.base .. Keys.EVENTS, 'MINID', '~', string.format('%.0f', last - Events.MOST + 1),
     string.format('%.0f-%.0f', last, q.now), 'what', what, 'by', worker, 'ids', cmsgpack.pack(ids),
     'tasks', cmsgpack.pack(named), 'of', cmsgpack.pack(of), 'row', row or 0)
-  redis.pcall('PEXPIRE', q.base .. EVENTS, Events.TTL)
-  redis.pcall('PEXPIRE', q.base .. COUNTERS, History.QUIET_TTL)
+  redis.pcall('PEXPIRE', q.base .. Keys.EVENTS, Events.TTL)
+  redis.pcall('PEXPIRE', q.base .. Keys.COUNTERS, History.QUIET_TTL)
 end
 
 -- The same, with the calls of the jobs.

@@ -12,28 +12,28 @@ Finish.TRIMMED = 200
 -- left if the record goes while the job's send may still be repeated. A dead job may go earlier than after `ttl`:
 -- after job[TTL] a new send may use its id. The record stays as long as other queues must be notified of the end.
 function Finish.keep(q, limits, id, job, ttl)
-  if math.min(ttl, job[TTL] or ttl) < limits.tombstone then
-    local left = job[SENT] + limits.tombstone - q.now
-    if left > 0 and math.min(ttl, job[TTL] or ttl) < left then
-      redis.call('SET', tombstone_key(q, job[NONCE] or id), '', 'PX', left)
+  if math.min(ttl, job[Field.TTL] or ttl) < limits.tombstone then
+    local left = job[Field.SENT] + limits.tombstone - q.now
+    if left > 0 and math.min(ttl, job[Field.TTL] or ttl) < left then
+      redis.call('SET', Keys.tombstone(q, job[Field.NONCE] or id), '', 'PX', left)
     end
   end
-  if origins_of(job) then
-    redis.call('SET', job_key(q, id), cmsgpack.pack(job)) -- outbox_remove.lua calls this again
+  if Record.origins_of(job) then
+    redis.call('SET', Keys.job(q, id), cmsgpack.pack(job)) -- outbox_remove.lua calls this again
   elseif ttl <= 0 then
-    redis.call('DEL', job_key(q, id))
+    redis.call('DEL', Keys.job(q, id))
   else
-    redis.call('SET', job_key(q, id), cmsgpack.pack(job), 'PX', ttl)
+    redis.call('SET', Keys.job(q, id), cmsgpack.pack(job), 'PX', ttl)
   end
 end
 
 -- Lets the body key of an ended job expire with the record, or deletes it at once if the record does not need it.
 function Finish.expire_body(q, id, job, ttl)
-  local stays = origins_of(job)
-  if (ttl > 0 or stays) and (job[JOB] or job[OUTCOME] == true) then
-    if not stays then redis.call('PEXPIRE', body_key(q, id), ttl) end
+  local stays = Record.origins_of(job)
+  if (ttl > 0 or stays) and (job[Field.JOB] or job[Field.OUTCOME] == true) then
+    if not stays then redis.call('PEXPIRE', Keys.body(q, id), ttl) end
   else
-    redis.call('DEL', body_key(q, id))
+    redis.call('DEL', Keys.body(q, id))
   end
 end
 
@@ -41,24 +41,24 @@ end
 -- are notified at the end of the call (`Results.publish`). A failed job keeps its call, because it may be queued
 -- again.
 --
--- `how` may have: `keeps_call`, if any other job keeps its call too; `at`, the job's position among those that a worker
--- settles; `is_unnoted`, if the history is not to have this end.
+-- `how` may have: `keeps_call`, if any other job keeps its call too; `at`, the job's position among those that a
+-- worker settles; `is_unnoted`, if the history is not to have this end.
 function Finish.finish(q, limits, id, job, state, outcome, ttl, how)
   how = how or {}
   run_hooks(q, 'finish', id, job, ttl)
   local task = q.history and not how.at and History.task_of(q, id, job)
   if string.find(id, '@', 1, true) then Overlap.let_next(q, id) end
-  Results.notify(q, id, job[WAITERS], outcome, ttl > 0)
-  local has_body, is_large = job[JOB] == true, state == 'succeeded' and #outcome > BODY_LIMIT and ttl > 0
-  if is_large and origins_of(job) then
-    redis.call('SET', body_key(q, id), outcome)
+  Results.notify(q, id, job[Field.WAITERS], outcome, ttl > 0)
+  local has_body, is_large = job[Field.JOB] == true, state == 'succeeded' and #outcome > BODY_LIMIT and ttl > 0
+  if is_large and Record.origins_of(job) then
+    redis.call('SET', Keys.body(q, id), outcome)
   elseif is_large then
-    redis.call('SET', body_key(q, id), outcome, 'PX', ttl)
+    redis.call('SET', Keys.body(q, id), outcome, 'PX', ttl)
   end
-  widen(job, ENDED)
-  job[STATE], job[OUTCOME], job[ENDED] = state, is_large or outcome, q.now
-  if job[WAITERS] then job[WAITERS] = false end
-  if state ~= 'failed' and not how.keeps_call then job[JOB] = false end
+  Record.widen(job, Field.ENDED)
+  job[Field.STATE], job[Field.OUTCOME], job[Field.ENDED] = state, is_large or outcome, q.now
+  if job[Field.WAITERS] then job[Field.WAITERS] = false end
+  if state ~= 'failed' and not how.keeps_call then job[Field.JOB] = false end
   Finish.keep(q, limits, id, job, ttl)
   if not how.is_unnoted then History.note(q, id, string.sub(state, 1, 1), how.at, outcome, task) end
   -- Not first: a server that is out of memory refuses only a script's first write, and would accept this deletion.
@@ -70,27 +70,27 @@ end
 function Finish.forget(q, limits, id, job)
   run_hooks(q, 'forget', id, job, 0)
   Finish.keep(q, limits, id, job, 0)
-  redis.call('DEL', body_key(q, id))
+  redis.call('DEL', Keys.body(q, id))
   Finish.unlist(q, id)
 end
 
 -- Takes a job from the lists of failed jobs.
 function Finish.unlist(q, id)
-  redis.call('ZREM', q.base .. DEAD, id)
-  redis.call('ZREM', q.base .. CUT, id)
+  redis.call('ZREM', q.base .. Keys.DEAD, id)
+  redis.call('ZREM', q.base .. Keys.CUT, id)
 end
 
 -- Removes a job from the dead jobs because there are too many. From now on it is kept like any other job that has
 -- ended: for its own ttl after its end. Returns for how many ms that is.
 function Finish.unbury(q, limits, id)
-  local job = load(q, id)
-  if not job or job[STATE] ~= 'failed' then return 0 end
-  if not job[TTL] then return redis.call('PTTL', job_key(q, id)) end
-  local left, has_body = job[ENDED] + job[TTL] - q.now, job[JOB] == true
+  local job = Record.load(q, id)
+  if not job or job[Field.STATE] ~= 'failed' then return 0 end
+  if not job[Field.TTL] then return redis.call('PTTL', Keys.job(q, id)) end
+  local left, has_body = job[Field.ENDED] + job[Field.TTL] - q.now, job[Field.JOB] == true
   run_hooks(q, 'forget', id, job, math.max(0, left))
-  job[JOB], job[TTL] = false, false
+  job[Field.JOB], job[Field.TTL] = false, false
   Finish.keep(q, limits, id, job, left)
-  if has_body then redis.call('DEL', body_key(q, id)) end
+  if has_body then redis.call('DEL', Keys.body(q, id)) end
   return left
 end
 
@@ -99,13 +99,13 @@ end
 function Finish.bury(q, limits, id, job, outcome, ttl, how)
   local dead_ttl = limits.dead_ttl
   if ttl < dead_ttl then
-    widen(job, TTL)
-    job[TTL] = ttl
+    Record.widen(job, Field.TTL)
+    job[Field.TTL] = ttl
   end
   Finish.finish(q, limits, id, job, 'failed', outcome, math.max(ttl, dead_ttl), how)
   if dead_ttl <= 0 then return end
-  redis.call('ZADD', q.base .. DEAD, q.now, id)
-  redis.call('PEXPIRE', q.base .. DEAD, dead_ttl)
+  redis.call('ZADD', q.base .. Keys.DEAD, q.now, id)
+  redis.call('PEXPIRE', q.base .. Keys.DEAD, dead_ttl)
   q.buried = q.buried + 1
 end
 
@@ -113,36 +113,37 @@ end
 -- may have been lowered by hundreds of thousands. Returns whether there are still too many.
 function Finish.trim_dead(q, limits)
   local most = q.buried + Finish.TRIMMED
-  local old = math.min(redis.call('ZCOUNT', q.base .. DEAD, '-inf', q.now - limits.dead_ttl), most)
-  if old > 0 then redis.call('ZREMRANGEBYRANK', q.base .. DEAD, 0, old - 1) end
-  local over = redis.call('ZCARD', q.base .. DEAD) - limits.dead_limit
+  local old = math.min(redis.call('ZCOUNT', q.base .. Keys.DEAD, '-inf', q.now - limits.dead_ttl), most)
+  if old > 0 then redis.call('ZREMRANGEBYRANK', q.base .. Keys.DEAD, 0, old - 1) end
+  local over = redis.call('ZCARD', q.base .. Keys.DEAD) - limits.dead_limit
   if over <= 0 then return false end
-  local cut, longest = redis.call('ZRANGE', q.base .. DEAD, 0, math.min(over, most) - 1, 'WITHSCORES'), 0
+  local cut, longest = redis.call('ZRANGE', q.base .. Keys.DEAD, 0, math.min(over, most) - 1, 'WITHSCORES'), 0
   for i = 1, #cut, 2 do
     local left = Finish.unbury(q, limits, cut[i])
-    if left > 0 then redis.call('ZADD', q.base .. CUT, cut[i + 1], cut[i]) end
+    if left > 0 then redis.call('ZADD', q.base .. Keys.CUT, cut[i + 1], cut[i]) end
     longest = math.max(longest, left)
-    redis.call('ZREM', q.base .. DEAD, cut[i])
+    redis.call('ZREM', q.base .. Keys.DEAD, cut[i])
   end
   Finish.clear_cut(q, #cut, longest)
   return over > most
 end
 
--- Removes members of CUT whose records are gone, of so many that are chosen at random: twice as many as were added. So
--- at most about half of them are such. The key is kept for at least `left` ms.
+-- Removes members of CUT whose records are gone, of so many that are chosen at random: twice as many as were
+-- added. So at most about half of them are such. The key is kept for at least `left` ms.
 function Finish.clear_cut(q, tried, left)
-  local some = redis.call('ZRANDMEMBER', q.base .. CUT, tried)
+  local some = redis.call('ZRANDMEMBER', q.base .. Keys.CUT, tried)
   for _, id in ipairs(some) do
-    if redis.call('EXISTS', job_key(q, id)) == 0 then redis.call('ZREM', q.base .. CUT, id) end
+    if redis.call('EXISTS', Keys.job(q, id)) == 0 then redis.call('ZREM', q.base .. Keys.CUT, id) end
   end
-  if some[1] and left > redis.call('PTTL', q.base .. CUT) then redis.call('PEXPIRE', q.base .. CUT, left) end
+  local key = q.base .. Keys.CUT
+  if some[1] and left > redis.call('PTTL', key) then redis.call('PEXPIRE', key, left) end
 end
 
 -- Gives a running job back to its lane; `way` is passed to its hooks.
 function Finish.give_back(q, id, job, way, front)
   run_hooks(q, 'back', id, job, way, q.now)
-  Lanes.push(q, job[LANE], id, front)
-  job[STATE], job[WORKER] = false, false
+  Lanes.push(q, job[Field.LANE], id, front)
+  job[Field.STATE], job[Field.WORKER] = false, false
   History.note_ready(q, job)
-  save(q, id, job)
+  Record.save(q, id, job)
 end

@@ -6,10 +6,10 @@
 -- or deleted by hand, nobody could recover the jobs.
 local function restore_held(q, worker, ids)
   local mine = {}
-  for id, job in pairs(load_all(q, ids)) do
-    if job[STATE] == 'running' and job[WORKER] == worker then mine[#mine + 1] = id end
+  for id, job in pairs(Record.load_all(q, ids)) do
+    if job[Field.STATE] == 'running' and job[Field.WORKER] == worker then mine[#mine + 1] = id end
   end
   for start = 1, #mine, CHUNK do
-    redis.call('SADD', held_key(q, worker), unpack(mine, start, math.min(start + CHUNK - 1, #mine)))
+    redis.call('SADD', Keys.held(q, worker), unpack(mine, start, math.min(start + CHUNK - 1, #mine)))
   end
 end

@@ -1,52 +1,54 @@
 -- The history of a queue, its statistics, and the log of attempts in a job's record.
 --
 -- A call gathers what it ends or gives another attempt, and writes it once all its records are written. A repeated
--- call finds the jobs settled and gathers nothing, so nothing is counted twice. What is written here is for people: if
--- the server refuses it, the jobs have ended all the same, so its errors are ignored.
+-- call finds the jobs settled and gathers nothing, so nothing is counted twice. What is written here is for
+-- people: if the server refuses it, the jobs have ended all the same, so its errors are ignored.
 --
--- An entry of HISTORY holds what one call has gathered. Its id is the number of its last job, a hyphen, and the time in
--- ms; the numbers count on by one for each job. Its fields:
+-- An entry of HISTORY holds what one call has gathered. Its id is the number of its last job, a hyphen, and the
+-- time in ms; the numbers count on by one for each job. Its fields:
 --
 --   by      the worker, '' for none
 --   ids     a MessagePack array of job ids
---   ends    a letter for each of these jobs, `s` succeeded, `f` failed, `c` cancelled, `r` retried, `x` crashed; '-' for one that was refused, which has no number
---   about   a MessagePack array: the most jobs of the history, whether there are statistics, tasks, errors
---   rows    14 bytes for each of these jobs, big-endian: task (2 bytes, from 0), buckets of its run time and of its wait
---           time (1 and 1; 255 for none), error (2, from 1; 0 for none), run time and wait time in seconds (floats of 4
---           bytes; below 0 for none)
+--   ends    a letter for each of these jobs, `s` succeeded, `f` failed, `c` cancelled, `r` retried, `x` crashed;
+--   '-' for one that was refused, which has no number about   a MessagePack array: the most jobs of the history,
+--   whether there are statistics, tasks, errors rows    14 bytes for each of these jobs, big-endian: task (2
+--   bytes, from 0), buckets of its run time and of its wait
+--           time (1 and 1; 255 for none), error (2, from 1; 0 for none), run time and wait time in seconds (floats
+--           of 4 bytes; below 0 for none)
 --
--- A worker sends `about` and `rows` ready-made, so that a script reads no call. The statistics of a minute, and of an
--- hour, are one string for each task, of counters of 32 bits: see `aioq/store/history.py` for their places.
+-- A worker sends `about` and `rows` ready-made, so that a script reads no call. The statistics of a minute, and of
+-- an hour, are one string for each task, of counters of 32 bits: see `aioq/store/history.py` for their places.
 --
 -- NEEDS: keys, msgpack, record
 local History = {}
 
--- Of these `aioq/store/history.py` has the same numbers: the length of a row in bytes; what takes the place of a bucket
--- that there is not; the counter of jobs that were sent, and how many there are before those of the buckets; the most
--- attempts in a job's record.
+-- Of these `aioq/store/history.py` has the same numbers: the length of a row in bytes; what takes the place of a
+-- bucket that there is not; the counter of jobs that were sent, and how many there are before those of the
+-- buckets; the most attempts in a job's record.
 History.ROW_SIZE, History.NO_BUCKET, History.SENT, History.SUMMED, History.MOST_ATTEMPTS = 14, 255, 6, 8, 10
 -- The periods of the statistics, and for how long after its first count each is kept, in ms.
 History.MINUTE, History.MINUTE_KEPT = 60000, 10860000
 History.HOUR, History.HOUR_KEPT = 3600000, 262800000
 -- The most tasks that have statistics.
 History.MOST_TASKS = 1000
--- For how long numbers and rows are kept once nothing happens any more, in ms. That is noted with about one row of so
--- many.
+-- For how long numbers and rows are kept once nothing happens any more, in ms. That is noted with about one row of
+-- so many.
 History.QUIET_TTL, History.NOTED_EACH = 2592000000, 64
 -- In so many bytes of a call is the name of its task.
 History.HEAD = 512
 
--- Prepares a call. `about` is as above, '' if there is neither a history nor statistics. A worker that settles jobs
--- gives their ids and `rows`; otherwise the rows are made here, and each error is found by the job's outcome in
--- `texts`.
+-- Prepares a call. `about` is as above, '' if there is neither a history nor statistics. A worker that settles
+-- jobs gives their ids and `rows`; otherwise the rows are made here, and each error is found by the job's outcome
+-- in `texts`.
 function History.begin(q, about, worker, ids, rows, texts)
   if about == '' then return end
   local parts = cmsgpack.unpack(about)
   local ends = {}
   for i = 1, ids and #ids or 0 do ends[i] = '-' end
   q.history = {
-    most = parts[1], has_stats = parts[2], tasks = parts[3], errors = parts[4], about = ids and about, worker = worker,
-    ids = ids or {}, ends = ends, rows = rows or {}, texts = texts or {}, count = 0, places = {tasks = {}, errors = {}},
+    most = parts[1], has_stats = parts[2], tasks = parts[3], errors = parts[4], about = ids and about,
+    worker = worker, ids = ids or {}, ends = ends, rows = rows or {}, texts = texts or {}, count = 0,
+    places = {tasks = {}, errors = {}},
   }
 end
 
@@ -59,8 +61,8 @@ end
 
 -- The name of a job's task.
 function History.task_of(q, id, job)
-  local call = job[JOB]
-  if call == true then call = redis.pcall('GETRANGE', body_key(q, id), 0, History.HEAD - 1) end
+  local call = job[Field.JOB]
+  if call == true then call = redis.pcall('GETRANGE', Keys.body(q, id), 0, History.HEAD - 1) end
   return History.task_in(call)
 end
 
@@ -74,8 +76,8 @@ function History.place_of(h, kind, text)
   return place
 end
 
--- Gathers a job. `at` is its position among the jobs that a worker settles, nil for any other. Of these the worker has
--- said the rest; of others, `task` is the name of the job's task.
+-- Gathers a job. `at` is its position among the jobs that a worker settles, nil for any other. Of these the worker
+-- has said the rest; of others, `task` is the name of the job's task.
 function History.note(q, id, letter, at, outcome, task)
   local h = q.history
   if not h then return end
@@ -91,9 +93,9 @@ function History.note(q, id, letter, at, outcome, task)
     error_place, -1, -1)
 end
 
--- Adds the attempt that has just failed to the log in the job's record, which has only the last ones: its letter, the
--- worker, when it began (in microseconds) and ended (in ms), how long it ran in ms (below 0 if that is not known), and
--- its error. `at` is as above.
+-- Adds the attempt that has just failed to the log in the job's record, which has only the last ones: its letter,
+-- the worker, when it began (in microseconds) and ended (in ms), how long it ran in ms (below 0 if that is not
+-- known), and its error. `at` is as above.
 function History.log_attempt(q, job, letter, outcome, at)
   local h = q.history
   if not h then return end
@@ -102,24 +104,24 @@ function History.log_attempt(q, job, letter, outcome, at)
     local number, seconds = struct.unpack('>Hf', h.rows, History.ROW_SIZE * (at - 1) + 5)
     text, ran = h.errors[number], seconds < 0 and -1 or math.floor(seconds * 1000)
   end
-  widen(job, ATTEMPT_LOG)
-  local log = job[ATTEMPT_LOG] or {}
-  log[#log + 1] = {letter, job[WORKER] or '', job[STARTED] or 0, q.now, ran, text or ''}
+  Record.widen(job, Field.ATTEMPT_LOG)
+  local log = job[Field.ATTEMPT_LOG] or {}
+  log[#log + 1] = {letter, job[Field.WORKER] or '', job[Field.STARTED] or 0, q.now, ran, text or ''}
   while #log > History.MOST_ATTEMPTS do table.remove(log, 1) end
-  job[ATTEMPT_LOG] = log
+  job[Field.ATTEMPT_LOG] = log
 end
 
 -- Notes that a job is back in its lane: it waits since now. Without statistics nobody asks.
 function History.note_ready(q, job)
   if not q.history then return end
-  widen(job, READY)
-  job[READY] = q.now
+  Record.widen(job, Field.READY)
+  job[Field.READY] = q.now
 end
 
--- Adds to counters of a task in a minute or an hour; returns whether they are its first there. `changes` are the words
--- of BITFIELD, the first of them about a counter that counts all that the others count.
+-- Adds to counters of a task in a minute or an hour; returns whether they are its first there. `changes` are the
+-- words of BITFIELD, the first of them about a counter that counts all that the others count.
 function History.count(q, name, ttl, changes)
-  local key = stats_key(q, name)
+  local key = Keys.stats(q, name)
   local reply = redis.pcall('BITFIELD', key, unpack(changes))
   if type(reply) ~= 'table' or reply[1] ~= changes[4] then return false end
   redis.pcall('PEXPIRE', key, ttl)
@@ -138,12 +140,13 @@ function History.count_sent(q, count)
   if count > 0 then History.count_all(q, '', {'INCRBY', 'u32', '#' .. History.SENT, count}) end
 end
 
--- Lists a task, as long as its statistics are kept. Of too many tasks those go that have not run for the longest time.
+-- Lists a task, as long as its statistics are kept. Of too many tasks those go that have not run for the longest
+-- time.
 function History.list(q, task)
-  redis.pcall('ZADD', q.base .. TASKS, q.now, task)
-  redis.pcall('ZREMRANGEBYSCORE', q.base .. TASKS, '-inf', q.now - History.HOUR_KEPT)
-  redis.pcall('ZREMRANGEBYRANK', q.base .. TASKS, 0, -1 - History.MOST_TASKS)
-  redis.pcall('PEXPIRE', q.base .. TASKS, History.HOUR_KEPT)
+  redis.pcall('ZADD', q.base .. Keys.TASKS, q.now, task)
+  redis.pcall('ZREMRANGEBYSCORE', q.base .. Keys.TASKS, '-inf', q.now - History.HOUR_KEPT)
+  redis.pcall('ZREMRANGEBYRANK', q.base .. Keys.TASKS, 0, -1 - History.MOST_TASKS)
+  redis.pcall('PEXPIRE', q.base .. Keys.TASKS, History.HOUR_KEPT)
 end
 
 -- By letter, the counter of such jobs.
@@ -200,28 +203,28 @@ end
 
 -- Adds an entry to the history, and cuts it to its limit. A history in which nothing happens any more expires.
 function History.add(q, h, rows, is_quiet)
-  local last = redis.pcall('HINCRBY', q.base .. COUNTERS, 'history', h.count)
+  local last = redis.pcall('HINCRBY', q.base .. Keys.COUNTERS, 'history', h.count)
   if type(last) ~= 'number' then return end
   if last == h.count then
     -- The counter is new, or was lost: it begins beyond all numbers that were ever given.
     last = q.micros
-    redis.pcall('HSET', q.base .. COUNTERS, 'history', string.format('%.0f', last))
+    redis.pcall('HSET', q.base .. Keys.COUNTERS, 'history', string.format('%.0f', last))
   end
   local about = h.about or cmsgpack.pack({h.most, h.has_stats, h.tasks, h.errors})
   local function add()
-    return redis.pcall('XADD', q.base .. HISTORY, 'MINID', '~', string.format('%.0f', last - h.most + 1),
+    return redis.pcall('XADD', q.base .. Keys.HISTORY, 'MINID', '~', string.format('%.0f', last - h.most + 1),
       string.format('%.0f-%.0f', last, q.now), 'by', h.worker, 'ids', cmsgpack.pack(h.ids),
       'ends', table.concat(h.ends), 'about', about, 'rows', rows)
   end
   local reply = add()
   if type(reply) == 'table' and reply.err and string.find(reply.err, 'smaller', 1, true) then
     -- The counter was lost and the clock was set back: the history begins anew.
-    redis.pcall('UNLINK', q.base .. HISTORY)
+    redis.pcall('UNLINK', q.base .. Keys.HISTORY)
     add()
   end
   if is_quiet or last % History.NOTED_EACH < h.count then
-    redis.pcall('PEXPIRE', q.base .. HISTORY, History.QUIET_TTL)
-    redis.pcall('PEXPIRE', q.base .. COUNTERS, History.QUIET_TTL)
+    redis.pcall('PEXPIRE', q.base .. Keys.HISTORY, History.QUIET_TTL)
+    redis.pcall('PEXPIRE', q.base .. Keys.COUNTERS, History.QUIET_TTL)
   end
 end
 
@@ -235,8 +238,8 @@ function History.write(q)
   h.count = 0
 end
 
--- Does the work of a call, and then writes what that has gathered: also if a command for a later job fails, because
--- the jobs before it have ended, and a repeated call gathers them no more.
+-- Does the work of a call, and then writes what that has gathered: also if a command for a later job fails,
+-- because the jobs before it have ended, and a repeated call gathers them no more.
 function History.around(q, work)
   if not q.history then return work() end
   local is_done, problem = pcall(work)

@@ -9,8 +9,10 @@
 -- All hooks, in the order in which they are called, each with its key of EXTRA. Their functions:
 --   enter(q, id, job, extra, due)       a job is new; it is due at `due`
 --   start(q, id, job, extra)            a claim is about to take the job; returns false if it may not
---   back(q, id, job, extra, way, due)   it comes back to a lane, or is scheduled for `due`; `way` as in store/extra.py
---   finish(q, id, job, extra, ttl)      it ends, however it ends; its record is kept for `ttl` ms, 0 for not at all
+--   back(q, id, job, extra, way, due)   it comes back to a lane, or is scheduled for `due`; `way` as in
+--   store/extra.py
+--   finish(q, id, job, extra, ttl)      it ends, however it ends; its record is kept for `ttl` ms, 0 for not at
+--   all
 --   ended(q, id, job, extra)            its record says that it has ended; not called if the script failed before
 --   leave(q, id, job, extra)            it was moved to another queue, where `back` is called with the way `move`
 --   forget(q, id, job, extra, left)     its record is deleted earlier, in `left` ms; not called when it expires
@@ -25,8 +27,12 @@ local all_hooks = once(function()
     if expires[2] > 0 then expires[1] = math.max(due, q.now) + expires[2] end
     Timer.set(q, Timer.EXPIRE, id, expires[1])
   end
-  local function stop(q, id) is_unreadable(redis.pcall('ZREM', q.base .. TIMERS, Timer.EXPIRE .. ' ' .. id)) end
-  local after_run = {retry = true, snooze = true, interrupt = true, cut = true, crash = true, recover = true, depart = true}
+  local function stop(q, id)
+    is_unreadable(redis.pcall('ZREM', q.base .. Keys.TIMERS, Timer.EXPIRE .. ' ' .. id))
+  end
+  local after_run = {
+    retry = true, snooze = true, interrupt = true, cut = true, crash = true, recover = true, depart = true,
+  }
   return {
     {
       key = 'expires',
@@ -60,8 +66,8 @@ local all_hooks = once(function()
     },
     {
       -- `extra.origins` is a list: 1 when the record may be deleted, 0 before the job's end; then the queues from
-      -- which the job was moved here. Each has a record that leads here, and must be notified of the end. Until then
-      -- the record stays, see `Finish.keep`.
+      -- which the job was moved here. Each has a record that leads here, and must be notified of the end. Until
+      -- then the record stays, see `Finish.keep`.
       key = 'origins',
       finish = function(q, id, _, extra, ttl)
         extra.origins[1] = q.now + ttl
@@ -75,7 +81,7 @@ end)
 
 -- Calls the hooks of a job for one change of its state; returns false if one of them did.
 local function run_hooks(q, move, id, job, ...)
-  local extra, agreed = job[EXTRA], true
+  local extra, agreed = job[Field.EXTRA], true
   if not extra then return true end
   for _, hook in ipairs(all_hooks()) do
     if extra[hook.key] and hook[move] and hook[move](q, id, job, extra, ...) == false then agreed = false end
@@ -85,10 +91,10 @@ end
 
 -- Calls the hooks of jobs that were delivered to a worker but not claimed by it.
 local function run_hooks_returned(q, ids)
-  for id, job in pairs(load_all(q, ids)) do
-    if job[EXTRA] and not has_ended(job) then
+  for id, job in pairs(Record.load_all(q, ids)) do
+    if job[Field.EXTRA] and not Record.has_ended(job) then
       run_hooks(q, 'back', id, job, 'return', q.now)
-      save(q, id, job)
+      Record.save(q, id, job)
     end
   end
 end

@@ -14,21 +14,21 @@ Lanes.SHARING = 64
 -- stream of the lane.
 function Lanes.push_front(q, lane, id)
   local added
-  for _, stream in ipairs({front_of(lane), lane, rest_of(lane)}) do
-    added = redis.pcall('XADD', lane_key(q, stream), '*', 'job', id)
+  for _, stream in ipairs({Keys.front_of(lane), lane, Keys.rest_of(lane)}) do
+    added = redis.pcall('XADD', Keys.lane(q, stream), '*', 'job', id)
     if type(added) ~= 'table' or not string.find(added.err, 'WRONGTYPE', 1, true) then break end
   end
   if type(added) == 'table' and added.err then error(added.err) end
 end
 function Lanes.push(q, lane, id, front)
-  lane = lane or NORMAL
-  if front then Lanes.push_front(q, lane, id) else redis.call('XADD', lane_key(q, lane), '*', 'job', id) end
+  lane = lane or Keys.NORMAL
+  if front then Lanes.push_front(q, lane, id) else redis.call('XADD', Keys.lane(q, lane), '*', 'job', id) end
   Standing.added(q, 1, id == '' and 0 or 1)
 end
 
 -- Queues jobs whose ids are `prefix` and `width` bytes each of `ends`; returns the ids of the entries.
 function Lanes.push_alike(q, lane, prefix, width, ends)
-  local key, entries = lane_key(q, lane), {}
+  local key, entries = Keys.lane(q, lane), {}
   for start = 1, #ends, Lanes.SHARING * width do
     local some = string.sub(ends, start, start + Lanes.SHARING * width - 1)
     entries[#entries + 1] = redis.call('XADD', key, '*', 'prefix', prefix, 'width', width, 'ids', some)
@@ -53,7 +53,7 @@ end
 
 -- Adds the jobs from position `first` on to a stream, and wakes nobody; returns how many entries these are.
 function Lanes.write_all(q, stream, ids, first)
-  local key, entries = lane_key(q, stream), 0
+  local key, entries = Keys.lane(q, stream), 0
   while first <= #ids do
     local prefix, ends, last = Lanes.alike(ids, first)
     -- Ids with letters of more than one byte get entries of their own, so that no letter is cut in two.
@@ -77,7 +77,7 @@ end
 -- Schedules a job; the caller then writes its record. If the job is due before all others, an entry without a job
 -- wakes one worker, which then learns of it.
 function Lanes.schedule(q, id, due, lane)
-  local head = redis.call('ZRANGE', q.base .. SCHEDULED, 0, 0, 'WITHSCORES')
-  redis.call('ZADD', q.base .. SCHEDULED, due, id)
+  local head = redis.call('ZRANGE', q.base .. Keys.SCHEDULED, 0, 0, 'WITHSCORES')
+  redis.call('ZADD', q.base .. Keys.SCHEDULED, due, id)
   if not head[1] or due < tonumber(head[2]) then Lanes.push(q, lane, '', false) end
 end

@@ -12,7 +12,7 @@ local Owners = {}
 -- It expires after NOTED_MS.
 local NOTED_MS = 60 * 60 * 1000
 function Owners.last_noted(q)
-  local noted = redis.pcall('GET', q.base .. NOTED)
+  local noted = redis.pcall('GET', q.base .. Keys.NOTED)
   return not is_unreadable(noted) and noted or ''
 end
 
@@ -21,6 +21,6 @@ function Owners.ids_in(text)
   return done and type(ids) == 'table' and ids or nil
 end
 function Owners.noted_by(q, worker)
-  local found = redis.pcall('HGET', q.base .. OWNERS, worker)
+  local found = redis.pcall('HGET', q.base .. Keys.OWNERS, worker)
   return not is_unreadable(found) and found or nil
 end

@@ -1,18 +1,19 @@
 -- What is paused: a queue as a whole, or tasks of it.
 --
--- PAUSED is a hash. It has `queue` if the whole queue is paused, and `task <name>` for each task that is: each with
--- when that began and when it ends, in ms, 0 for when somebody ends it. And it has `aside <stream>` while jobs of that
--- stream may run again: the entry up to which they have been looked at.
+-- PAUSED is a hash. It has `queue` if the whole queue is paused, and `task <name>` for each task that is: each
+-- with when that began and when it ends, in ms, 0 for when somebody ends it. And it has `aside <stream>` while
+-- jobs of that stream may run again: the entry up to which they have been looked at.
 --
--- A claim reads it only if the worker's lease is marked (lib/leases.lua). Whoever pauses something notes that first,
--- and then marks the leases of all workers; a worker that joins is marked if something is paused; a sweep marks those
--- that were left out. So where nothing is paused, this costs a claim nothing. The mark goes when its worker finds
--- that nothing is paused any more.
+-- A claim reads it only if the worker's lease is marked (lib/leases.lua). Whoever pauses something notes that
+-- first, and then marks the leases of all workers; a worker that joins is marked if something is paused; a sweep
+-- marks those that were left out. So where nothing is paused, this costs a claim nothing. The mark goes when its
+-- worker finds that nothing is paused any more.
 --
--- A claim that meets a job of a paused task sets it aside: its entry moves to another stream (`Pauses.aside_of`), so that no
--- claim meets it again. There are two for each lane, since what came from the front goes before all else. When
--- a task is resumed, claims take its jobs from there, before those of the lane that came later. An entry is deleted
--- when none of its jobs is set aside any more. Wherever a script fails, a job has at least one entry.
+-- A claim that meets a job of a paused task sets it aside: its entry moves to another stream (`Pauses.aside_of`),
+-- so that no claim meets it again. There are two for each lane, since what came from the front goes before all
+-- else. When a task is resumed, claims take its jobs from there, before those of the lane that came later. An
+-- entry is deleted when none of its jobs is set aside any more. Wherever a script fails, a job has at least one
+-- entry.
 --
 -- NEEDS: call, keys
 local Pauses = {}
@@ -24,24 +25,24 @@ Pauses.ASIDE = {
 }
 function Pauses.aside_of(stream) return 'aside-' .. stream end
 
--- Ends pauses, given as fields of PAUSED; `found` is the result of `now` that is to have that too. What was set aside
--- is looked at from its beginning before the pause ends.
+-- Ends pauses, given as fields of PAUSED; `found` is the result of `now` that is to have that too. What was set
+-- aside is looked at from its beginning before the pause ends.
 function Pauses.lift(q, fields, found)
   if fields[2] or fields[1] ~= 'queue' then
     local first = {}
     for i, stream in ipairs(Pauses.ASIDE) do
       first[2 * i - 1], first[2 * i], found.aside[stream] = 'aside ' .. stream, '0-0', '0-0'
     end
-    redis.call('HSET', q.base .. PAUSED, unpack(first))
+    redis.call('HSET', q.base .. Keys.PAUSED, unpack(first))
   end
-  redis.call('HDEL', q.base .. PAUSED, unpack(fields))
+  redis.call('HDEL', q.base .. Keys.PAUSED, unpack(fields))
 end
 
--- What is paused now: whether the whole `queue` is, the `tasks` that are, and their `count`; `ends`, when the first of
--- these pauses ends, 0 for none; and `aside`, by stream, as above. Nil if there is nothing of it. Ends the pauses
--- whose time is over.
+-- What is paused now: whether the whole `queue` is, the `tasks` that are, and their `count`; `ends`, when the
+-- first of these pauses ends, 0 for none; and `aside`, by stream, as above. Nil if there is nothing of it. Ends
+-- the pauses whose time is over.
 function Pauses.now(q)
-  local fields = redis.pcall('HGETALL', q.base .. PAUSED)
+  local fields = redis.pcall('HGETALL', q.base .. Keys.PAUSED)
   if is_unreadable(fields) or not fields[1] then return nil end
   local found, over = {tasks = {}, count = 0, ends = 0, aside = {}}, {}
   for i = 1, #fields, 2 do
@@ -61,8 +62,8 @@ function Pauses.now(q)
   return (found.queue or found.count > 0 or next(found.aside)) and found or nil
 end
 
--- Adds to a reply for a worker, after two items, what it needs to know: 1 if the whole queue is paused, else 0; the
--- number of paused tasks; when the first pause ends (0 for none), and in how many ms.
+-- Adds to a reply for a worker, after two items, what it needs to know: 1 if the whole queue is paused, else 0;
+-- the number of paused tasks; when the first pause ends (0 for none), and in how many ms.
 function Pauses.tell(q, reply, found)
   if not found then return reply end
   reply[3], reply[4], reply[5] = found.queue and 1 or 0, found.count, found.ends

@@ -9,9 +9,9 @@ Receipts.TTL = 60000
 
 -- The reply of a call of this name, if it was carried out already.
 function Receipts.found(q, call)
-  local before = redis.call('GET', receipt_key(q, call))
+  local before = redis.call('GET', Keys.receipt(q, call))
   return before and cmsgpack.unpack(before)
 end
 function Receipts.keep(q, call, reply)
-  redis.call('SET', receipt_key(q, call), cmsgpack.pack(reply), 'PX', Receipts.TTL)
+  redis.call('SET', Keys.receipt(q, call), cmsgpack.pack(reply), 'PX', Receipts.TTL)
 end

@@ -32,7 +32,7 @@ local function texts_of(q, ids)
   local texts = {}
   for start = 1, #ids, CHUNK do
     local keys = {}
-    for i = start, math.min(start + CHUNK - 1, #ids) do keys[#keys + 1] = job_key(q, ids[i]) end
+    for i = start, math.min(start + CHUNK - 1, #ids) do keys[#keys + 1] = Keys.job(q, ids[i]) end
     for i, text in ipairs(redis.call('MGET', unpack(keys))) do texts[ids[start + i - 1]] = text end
   end
   return texts

@@ -7,8 +7,8 @@ local Results = {}
 -- receivers fetch these from the server instead.
 Results.MESSAGE_LIMIT = 65536
 
--- A call that notifies processes whose channels have more letters than this ends no further job. That is some 4,000
--- processes, which takes the server 5 ms. 64 other processes for each of 500 jobs took 30 to 200 ms.
+-- A call that notifies processes whose channels have more letters than this ends no further job. That is some
+-- 4,000 processes, which takes the server 5 ms. 64 other processes for each of 500 jobs took 30 to 200 ms.
 Results.NOTIFIED_LIMIT = 250000
 
 -- The part of a result message for one job, and a message of `count` such parts.

@@ -17,8 +17,8 @@ local Standing = {}
 Standing.NOBODY, Standing.NOT_DISPATCHED = '', -2
 
 function Standing.mark(q)
-  redis.pcall('ZADD', q.base .. IDLE, Standing.NOT_DISPATCHED, Standing.NOBODY)
-  redis.pcall('SET', q.base .. WAKEABLE, 1)
+  redis.pcall('ZADD', q.base .. Keys.IDLE, Standing.NOT_DISPATCHED, Standing.NOBODY)
+  redis.pcall('SET', q.base .. Keys.WAKEABLE, 1)
 end
 
 -- The most workers that a call tries: each takes about a microsecond. Those that are gone are many only after many
@@ -30,36 +30,37 @@ Standing.MOST_TRIED = 1000
 function Standing.wake(q, count, jobs)
   local each = string.format('%d', math.ceil(jobs / count))
   for _ = 1, Standing.MOST_TRIED do
-    local first = redis.pcall('ZPOPMIN', q.base .. STANDING)
+    local first = redis.pcall('ZPOPMIN', q.base .. Keys.STANDING)
     if first.err or not first[1] then return end
-    local heard = redis.pcall('PUBLISH', dispatch_channel(q, first[1]), each)
+    local heard = redis.pcall('PUBLISH', Keys.dispatch_channel(q, first[1]), each)
     if type(heard) == 'number' and heard > 0 then count = count - 1 end
     if count == 0 then break end
   end
-  local others = redis.pcall('EXISTS', q.base .. STANDING)
+  local others = redis.pcall('EXISTS', q.base .. Keys.STANDING)
   if others == 1 then Standing.mark(q) end
 end
 
 -- To be called when so many entries were added, which name so many jobs.
 function Standing.added(q, entries, jobs)
-  if redis.call('UNLINK', q.base .. IDLE, q.base .. WAKEABLE) == 2 then Standing.wake(q, entries, jobs) end
+  local were_there = redis.call('UNLINK', q.base .. Keys.IDLE, q.base .. Keys.WAKEABLE)
+  if were_there == 2 then Standing.wake(q, entries, jobs) end
 end
 
 function Standing.join(q, worker)
-  redis.pcall('ZADD', q.base .. STANDING, q.now, worker)
+  redis.pcall('ZADD', q.base .. Keys.STANDING, q.now, worker)
   Standing.mark(q)
 end
 
 -- Takes a worker out. Returns whether it was out already, so that it may have been woken, and not have claimed
 -- since.
 function Standing.leave(q, worker)
-  return redis.pcall('ZREM', q.base .. STANDING, worker) ~= 1
+  return redis.pcall('ZREM', q.base .. Keys.STANDING, worker) ~= 1
 end
 
 -- The same for a worker that does not come back soon: another one is woken in its place.
 function Standing.withdraw(q, worker)
   if Standing.leave(q, worker) then Standing.wake(q, 1, 1) end
-  if redis.pcall('EXISTS', q.base .. STANDING) ~= 0 then return end
-  redis.pcall('ZREM', q.base .. IDLE, Standing.NOBODY)
-  redis.pcall('UNLINK', q.base .. WAKEABLE)
+  if redis.pcall('EXISTS', q.base .. Keys.STANDING) ~= 0 then return end
+  redis.pcall('ZREM', q.base .. Keys.IDLE, Standing.NOBODY)
+  redis.pcall('UNLINK', q.base .. Keys.WAKEABLE)
 end

@@ -12,12 +12,13 @@ local Timer = {}
 -- this id.
 Timer.FIRST = ''
 
--- The kinds: end a job if it has not been started by then; end a job because its call is gone; relay the entries of
--- the outbox for a queue, whose name takes the place of the id; look after a job that was moved to another queue; carry
--- on a bulk operation, whose id takes the place of the job's.
-Timer.EXPIRE, Timer.CALL_GONE, Timer.RELAY, Timer.LOOK, Timer.OPERATE = 'expire', 'gone', 'relay', 'look', 'operate'
+-- The kinds: end a job if it has not been started by then; end a job because its call is gone; relay the entries
+-- of the outbox for a queue, whose name takes the place of the id; look after a job that was moved to another
+-- queue; carry on a bulk operation, whose id takes the place of the job's.
+Timer.EXPIRE, Timer.CALL_GONE, Timer.RELAY = 'expire', 'gone', 'relay'
+Timer.LOOK, Timer.OPERATE = 'look', 'operate'
 
 function Timer.set(q, kind, id, at)
-  local set = redis.pcall('ZADD', q.base .. TIMERS, at, kind .. ' ' .. id)
-  if not is_unreadable(set) then redis.call('ZADD', q.base .. SCHEDULED, 'LT', at, Timer.FIRST) end
+  local set = redis.pcall('ZADD', q.base .. Keys.TIMERS, at, kind .. ' ' .. id)
+  if not is_unreadable(set) then redis.call('ZADD', q.base .. Keys.SCHEDULED, 'LT', at, Timer.FIRST) end
 end
