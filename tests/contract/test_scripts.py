@@ -402,13 +402,12 @@ def test_the_streams_of_what_was_set_aside_are_the_same_in_lua_and_in_python() -
 
 def constants(name: str) -> dict[str, str]:
     """The constants of a part or a command, and what each is set to."""
-    found = re.findall(
-        r"^(?:local )?((?:\w+\.)?[A-Z][A-Z_\d., a-z]*) = (.*?),?(?: --.*)?$", LUA[name].read_text(), re.MULTILINE
-    )
+    pattern = re.compile(r"^(?:local )?((?:\w+\.)?[A-Z][\w., ]*) = (.*?),?(?: --.*)?$", re.MULTILINE)
+    both = [(names.split(", "), values) for names, values in pattern.findall(LUA[name].read_text())]
     return {
         each: value
-        for names, values in found
-        for each, value in zip(names.split(", "), values.split(", "), strict=False)
+        for names, values in both
+        for each, value in zip(names, values.split(", ") if len(names) > 1 else [values], strict=False)
     }
 
 
@@ -445,6 +444,11 @@ def test_a_number_is_the_same_in_lua_and_in_python(where: tuple[str, str], numbe
     name, constant = where
     factors = constants(name)[constant].split(" * ")
     assert math.prod(map(int, factors)) == SAME_NUMBERS[name, constant]
+
+
+def test_the_counters_of_ends_are_the_same_in_lua_and_in_python() -> None:
+    counters = re.findall(r"(\w) = (\d)", constants("lib/history")["History.COUNTER_OF"])
+    assert {letter: int(counter) for letter, counter in counters} == history.COUNTER_OF
 
 
 @pytest.mark.parametrize("name", LUA)

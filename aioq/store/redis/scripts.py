@@ -127,8 +127,7 @@ def library(*, sharded: bool = False) -> Library:
 
 
 def _with_sizes(text: str) -> str:
-    """A script whose tables of parts have room for what is put into them: a table that grows is copied each time."""
-
+    """A script whose tables have room for all that a part puts into them: a table that grows is copied."""
     defined = [each for line in text.splitlines() if _DEFINES.match(line) for each in sorted(_defined_by(line))]
 
     def sized(table: re.Match[str]) -> str:

@@ -152,8 +152,8 @@ end
 -- By letter, the counter of such jobs.
 History.COUNTER_OF = {s = 1, f = 2, c = 3, r = 4, x = 5}
 
--- By task, how much is to be added to which counter. This is done for each job that ends: so no counter is looked up
--- more often than it must be, and few functions are called.
+-- By task, how much is to be added to which counter. This is done for each job that ends: so no counter is looked
+-- up more often than it must be, and few functions are called.
 function History.tally(ends, rows)
   local by_task, counter_of, byte = {}, History.COUNTER_OF, string.byte
   local size, none, summed = History.ROW_SIZE, History.NO_BUCKET, History.SUMMED
