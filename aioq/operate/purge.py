@@ -1,13 +1,15 @@
 """`queue.purge()`: deletes the jobs of a queue, in bounded steps."""
 
-from collections import defaultdict
+import asyncio
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Any, cast
 
 from aioq.errors import ConfigError
 from aioq.jobs.job import JobInfo, JobState
-from aioq.store.operating import DELETED_AT_ONCE, MOST_LISTED, OperatorVerbs, Place, Wanted
+from aioq.operate.carrying import EARLY_PAUSE
+from aioq.store.operating import MOST_LISTED, OperatorVerbs, Place, Wanted
+from aioq.store.operations import SMALL_STEP, Act, Step, Verdict
 from aioq.util.printable import brief
 from aioq.util.suggestions import did_you_mean
 from aioq.wire.messages import encode_cancellation, with_headers
@@ -47,35 +49,41 @@ def purged_states(where: str, states: Sequence[str] | None) -> Sequence[JobState
 async def purge(verbs: OperatorVerbs, queue: str, states: Sequence[JobState]) -> int:
     """Delete the jobs of a queue, or of a shard, that were sent before now; returns how many these were.
 
-    The newest come first, so that jobs which are sent meanwhile are not met.
+    The newest come first, so that jobs which are sent meanwhile are not met. The server deletes a job only if it
+    is still in the state in which it was listed: one that has run meanwhile stays, and so does its result.
     """
-    begun = await verbs.now_ms(queue)
-    deleted = 0
+    begun_ms, steps = await verbs.now_ms(queue), _Steps(verbs, queue)
     for state in states:
         place: Place | None = ()
         while place is not None:
             listing = await verbs.list_jobs(queue, Wanted(state), place, MOST_LISTED)
             found = {each.info.id: each.info for each in listing.items if each.info is not None}
-            before = [each for each in found.values() if not each.sent_at or _ms(each.sent_at) <= begun]
-            deleted += await _delete(verbs, queue, before)
+            await steps.delete(state, begun_ms, list(found.values()))
             place = listing.after
-    if deleted and (await verbs.pauses.read(queue)).tasks:
+    if steps.deleted and (await verbs.pauses.read(queue)).tasks:
         await verbs.pauses.look_again(queue)
-    return deleted
+    return steps.deleted
 
 
-def _ms(moment: datetime) -> float:
-    return moment.timestamp() * 1000
+class _Steps:
+    """The steps of a purge, which are those of a bulk operation."""
 
+    def __init__(self, verbs: OperatorVerbs, queue: str) -> None:
+        self._verbs = verbs
+        self._queue = queue
+        self._id = f"purge-{os.urandom(6).hex()}"
+        self._made = 0
+        self.deleted = 0
 
-async def _delete(verbs: OperatorVerbs, queue: str, jobs: Iterable[JobInfo]) -> int:
-    """Delete jobs; those that were sent with the same task and headers together, because they end the same way."""
-    alike: defaultdict[bytes, list[str]] = defaultdict(list)
-    for info in jobs:
-        alike[with_headers(encode_cancellation(info.task, REASON), info.headers)].append(info.id)
-    deleted = 0
-    for outcome, ids in alike.items():
-        for start in range(0, len(ids), DELETED_AT_ONCE):
-            states = await verbs.delete(queue, ids[start : start + DELETED_AT_ONCE], outcome)
-            deleted += sum(state is not None and state is not JobState.RUNNING for state in states)
-    return deleted
+    async def delete(self, state: JobState, begun_ms: int, jobs: Sequence[JobInfo]) -> None:
+        for start in range(0, len(jobs), SMALL_STEP):
+            some = jobs[start : start + SMALL_STEP]
+            outcomes = [
+                (each.id, with_headers(encode_cancellation(each.task, REASON), each.headers)) for each in some
+            ]
+            step = Step(self._made, Act.DELETE, state, begun_ms, b"", len(some), outcomes)
+            verdict = Verdict.EARLY
+            while verdict is Verdict.EARLY:
+                verdict, note = await self._verbs.operations.step(self._queue, self._id, step)
+                self._made, self.deleted = note.steps, note.done.done
+                await asyncio.sleep(EARLY_PAUSE if verdict is Verdict.EARLY else 0)
