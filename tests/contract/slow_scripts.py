@@ -31,13 +31,14 @@ class SlowScripts:
             info: Any = client.info("server")
             self._servers.append((client, info["process_id"], _waited_ms(info["process_id"])))
 
-    def found(self) -> list[Any]:
-        """Those that took too long so far."""
-        found: list[Any] = []
+    def found(self) -> list[str]:
+        """Those that took too long so far: how long, and which."""
+        found: list[str] = []
         for client, process, before in self._servers:
             entries: Any = client.slowlog_get(1_000)
             waited_ms = 0.0 if self._quiet else _waited_ms(process) - before
-            found += [each for each in entries if each["duration"] / 1000 - waited_ms > WITHIN_MS]
+            took = [(each["duration"] / 1000, each["command"]) for each in entries]
+            found += [f"{ms:.1f} ms: {what[:80]}" for ms, what in took if ms - waited_ms > WITHIN_MS]
         return found
 
 
