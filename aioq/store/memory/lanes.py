@@ -92,7 +92,13 @@ class Lanes:
         return self._delivered.pop(token.entry, None) is not None
 
     def put_back(self, token: Token) -> bool:
-        """Move an entry to the front of its lane; False for one without a job, which is dropped."""
+        """Move an entry to the front of its lane, or into its place if older ones came back or are set aside.
+
+        Returns False for one without a job, which is dropped.
+        """
+        if token.job_ids and any(_is_older(each, token) for each in (*self._aside, *self._waiting[token.lane])):
+            self._insert(token)
+            return True
         for job_id in token.job_ids:
             self.push(Priority(token.lane.removesuffix(FRONT)), job_id, front=True)
         return bool(token.job_ids)
@@ -100,10 +106,16 @@ class Lanes:
     def restore(self, token: Token) -> bool:
         """Put an entry that was delivered back into its place, if older ones came back to its lane meanwhile."""
         waiting = self._waiting[token.lane]
-        if not waiting or int(waiting[0].entry) > int(token.entry):
+        if not waiting or not _is_older(waiting[0], token):
             return False
-        self._waiting[token.lane] = deque(sorted([*waiting, token], key=lambda each: int(each.entry)))
+        self._insert(token)
         return True
+
+    def _insert(self, token: Token) -> None:
+        """Put an entry into its place in its lane."""
+        there = [*self._waiting[token.lane], token]
+        self._waiting[token.lane] = deque(sorted(there, key=lambda each: int(each.entry)))
+        self._wakes.append(len(token.job_ids))
 
     def delivered(self, worker: str, lane: str) -> list[Token]:
         """The entries of one lane that are delivered to a worker but not claimed yet, oldest first."""
@@ -172,3 +184,8 @@ class Lanes:
             for token in reader.tokens:
                 self._delivered[token.entry] = (reader.worker, token)
             reader.wake()
+
+
+def _is_older(one: Token, other: Token) -> bool:
+    """Whether an entry came to the same lane before another one."""
+    return one.lane == other.lane and int(one.entry) < int(other.entry)

@@ -297,7 +297,7 @@ class MemoryQueue:
         for job_id in token.job_ids:
             if (record := self._records.get(job_id)) is not None and not record.state.ended:
                 self._hooks.back(record, Way.RETURN, record.due_ms)
-        return self.lanes.put_back(token)
+        return self._taking.give_back(token)
 
     def _next_due(self) -> int | None:
         """How long until the next job or timer is due, in ms."""

@@ -67,12 +67,23 @@ class Taking:
 
     def accept(self, worker: str, token: Token, most: int, jobs: list[Claimed]) -> None:
         """Take the job of an entry that was delivered to a worker, or put it back if there are enough jobs."""
-        if not self._lanes.accept(token) or (most and self._lanes.restore(token)):
+        if not self._lanes.accept(token):
             return
-        if len(jobs) < most:
+        if len(jobs) >= most:
+            (self.give_back if most else self._put_back)(token)
+        elif not self._lanes.restore(token):
             self._take(worker, token, jobs)
-        else:
-            (self._lanes.put_back if most else self._put_back)(token)
+
+    def give_back(self, token: Token) -> bool:
+        """Put back an entry that was delivered to a worker, set aside if its job's task is paused.
+
+        Returns False for one without a job, which is dropped.
+        """
+        record = self._records.get(next(iter(token.job_ids), WAKE_UP))
+        if record is None or not self._pauses.holds_back(record.envelope):
+            return self._lanes.put_back(token)
+        self._lanes.set_aside(token)
+        return True
 
     def _take_from_lanes(self, worker: str, most: int, jobs: list[Claimed]) -> int:
         """Take jobs until there are as many; returns how many entries were skipped."""

@@ -74,7 +74,7 @@ def trials(key: str, channel: str, confirmation: Confirmation | None) -> list[_C
     nothing += [("GETRANGE", key, 0, 1), ("BITFIELD", key, "GET", "u8", 0), ("XREVRANGE", key, "+", "-")]
     nothing += [("XACK", key, "g", "0-1"), ("XADD", key, "NOMKSTREAM", "*", "f", "v"), ("XDEL", key, "0-1")]
     nothing += [("XGROUP", "CREATE", key, "g", "$"), ("XGROUP", "DELCONSUMER", key, "g", "c")]
-    nothing += [("XGROUP", "DESTROY", key, "g"), ("XINFO", "GROUPS", key)]
+    nothing += [("XGROUP", "SETID", key, "g", "$"), ("XGROUP", "DESTROY", key, "g"), ("XINFO", "GROUPS", key)]
     nothing += [("XINFO", "CONSUMERS", key, "g"), ("XPENDING", key, "g"), ("XRANGE", key, "-", "+")]
     nothing += [("XREADGROUP", "GROUP", "g", "c", "STREAMS", key, ">"), ("XTRIM", key, "MAXLEN", 0)]
     nothing += [("EVAL", "return 1", 0), ("EVALSHA", "0" * 40, 0), ("CLIENT", "ID")]

@@ -88,6 +88,8 @@ local marked, held = {}, {}
 -- By stream, the jobs of paused tasks that this call sets aside; the stream that it takes jobs from; and whether
 -- an entry of what was set aside names a job that stays there.
 local put_aside, source, stays, is_accepting = {}, '', false, false
+-- How many jobs this call has put there that may run.
+local for_others = 0
 -- The last entry that is not aioq's, and the last job whose record this version cannot read.
 local malformed, unreadable = '', ''
 
@@ -109,22 +111,26 @@ local function add_to_reply(id, envelope, sent, past, text)
   reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = id, envelope, sent, past
 end
 
+-- Where a job of the stream `source` is set aside. What comes from the front of its lane is set aside there only
+-- if it was claimed before. Else it was moved there from an entry of the lane that was taken in part, and so comes
+-- after what was set aside of the lane.
+local function aside_for(was_claimed)
+  return Pauses.aside_of(was_claimed and Keys.is_front(source) and source or Keys.lane_of(source))
+end
+
 -- Whether a queued job may not be taken now, because its task is paused: then it is set aside, or stays so. A
 -- queued job that the worker holds is one that a claim could not take because it failed: an entry names it, which
--- is met later. What comes from the front of its lane is set aside there only if it was claimed before. Else it
--- was moved there from an entry of the lane that was taken in part, and so comes after what was set aside of the
--- lane. So while jobs come back from there, those that were delivered, or were never claimed and are in the front,
--- go there too: this call takes them after the others.
+-- is met later. While jobs come back from where such a job would be set aside, those that were delivered or are in
+-- the front go there too: this call takes them after the others.
 local function is_set_aside(id, call, is_held, was_claimed)
   if not pauses then return false end
-  local comes_later = is_accepting or Keys.is_front(source) and not was_claimed
-  local is_later = comes_later and pauses.aside[Pauses.aside_of(Keys.lane_of(source))]
+  local stream = aside_for(was_claimed)
+  local is_later = (is_accepting or Keys.is_front(source)) and pauses.aside[stream]
   local must_stay = is_paused or pauses.tasks[History.task_in(call)]
   if not must_stay and (is_held or not is_later) then return false end
   if is_held then return true end
-  if must_stay then known[id], stays = 'aside', true end
+  if must_stay then known[id], stays = 'aside', true else for_others = for_others + 1 end
   if not pauses.aside[source] then
-    local stream = Pauses.aside_of(was_claimed and Keys.is_front(source) and source or Keys.lane_of(source))
     put_aside[stream] = put_aside[stream] or {}
     table.insert(put_aside[stream], id)
     skipped = skipped + 1 -- it takes twice the time of one that is only skipped
@@ -266,25 +272,37 @@ local function trim(lane, last, is_empty)
   end
 end
 
--- Those of an entry's jobs from position `first` on that go to the front of their lane. Those of paused tasks do
--- not: they would come before what was set aside of the lane.
-local function without_paused(ids, first)
-  local left = {unpack(ids, first)}
-  if not pauses then return left end
-  local texts, others = texts_of(q, left), {}
+-- Sets aside what is left of an entry that was delivered to this worker, if some of that has to be; returns
+-- whether it was. The others of the entry are set aside with those, to keep their order: the next claims look
+-- there for them.
+local function set_left_aside(left)
+  if not pauses or not left[1] then return false end
+  local texts, together, stream = texts_of(q, left), {}, nil
   for _, id in ipairs(left) do
     local job = Record.unpacked(texts[id])
-    local is_queued = job and not job[Field.STATE]
-    local is_aside = is_queued and is_set_aside(id, Record.whole(q, id, job[Field.JOB]), false, job[Field.CLAIM])
-    if not is_aside then others[#others + 1] = id end
+    if job and not job[Field.STATE] then
+      local call, was_claimed = Record.whole(q, id, job[Field.JOB]), job[Field.CLAIM]
+      together[#together + 1] = id
+      if is_set_aside(id, call, false, was_claimed) then stream = aside_for(was_claimed) end
+    elseif not job and texts[id] then
+      together[#together + 1] = id -- a record that this version cannot read
+    end
   end
+  if not stream then return false end
+  local others, key, before = #together - #put_aside[stream], Keys.lane(q, stream), nil
+  put_aside[stream], for_others = together, for_others + others
+  if others > 0 and not pauses.aside[stream] then before = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1) end
   write_taken()
-  return others
+  if before then
+    pauses.aside[stream] = before[1] and before[1][1] or '0-0'
+    redis.call('HSET', q.base .. Keys.PAUSED, 'aside ' .. stream, pauses.aside[stream])
+  end
+  return true
 end
 
 -- Takes an entry that was delivered to this worker. A wait brings one entry from each lane that has any, so there
--- may be more jobs than free slots: the others go back to the front of their lane. All go back if the lease is
--- lost.
+-- may be more jobs than free slots: the others go back to the front of their lane, or are set aside. All go back
+-- if the lease is lost.
 local function accept(name, entry, ids)
   local lane = Keys.lane(q, name)
   local pending = redis.pcall('XPENDING', lane, Keys.GROUP, entry, entry, 1)
@@ -292,9 +310,8 @@ local function accept(name, entry, ids)
   if is_unreadable(pending) or not pending[1] then return end
   if lost then run_hooks_returned(q, ids) end
   is_accepting = true
-  for _, id in ipairs(without_paused(ids, lost and 1 or take_all(name, ids, Keys.lane_of(name)))) do
-    Lanes.push(q, Keys.lane_of(name), id, true)
-  end
+  local left = {unpack(ids, lost and 1 or take_all(name, ids, Keys.lane_of(name)))}
+  for _, id in ipairs(set_left_aside(left) and {} or left) do Lanes.push(q, Keys.lane_of(name), id, true) end
   is_accepting = false
   redis.call('XACK', lane, Keys.GROUP, entry)
   redis.call('XDEL', lane, entry)
@@ -339,17 +356,25 @@ if recheck then
   write_taken()
 end
 
--- Puts back the jobs of entries that were taken only in part. They come before all others of the lane, so they go
--- to its `rest`. That is empty then, because it is always read to its end. Jobs of the front, where each entry
--- names one job, go back to the front.
-local function put_back(name, ids, first)
-  if first > #ids then return false end
-  if Keys.is_front(name) then
-    for i = first, #ids do Lanes.push(q, Keys.lane_of(name), ids[i], true) end
-    return true
+-- Puts back the jobs from position `first` on of entries that were taken only in part. They come before all others
+-- of the lane, so they go to its `rest`. That is empty then, because it is always read to its end. In the front,
+-- where each entry names one job, the group goes back, as if their entries had not been read: pushed to the front,
+-- these jobs would come after others of it. `lasts` has the position of each entry's last job. Returns the last
+-- entry that is done with, and whether the stream has others.
+local function put_back(name, ids, first, names, lasts)
+  if first > #ids then return names[#names], false end
+  if not Keys.is_front(name) then
+    Lanes.push_all(q, Keys.rest_of(Keys.lane_of(name)), ids, first)
+    return names[#names], Keys.is_rest(name)
   end
-  Lanes.push_all(q, Keys.rest_of(Keys.lane_of(name)), ids, first)
-  return Keys.is_rest(name)
+  local done = #names
+  while done > 0 and lasts[done] >= first do done = done - 1 end
+  if done > 0 and lasts[done] == first - 1 then
+    redis.call('XGROUP', 'SETID', Keys.lane(q, name), Keys.GROUP, names[done])
+    return names[done], true
+  end
+  for i = first, #ids do Lanes.push(q, Keys.lane_of(name), ids[i], true) end
+  return names[#names], true
 end
 
 -- Takes the jobs of tasks that are not paused any more from what was set aside of a stream. Those that were not
@@ -389,16 +414,16 @@ for _, name in ipairs(is_paused and {} or Keys.LANES) do
     local is_empty = #entries < most
     if #entries > 0 then
       is_served = true
-      local ids, names, before = {}, {}, taken
+      local ids, names, lasts, before = {}, {}, {}, taken
       for i, entry in ipairs(entries) do
         local named = ids_of(entry)
         if not named[1] then skipped = skipped + 1 end
         for _, id in ipairs(named) do ids[#ids + 1] = id end
-        names[i] = entry[1]
+        names[i], lasts[i] = entry[1], #ids
       end
-      local again = put_back(name, ids, take_all(name, ids, Keys.lane_of(name)))
+      local last, has_others = put_back(name, ids, take_all(name, ids, Keys.lane_of(name)), names, lasts)
       redis.call('XACK', lane, Keys.GROUP, unpack(names))
-      trim(lane, names[#names], is_empty and not again)
+      trim(lane, last, is_empty and not has_others)
       -- As many entries as are needed if each names as many jobs as these do; more if none of these jobs was
       -- taken.
       local wanted = taken == before and MOST or math.ceil((count - taken) * #entries / math.max(#ids, 1))
@@ -412,6 +437,10 @@ for _, name in ipairs(is_paused and {} or Keys.LANES) do
   end
 end
 
+-- Wakes as many workers as there are jobs that this call has put aside, and left there for others.
+if is_full() then
+  for _ = 1, math.min(for_others, Lanes.SHARING) do Lanes.push(q, Keys.NORMAL, '', false) end
+end
 -- If it is not full, all lanes were read to their end.
 if is_paused then
   -- The worker waits until it is notified, and nobody is woken in its place.

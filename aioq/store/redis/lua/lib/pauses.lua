@@ -13,7 +13,8 @@
 -- so that no claim meets it again. There are two for each lane, since what came from the front goes before all
 -- else. When a task is resumed, claims take its jobs from there, before those of the lane that came later. An
 -- entry is deleted when none of its jobs is set aside any more. Wherever a script fails, a job has at least one
--- entry.
+-- entry. Other jobs of the same entry may be set aside with it, to keep their order: claims look there for them at
+-- once.
 --
 -- NEEDS: call, keys
 local Pauses = {}
