@@ -33,11 +33,6 @@ def queue_of_shard(name: str) -> str:
     return name.partition(SEPARATOR)[0]
 
 
-def number_of_shard(name: str) -> int:
-    """The number of a shard, 0 for a queue's own name."""
-    return int(name.partition(SEPARATOR)[2] or 0)
-
-
 def shard_of(key: str, number: int) -> int:
     """The shard of a key, where the queue has `number` shards: the same in every process and every version.
 

@@ -15,6 +15,7 @@ from aioq.store.leases import WorkerLease
 from aioq.store.pauses import NOTHING, Pauses, Span
 from aioq.store.story import Counted
 from aioq.util.plural import counted
+from aioq.wire.messages import error_text
 
 STUCK_MS = 15_000
 """How long ago a worker's last fetch may be before that is a reason; as for `/ready`."""
@@ -106,6 +107,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         workers: the workers of its queue.
         ahead: how many jobs come before it; None if it does not stand in line.
         held_by: the job that it is held back for; empty if that is not known.
+        cancellation: the outcome with which it is to end, if it runs and its cancellation was asked for.
         pauses: what is paused in its queue.
         is_on_its_way: whether it has left its queue and has not arrived in the other one.
     """
@@ -115,6 +117,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     workers: Sequence[WorkerLease] = ()
     ahead: Counted | None = None
     held_by: str = ""
+    cancellation: bytes | None = None
     pauses: Pauses = NOTHING
     is_on_its_way: bool = False
 
@@ -140,7 +143,8 @@ async def _facts(store: Store, place: JobPlace) -> Facts:
         return Facts(info=info, now=now, is_on_its_way=place.is_on_its_way)
     workers, story = await store.workers(queue), store.operating.story
     if info.state is JobState.RUNNING:
-        return Facts(info=info, now=now, workers=workers)
+        cancellation = await story.cancellation(queue, info.id)
+        return Facts(info=info, now=now, workers=workers, cancellation=cancellation)
     pauses, ahead = await store.operating.pauses.read(queue), None
     if info.state is JobState.QUEUED and info.task not in pauses.tasks:  # else it may be set aside
         ahead = await story.ahead(queue, info)
@@ -189,14 +193,24 @@ def _running(facts: Facts) -> Iterator[WhyReason]:
     if info.progress is not None:
         text += f" ({info.progress.done:g}" + (f" of {info.progress.total:g}" if info.progress.total else "") + ")"
     running = WhyReason(code=WhyCode.RUNNING, text=text, since=info.started_at, worker=worker)
-    if any(each.worker == worker and each.lease_ms > 0 for each in facts.workers):
+    is_alive = any(each.worker == worker and each.lease_ms > 0 for each in facts.workers)
+    if is_alive and facts.cancellation is not None:
+        yield _cancelling(facts.cancellation, worker)
+    if is_alive:
         yield running
         return
     lost = f"worker {worker} has not renewed its lease: it has died, or the server was away"
+    does = "queue it again" if facts.cancellation is None else "end it as cancelled"
     alive = any(each.lease_ms > 0 for each in facts.workers)
-    then = "another worker is about to queue it again" if alive else "no worker is there that would queue it again"
+    then = f"another worker is about to {does}" if alive else f"no worker is there that would {does}"
     yield WhyReason(code=WhyCode.WORKER_LOST, text=f"{lost}; {then}", worker=worker)
     yield running
+
+
+def _cancelling(outcome: bytes, worker: str) -> WhyReason:
+    reason = error_text(outcome)
+    text = "its cancellation was asked for" + (f" ({reason})" if reason else "")
+    return WhyReason(code=WhyCode.CANCELLING, text=f"{text}; its function has not ended yet", worker=worker)
 
 
 def _not_due(info: JobInfo, now: datetime) -> WhyReason:

@@ -13,9 +13,6 @@ ASKED = "\n"
 ANSWER_TTL_MS = 60_000
 """How long an answer is kept for who has asked."""
 
-MOST_OF_ANSWER = 262_144
-"""The most bytes of an answer."""
-
 
 class NoAnswer(enum.Enum):
     """What a worker that is asked does instead of answering: it is not known any more, or has not answered yet."""

@@ -5,8 +5,8 @@ one higher than the one before, so a number is a place from which a reader can g
 task, for each minute and each hour: how jobs ended, and how long they ran and waited, in buckets.
 
 A bucket holds the times that are at most a fifth longer than those of the bucket before. So a percentile that is
-worked out from buckets is at most 9.1 % too high or too low (`RELATIVE_ERROR`). The scheme is that of DDSketch
-(https://arxiv.org/abs/1908.10693).
+worked out from buckets is at most 9.1 % too high or too low: `(GROWTH - 1) / (GROWTH + 1)`. The scheme is that of
+DDSketch (https://arxiv.org/abs/1908.10693).
 """
 
 import enum
@@ -23,9 +23,6 @@ from aioq.jobs.job import FailedAttempt
 
 GROWTH = 1.2
 """How much longer the longest time of a bucket is than that of the bucket before."""
-
-RELATIVE_ERROR = (GROWTH - 1) / (GROWTH + 1)
-"""The most by which a percentile is wrong, relative to it."""
 
 LAST_BUCKET = 119
 """The bucket of all times that are longer than those of the others: 30 days. The first has those up to 1 ms."""

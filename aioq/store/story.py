@@ -59,6 +59,10 @@ class Story(Protocol):
         """The job that the job of a tick waits for (`overlap`); empty if that is not known."""
         ...
 
+    async def cancellation(self, queue: str, job_id: str) -> bytes | None:
+        """The outcome with which a running job will end as cancelled, if somebody asked for that; else None."""
+        ...
+
     async def log(self, queue: str, worker: str, logged: Sequence[LoggedLines]) -> list[bool]:
         """Add lines to the logs of jobs, `MOST_LINES` in all; False for each job this worker no longer holds.
 

@@ -25,7 +25,7 @@ MOST_FRAMES = 40
 """The most frames of a stack: the innermost ones."""
 
 MOST_BYTES = 200_000
-"""About the most bytes of all stacks together, so that they fit an answer (`aioq.store.control`)."""
+"""About the most bytes of all stacks together. A guess: enough for a person, and little for a server to keep."""
 
 
 @public

@@ -90,6 +90,33 @@ async def test_it_says_what_workers_make_of_it() -> None:
         assert await codes(handle) == ["ended"]
 
 
+async def test_a_job_that_goes_on_after_its_cancellation_says_so() -> None:
+    app, started, cancelled, go = App("shop"), asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    @app.task
+    async def tidy() -> None:
+        try:
+            started.set()
+            await go.wait()
+        finally:
+            cancelled.set()
+            await go.wait()
+
+    async with app.test() as session:
+        handle = await tidy.send()
+        await started.wait()
+        await handle.cancel("sold out")
+        await cancelled.wait()
+        assert await codes(handle) == ["cancelling", "running"]
+        text = (await handle.why()).text
+        assert text.startswith(
+            "its cancellation was asked for (sold out); its function has not ended yet; worker "
+        )
+        go.set()
+        await session.drain()
+        assert await codes(handle) == ["ended"]
+
+
 @pytest.mark.parametrize("kept", ["job", "all"])
 async def test_what_a_job_logs_is_kept_with_it(kept: Any) -> None:
     app, go = App("shop", logs=4, logs_from=kept), asyncio.Event()

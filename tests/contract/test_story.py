@@ -1,4 +1,4 @@
-"""What a store tells of single jobs: the place in the lane, and which job it waits for."""
+"""What a store knows of single jobs: the place in the lane, which job it waits for, its cancellation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -78,6 +78,15 @@ async def test_a_job_that_overlap_holds_back_waits_for_the_one_before(store: Sto
     assert (await info(store, "s@2")).state is JobState.WAITING
     assert await store.operating.story.held_by(QUEUE, "s@2") == "s@1"
     assert await store.operating.story.held_by(QUEUE, "none@2") == ""
+
+
+async def test_the_cancellation_of_a_running_job_is_known(store: Store) -> None:
+    await joined(store, "w")
+    story, _ = store.operating.story, await running(store, "w", "a")
+    assert await story.cancellation(QUEUE, "a") is None
+    await store.cancel(QUEUE, ["a"], REASON, LONG)
+    assert await story.cancellation(QUEUE, "a") == REASON
+    assert await story.cancellation(QUEUE, "none") is None
 
 
 async def test_a_log_keeps_the_last_lines_and_numbers_all(store: Store) -> None:

@@ -271,6 +271,11 @@ class MemoryQueue:
             self.endings.finish(record, JobState.CANCELLED, outcome, ttl_ms)  # its entry in the lane stays behind
         return state
 
+    def cancellation(self, job_id: str) -> bytes | None:
+        """The outcome with which a job will end, if its cancellation was asked for while it ran."""
+        record = self._records.get(job_id)
+        return None if record is None or record.cancellation is None else record.cancellation[0]
+
     def reschedule(self, job_id: str, delay_ms: int | None, eta_ms: int | None) -> JobState | None:
         """Move a job that is queued or scheduled to another time; returns the state it was in."""
         record = self._records.get(job_id)

@@ -27,6 +27,10 @@ class StoryQueue(Protocol):
         """What has ended."""
         ...
 
+    def cancellation(self, job_id: str) -> bytes | None:
+        """The outcome with which a job will end, if its cancellation was asked for."""
+        ...
+
     def runs(self, worker: str, job_id: str, claim: int) -> bool:
         """Whether a worker runs a job under this claim."""
         ...
@@ -72,6 +76,11 @@ class MemoryStory:
         """The job that the job of a tick waits for."""
         with self._locked(queue) as locked:
             return locked.timetable.current(job_id.rpartition("@")[0])
+
+    async def cancellation(self, queue: str, job_id: str) -> bytes | None:
+        """The outcome with which a running job will end as cancelled, if somebody asked for that."""
+        with self._locked(queue) as locked:
+            return locked.cancellation(job_id)
 
     async def log(self, queue: str, worker: str, logged: Sequence[LoggedLines]) -> list[bool]:
         """Add lines to the logs of jobs; False for each job that this worker no longer holds."""

@@ -90,6 +90,11 @@ class RedisStory:
         current = dict(_pairs(found[1:])).get(b"current", b"") if len(found) % 2 else b""
         return current.decode(errors="backslashreplace")
 
+    async def cancellation(self, queue: str, job_id: str) -> bytes | None:
+        """The outcome with which a running job will end as cancelled, if somebody asked for that."""
+        (fields,) = await self._call("list_records", queue, ["", job_id])
+        return _fields(fields).get(b"cancel") or None
+
     async def log(self, queue: str, worker: str, logged: Sequence[LoggedLines]) -> list[bool]:
         """Add lines to the logs of jobs; False for each job that this worker no longer holds."""
         args: list[Arg] = [worker, self._logs, self._log_ttl_ms]

@@ -9,7 +9,6 @@ from aioq.jobs.options import make_options
 from aioq.jobs.shards import (
     by_queue,
     in_words,
-    number_of_shard,
     queue_of_shard,
     shard_name,
     shard_names,
@@ -23,7 +22,7 @@ numbers = st.integers(1, 1024)
 @pytest.mark.parametrize(("shard", "name"), [(0, "mail"), (1, "mail#1"), (1023, "mail#1023")])
 def test_the_first_shard_has_the_name_of_its_queue(shard: int, name: str):
     assert shard_name("mail", shard) == name
-    assert (queue_of_shard(name), number_of_shard(name)) == ("mail", shard)
+    assert queue_of_shard(name) == "mail"
 
 
 def test_each_shard_has_a_name():

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from aioq import Failure, JobInfo, JobState, Progress
-from aioq.results.why import Facts, reasons_of
+from aioq.results.why import Facts, WhyCode, reasons_of
 from aioq.store.leases import WorkerLease
 from aioq.store.pauses import Pauses, Span
 from aioq.store.story import Counted
+from aioq.wire.messages import encode_cancellation
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NOON_MS = 1_767_268_800_000
@@ -33,117 +34,143 @@ def facts(state: JobState, known: dict[str, Any], **asked: Any) -> Facts:
     )
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        (
-            facts(JobState.SCHEDULED, {"due_at": at(90)}),
-            ["not_due: it is not due before 2026-01-01 12:01:30 UTC, in 90 s"],
+REASONS: list[tuple[Facts, list[str]]] = [
+    (
+        facts(JobState.SCHEDULED, {"due_at": at(90)}),
+        ["not_due: it is not due before 2026-01-01 12:01:30 UTC, in 90 s"],
+    ),
+    (
+        facts(JobState.SCHEDULED, {"due_at": at(3), "attempts": 2, "error": LATE}),
+        [
+            "retried_later: attempt 2 failed with TimeoutError: slow; "
+            "the next one is at 2026-01-01 12:00:03 UTC, in 3.0 s"
+        ],
+    ),
+    (
+        facts(JobState.SCHEDULED, {"due_at": at(5), "error": UNKNOWN}),
+        [
+            "unknown_task: no worker that has seen it knows the task 'send'; "
+            "it is tried again at 2026-01-01 12:00:05 UTC, in 5.0 s"
+        ],
+    ),
+    (
+        facts(JobState.SCHEDULED, {"due_at": at(-1)}, workers=[ALIVE]),
+        [
+            "in_line: it is due, and about to be queued in queue 'mail', priority normal; "
+            "1 worker serves queue 'mail'"
+        ],
+    ),
+    (
+        facts(JobState.QUEUED, {}, ahead=Counted(0)),
+        [
+            "no_worker: no worker serves queue 'mail'",
+            "in_line: it is the next in queue 'mail', priority normal",
+        ],
+    ),
+    (
+        facts(JobState.QUEUED, {"queue": "mail#2"}, ahead=Counted(1), workers=[ALIVE, DEAD]),
+        [
+            "in_line: 1 job is before it in queue 'mail', shard 2, priority normal; 1 worker serves queue 'mail'",
+        ],
+    ),
+    (
+        facts(JobState.QUEUED, {"error": UNKNOWN}, ahead=Counted(12_000, exact=False), workers=[ALIVE, ALIVE]),
+        [
+            "unknown_task: it was put off before: no worker that has seen it knows the task 'send'",
+            "in_line: about 12,000 jobs are before it in queue 'mail', priority normal; "
+            "2 workers serve queue 'mail'",
+        ],
+    ),
+    (
+        facts(JobState.QUEUED, {}, ahead=Counted(0), workers=[ALIVE], pauses=Pauses(Span(NOON_MS - 60_000))),
+        [
+            "queue_paused: queue 'mail' is paused since 2026-01-01 11:59:00 UTC",
+            "in_line: it is the next in queue 'mail', priority normal; 1 worker serves queue 'mail'",
+        ],
+    ),
+    (
+        facts(JobState.QUEUED, {}, workers=[ALIVE], pauses=Pauses(None, {"send": Span(NOON_MS, NOON_MS + 9_000)})),
+        ["task_paused: task 'send' is paused since 2026-01-01 12:00:00 UTC, until 2026-01-01 12:00:09 UTC"],
+    ),
+    (
+        facts(JobState.QUEUED, {}, ahead=Counted(0), workers=[STUCK]),
+        [
+            "workers_stuck: no worker has fetched for 40 s",
+            "in_line: it is the next in queue 'mail', priority normal; 1 worker serves queue 'mail'",
+        ],
+    ),
+    (
+        facts(JobState.WAITING, {}, held_by="tick@1"),
+        ['held_back: job tick@1 has not ended (overlap="one")'],
+    ),
+    (
+        facts(JobState.WAITING, {}),
+        ['held_back: the job of its schedule\'s earlier tick has not ended (overlap="one")'],
+    ),
+    (
+        facts(
+            JobState.RUNNING,
+            {"worker": "w-1", "started_at": at(-61), "attempts": 2, "progress": Progress(3, 10)},
+            workers=[ALIVE],
         ),
-        (
-            facts(JobState.SCHEDULED, {"due_at": at(3), "attempts": 2, "error": LATE}),
-            [
-                "retried_later: attempt 2 failed with TimeoutError: slow; "
-                "the next one is at 2026-01-01 12:00:03 UTC, in 3.0 s"
-            ],
+        ["running: worker w-1 has run it for 61 s, in attempt 2 (3 of 10)"],
+    ),
+    (
+        facts(JobState.RUNNING, {"worker": "w-1", "started_at": at(-2)}, workers=[DEAD]),
+        [
+            "worker_lost: worker w-1 has not renewed its lease: it has died, or the server was away; "
+            "no worker is there that would queue it again",
+            "running: worker w-1 has run it for 2.0 s",
+        ],
+    ),
+    (
+        facts(
+            JobState.RUNNING,
+            {"worker": "w-1", "started_at": at(-2)},
+            workers=[ALIVE],
+            cancellation=encode_cancellation("send", "sold out"),
         ),
-        (
-            facts(JobState.SCHEDULED, {"due_at": at(5), "error": UNKNOWN}),
-            [
-                "unknown_task: no worker that has seen it knows the task 'send'; "
-                "it is tried again at 2026-01-01 12:00:05 UTC, in 5.0 s"
-            ],
+        [
+            "cancelling: its cancellation was asked for (sold out); its function has not ended yet",
+            "running: worker w-1 has run it for 2.0 s",
+        ],
+    ),
+    (
+        facts(
+            JobState.RUNNING,
+            {"worker": "w-1", "started_at": at(-2)},
+            workers=[DEAD, STUCK],
+            cancellation=encode_cancellation("send", ""),
         ),
-        (
-            facts(JobState.SCHEDULED, {"due_at": at(-1)}, workers=[ALIVE]),
-            [
-                "in_line: it is due, and about to be queued in queue 'mail', priority normal; "
-                "1 worker serves queue 'mail'"
-            ],
-        ),
-        (
-            facts(JobState.QUEUED, {}, ahead=Counted(0)),
-            [
-                "no_worker: no worker serves queue 'mail'",
-                "in_line: it is the next in queue 'mail', priority normal",
-            ],
-        ),
-        (
-            facts(JobState.QUEUED, {"queue": "mail#2"}, ahead=Counted(1), workers=[ALIVE, DEAD]),
-            [
-                "in_line: 1 job is before it in queue 'mail', shard 2, priority normal; "
-                "1 worker serves queue 'mail'",
-            ],
-        ),
-        (
-            facts(JobState.QUEUED, {"error": UNKNOWN}, ahead=Counted(12_000, exact=False), workers=[ALIVE, ALIVE]),
-            [
-                "unknown_task: it was put off before: no worker that has seen it knows the task 'send'",
-                "in_line: about 12,000 jobs are before it in queue 'mail', priority normal; "
-                "2 workers serve queue 'mail'",
-            ],
-        ),
-        (
-            facts(JobState.QUEUED, {}, ahead=Counted(0), workers=[ALIVE], pauses=Pauses(Span(NOON_MS - 60_000))),
-            [
-                "queue_paused: queue 'mail' is paused since 2026-01-01 11:59:00 UTC",
-                "in_line: it is the next in queue 'mail', priority normal; 1 worker serves queue 'mail'",
-            ],
-        ),
-        (
-            facts(
-                JobState.QUEUED, {}, workers=[ALIVE], pauses=Pauses(None, {"send": Span(NOON_MS, NOON_MS + 9_000)})
-            ),
-            ["task_paused: task 'send' is paused since 2026-01-01 12:00:00 UTC, until 2026-01-01 12:00:09 UTC"],
-        ),
-        (
-            facts(JobState.QUEUED, {}, ahead=Counted(0), workers=[STUCK]),
-            [
-                "workers_stuck: no worker has fetched for 40 s",
-                "in_line: it is the next in queue 'mail', priority normal; 1 worker serves queue 'mail'",
-            ],
-        ),
-        (
-            facts(JobState.WAITING, {}, held_by="tick@1"),
-            ['held_back: job tick@1 has not ended (overlap="one")'],
-        ),
-        (
-            facts(JobState.WAITING, {}),
-            ['held_back: the job of its schedule\'s earlier tick has not ended (overlap="one")'],
-        ),
-        (
-            facts(
-                JobState.RUNNING,
-                {"worker": "w-1", "started_at": at(-61), "attempts": 2, "progress": Progress(3, 10)},
-                workers=[ALIVE],
-            ),
-            ["running: worker w-1 has run it for 61 s, in attempt 2 (3 of 10)"],
-        ),
-        (
-            facts(JobState.RUNNING, {"worker": "w-1", "started_at": at(-2)}, workers=[DEAD]),
-            [
-                "worker_lost: worker w-1 has not renewed its lease: it has died, or the server was away; "
-                "no worker is there that would queue it again",
-                "running: worker w-1 has run it for 2.0 s",
-            ],
-        ),
-        (
-            facts(JobState.QUEUED, {"queue": "post"}, is_on_its_way=True),
-            ["moving: it is on its way to queue 'post'"],
-        ),
-        (
-            facts(JobState.SUCCEEDED, {"ended_at": NOON, "worker": "w-1"}),
-            ["ended: it has succeeded at 2026-01-01 12:00:00 UTC on worker w-1"],
-        ),
-        (
-            facts(JobState.FAILED, {"ended_at": NOON, "error": LATE}),
-            ["ended: it has failed at 2026-01-01 12:00:00 UTC: TimeoutError: slow"],
-        ),
-        (
-            facts(JobState.CANCELLED, {"ended_at": NOON}),
-            ["ended: it was cancelled at 2026-01-01 12:00:00 UTC"],
-        ),
-    ],
-)
+        [
+            "worker_lost: worker w-1 has not renewed its lease: it has died, or the server was away; "
+            "another worker is about to end it as cancelled",
+            "running: worker w-1 has run it for 2.0 s",
+        ],
+    ),
+    (
+        facts(JobState.QUEUED, {"queue": "post"}, is_on_its_way=True),
+        ["moving: it is on its way to queue 'post'"],
+    ),
+    (
+        facts(JobState.SUCCEEDED, {"ended_at": NOON, "worker": "w-1"}),
+        ["ended: it has succeeded at 2026-01-01 12:00:00 UTC on worker w-1"],
+    ),
+    (
+        facts(JobState.FAILED, {"ended_at": NOON, "error": LATE}),
+        ["ended: it has failed at 2026-01-01 12:00:00 UTC: TimeoutError: slow"],
+    ),
+    (
+        facts(JobState.CANCELLED, {"ended_at": NOON}),
+        ["ended: it was cancelled at 2026-01-01 12:00:00 UTC"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "expected"), REASONS)
 def test_each_reason_is_given(given: Facts, expected: list[str]) -> None:
     assert [f"{reason.code}: {reason.text}" for reason in reasons_of(given)] == expected
+
+
+def test_every_code_is_given() -> None:
+    assert {line.partition(":")[0] for _, lines in REASONS for line in lines} == {code.value for code in WhyCode}
