@@ -9,7 +9,7 @@ import msgspec
 
 from aioq.config.settings import Settings
 from aioq.errors import ArgumentError
-from aioq.jobs.hooks import worker_life
+from aioq.jobs.hooks import worker_lifespan
 from aioq.jobs.job import JobInfo, queue_of
 from aioq.jobs.lifespans import Lifespans
 from aioq.jobs.middleware import Middleware
@@ -209,7 +209,7 @@ class Internals:
             settings=self.settings,
             tasks=self.tasks,
             middleware=self.middleware,
-            lifespan=partial(worker_life, self.lifespans.entered, self.middleware),
+            lifespan=partial(worker_lifespan, self.lifespans.entered, self.middleware),
             store=self.store,
             schedules=self.declarations.encoded,
             app=self,

@@ -141,7 +141,7 @@ def _become(request: Request, streams: list[int], mark: int | None = None) -> Re
 
 
 def _without_warn_options(command: Sequence[str]) -> Sequence[str]:
-    """What stands behind the interpreter and its options `-W`, the only ones that a fork can have."""
+    """What follows the interpreter and its options `-W`, the only ones that a fork can have."""
     rest = command[1:]
     while rest[0] == "-W":
         rest = rest[2:]

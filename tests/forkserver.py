@@ -231,7 +231,7 @@ def _can_fork_any(command: Sequence[str], environment: Mapping[str, str]) -> boo
 
 
 ForkedPopen = popen_by(_fork_sibling, _can_fork_any)
-"""A `subprocess.Popen` that forks, also what stands behind `-W` and `-c`, where `start_new_session` is set. It is
+"""A `subprocess.Popen` that forks, also what follows `-W` and `-c`, where `start_new_session` is set. It is
 for tests to which it makes no difference that modules of aioq are imported already."""
 
 _servers: dict[int, _ForkServer] = {}

@@ -195,7 +195,7 @@ def doctor(target: str) -> None:
     help="Stop serving the shards that the queue has no more, if they are empty.",
 )
 def shards(words: tuple[str, ...], *, url: str | None, name: str | None, drop_drained: bool) -> None:
-    """Show what stands in the shards of QUEUE, or of all queues with several shards; change how many it has.
+    """Show what is in the shards of QUEUE, or of all queues with several shards; change how many it has.
 
     With NUMBER the queue has so many shards from now on. Workers and senders notice it without a restart. See
     docs/scaling.md.

@@ -1,4 +1,4 @@
-"""`aioq shards`: shows what stands in the shards of a queue, and changes how many it has."""
+"""`aioq shards`: shows what is in the shards of a queue, and changes how many it has."""
 
 import asyncio
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class ShardsPlan:
 
 
 def run_shards(wanted: Wanted, *, drop_drained: bool) -> None:
-    """Change what the command line says, and print what stands in each shard."""
+    """Change what the command line says, and print what is in each shard."""
     app, words = find_app(wanted, "QUEUE", "NUMBER", least=0)
     plan = _plan(wanted, words, drop_drained=drop_drained)
     found = asyncio.run(_carry_out(app, plan))

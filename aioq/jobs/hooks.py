@@ -21,7 +21,7 @@ def overriding(middleware: Sequence[Middleware], hook: str) -> tuple[Middleware,
 
 
 @asynccontextmanager
-async def worker_life(
+async def worker_lifespan(
     lifespan: Callable[[], AbstractAsyncContextManager[Any]], middleware: Sequence[Middleware]
 ) -> AsyncGenerator[Any]:
     """The lifespans, and within them the hooks at a worker's start and, in reverse order, at its end."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 SEPARATOR = "#"
-"""Stands between a queue's name and the number of a shard; the names of queues cannot contain it."""
+"""Separates a queue's name from the number of a shard; the names of queues cannot contain it."""
 
 MAX_KEY = 256
 """The longest `shard_key`, in characters. It is not stored."""

@@ -135,7 +135,7 @@ class JobQuery(JobActions):
         while left is not None:
             found, left = await self._step(span, left, _PART)
             for job in found.jobs:
-                # A queued job that is moved or taken in part with others may stand at two places of its lane.
+                # A queued job that is moved or taken in part with others may be at two places of its lane.
                 if job.id not in shown:
                     shown.add(job.id)
                     yield job

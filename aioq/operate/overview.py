@@ -19,7 +19,7 @@ COUNTED = (JobState.QUEUED, JobState.SCHEDULED, JobState.RUNNING, JobState.FAILE
 
 
 class PlaceReading(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands in a queue, or in a shard of one.
+    """What is in a queue, or in a shard of one.
 
     Attributes:
         counts: how many jobs are in each state of `COUNTED`; of queued ones it is an estimate.
@@ -33,7 +33,7 @@ class PlaceReading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def read_place(store: Store, place: str, minutes: int) -> PlaceReading:
-    """Read what stands in a queue or shard.
+    """Read what is in a queue or shard.
 
     It is a command for each count, one for the pauses, and one for the minutes of 175 tasks.
 

@@ -23,7 +23,7 @@ from aioq.util.migration import Place, explain_missing
 
 @public
 class ShardInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands in one shard of a queue.
+    """What is in one shard of a queue.
 
     Attributes:
         shard: its number, from 0 on.
@@ -48,7 +48,7 @@ class ShardInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing stands there."""
+        """Whether nothing is there."""
         return not (self.queued or self.scheduled or self.running or self.schedules or self.timers)
 
 
@@ -63,7 +63,7 @@ class QueueHandle(QueueControl):
     """
 
     async def shards(self) -> list[ShardInfo]:
-        """What stands in each shard of the queue, in order; one that is not sharded has one."""
+        """What is in each shard of the queue, in order; one that is not sharded has one."""
         store = await self._store()
         return await self._look(store, await self._stored(store))
 
@@ -130,7 +130,7 @@ class QueueHandle(QueueControl):
         return self._source.run_sync("await app.queue(...).tasks()", self.tasks)
 
     async def set_shards(self, number: int) -> list[ShardInfo]:
-        """Change how many shards the queue has, while it is in use; return what stands in each.
+        """Change how many shards the queue has, while it is in use; return what is in each.
 
         Workers and senders notice it within seconds, without a restart. With more shards, workers serve the new
         ones too. With fewer, they go on serving the others, which get no new jobs; `drop_drained` ends that.
@@ -169,7 +169,7 @@ class QueueHandle(QueueControl):
         once all senders have noticed the change, a minute after it.
 
         Returns:
-            What stands in the shards that are left.
+            What is in the shards that are left.
         """
         store = await self._store()
         stored = await self._stored(store)

@@ -98,10 +98,8 @@ class Delivery:
     ) -> "asyncio.Task[_Replies]":
         """Send until the server has the jobs or their deadlines have passed, one batch of the queue at a time.
 
-        Args:
-            entries: the jobs.
-            error: the error of the first attempt, if there was one.
-            excused: whether that error may be this process's own fault, because its loop was blocked.
+        `error` was that of the first attempt. It is `excused` if it may be this process's own fault, because its
+        loop was blocked.
         """
         self.buffer.repeating += 1
         return self._loop.create_task(self._try_in_turn(entries, error, excused), name="aioq-send")

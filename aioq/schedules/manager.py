@@ -245,12 +245,8 @@ class Schedules:
         """Delete a schedule that was just stored from all queues but the one in which it was written last.
 
         Others may store it in further queues meanwhile. Every writer reads afterwards, so the last one sees all
-        entries. Each writer deletes only entries that are older than another one, so one remains.
-
-        Args:
-            schedule_id: the schedule.
-            before: by queue the revisions of its earlier entries: they count as older, because the clocks of a
-                cluster's servers may differ.
+        entries. Each writer deletes only entries that are older than another one, so one remains. Entries with the
+        revisions of `before`, by queue, count as older, because the clocks of a cluster's servers may differ.
         """
         timetable = (await self._source.store()).timetable
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 SEPARATOR = b"\n"
-"""Stands in a message between a job's id and what follows; no id contains it."""
+"""Separates a job's id from what follows in a message; no id contains it."""
 
 ASK = SEPARATOR
 """The message that tells a worker that it is asked for something; see `aioq.store.control`."""

@@ -53,7 +53,7 @@ class ShardRegister(Protocol):
         ...
 
     async def backlog(self, place: str) -> Backlog:
-        """What stands in a queue, or in a shard of it."""
+        """What is in a queue, or in a shard of it."""
         ...
 
 

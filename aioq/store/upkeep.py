@@ -44,7 +44,7 @@ class Recovery(msgspec.Struct, frozen=True, gc=False):
 
 
 class Backlog(msgspec.Struct, frozen=True, gc=False):
-    """What stands in a queue.
+    """What is in a queue.
 
     Attributes:
         queued: jobs in its lanes; those that were cancelled there may count for a while.
@@ -65,5 +65,5 @@ class Backlog(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing stands there."""
+        """Whether nothing is there."""
         return not (self.queued or self.scheduled or self.held or self.schedules or self.timers)

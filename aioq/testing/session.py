@@ -37,7 +37,7 @@ class MemorySession:
     delay, or a retry with a backoff, runs once `advance` or `drain` has moved the clock to its time.
 
     Attributes:
-        clock: the clock of the store; it stands still until it is moved.
+        clock: the clock of the store; it stays at its time until it is moved.
     """
 
     def __init__(
@@ -215,7 +215,7 @@ class SyncSession:
     Such a test sends jobs by `send_sync` and waits for them by `result_sync`.
 
     Attributes:
-        clock: the clock of the store; it stands still until it is moved.
+        clock: the clock of the store; it stays at its time until it is moved.
     """
 
     def __init__(self, session: MemorySession, sync: SyncRunner) -> None:

@@ -1,6 +1,6 @@
 """The clock of the in-memory store. In production only the server's clock counts.
 
-`ManualClock` stands still until it is moved, so a test of a one-hour delay takes no time.
+`ManualClock` stays at its time until it is moved, so a test of a one-hour delay takes no time.
 """
 
 import time

@@ -253,7 +253,7 @@ def decode_reason(outcome: Outcome) -> str:
 
 
 _MAX_ERROR_TEXT = 200
-"""How many characters of an error stand in the history and in the log of attempts."""
+"""How many characters of an error the history and the log of attempts keep."""
 
 
 def error_text(outcome: bytes) -> str:

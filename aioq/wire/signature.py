@@ -268,13 +268,9 @@ class ResultType:
 
 
 def _compiled(what: str, kind: Any, own: OwnTypes, *, optional: bool) -> Any:
-    """The annotation in msgspec's form; it is certain that values can be decoded into it.
+    """The annotation `kind` in msgspec's form; it is certain that values can be decoded into it.
 
-    Args:
-        what: the parameter or the task that has the annotation, for errors.
-        kind: the annotation.
-        own: the types the App has registered.
-        optional: whether a call may leave out the value: then the annotation may name a class that cannot be sent.
+    An optional value, which a call may leave out, may have an annotation with a class that cannot be sent.
 
     Raises:
         ConfigError: nothing can be decoded into it.

@@ -1,12 +1,12 @@
-"""Makes all duties of a worker that serves, and connects them by callbacks.
+"""Makes all duties of a worker that serves, and connects them by callbacks; no duty knows another one.
 
-    fetcher --> executor --> settler          one fetcher, promoter, ticker, recovery and canceller for each
-       |           |                          queue; one executor, settler and reporter, and a lease and a
-    promoter    reporter                      watchdog thread for all
-       |
-    relays, operations
+    receiver --+                             each queue has a fetcher, receiver, promoter, ticker, recovery and
+               v                             canceller, relays, operations and a log of pauses; all queues share
+    fetcher -> executor -> settler -> hooks  executor, settler, hooks, reporter, writer of logs, control, and the
+       |          |                          threads of leases and watchdog
+    promoter   reporter, logs
 
-No duty knows another one: what one duty tells the others goes through these callbacks.
+The promoter also wakes the relays and the operations.
 """
 
 import asyncio
@@ -154,7 +154,8 @@ class Duties:
         app_parts, store, settings = self._app_parts, self._store, self._app_parts.settings
         membership = Membership(queue, self._incarnation)
         held, relays = HeldJobs(), Relays(store, queue)
-        ops = Operations(queue, app_parts.attend, expect=lambda ms: promoter.expect(ms))  # noqa: PLW0108 - see below
+        # The promoter is made after the operations, because it is given a callback of theirs.
+        ops = Operations(queue, app_parts.attend, expect=lambda ms: promoter.expect(ms))  # noqa: PLW0108
         promoter = Promoter(store, queue, on_outbox=relays.request, on_operations=ops.request)
         ticker = Ticker(
             *(store.timetable, queue, self._declared),

@@ -135,9 +135,8 @@ class Worker:
     async def run(self) -> None:
         """Work until `stop`, or in burst mode until the queues are empty.
 
-        Cancellation: as two calls of `stop`. But the running jobs count a crash, because it was usually one of
-            them
-        that cancelled the worker.
+        Cancellation: as two calls of `stop`. But the running jobs count a crash, because usually it was one of
+        them that cancelled the worker.
 
         Raises:
             ServerRejectedError: the server refuses this user or is too old.

@@ -18,12 +18,12 @@ work.use_uvloop()  # arq's command has no switch for it; the Worker takes the po
 
 
 async def noop(_: dict[str, Any], number: int) -> int:
-    """See `benchmarks.work`."""
+    """Mark that it has run."""
     return await work.noop(number)
 
 
 async def nap(_: dict[str, Any], number: int) -> int:
-    """See `benchmarks.work`."""
+    """Wait, then mark that it has run."""
     return await work.nap(number)
 
 
@@ -33,7 +33,7 @@ async def plain(context: dict[str, Any], number: int) -> int:
 
 
 async def keep(_: dict[str, Any], text: str) -> str:
-    """See `benchmarks.work`."""
+    """Carry a payload."""
     return await work.keep(text)
 
 

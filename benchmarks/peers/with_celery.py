@@ -31,12 +31,12 @@ app.conf.update(
 
 
 def keep(text: str) -> str:
-    """See `benchmarks.work`."""
+    """Carry a payload."""
     return text
 
 
 def plain(number: int) -> int:
-    """See `benchmarks.work`; a function is one task only."""
+    """Mark that it has run; a function of its own, because each is one task only."""
     return work.plain(number)
 
 

@@ -29,7 +29,7 @@ dramatiq.set_broker(broker)
 
 
 def keep(text: str) -> str:
-    """See `benchmarks.work`."""
+    """Carry a payload."""
     return text
 
 

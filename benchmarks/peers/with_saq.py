@@ -22,22 +22,22 @@ queue = Queue.from_url(SETUP.roomy_url, max_concurrent_ops=100)
 
 
 async def noop(_: dict[str, Any], *, number: int) -> int:
-    """See `benchmarks.work`."""
+    """Mark that it has run."""
     return await work.noop(number)
 
 
 async def nap(_: dict[str, Any], *, number: int) -> int:
-    """See `benchmarks.work`."""
+    """Wait, then mark that it has run."""
     return await work.nap(number)
 
 
 def plain(_: dict[str, Any], *, number: int) -> int:
-    """See `benchmarks.work`; SAQ runs plain functions in its thread pool."""
+    """Mark that it has run; SAQ runs plain functions in its thread pool."""
     return work.plain(number)
 
 
 async def keep(_: dict[str, Any], *, number: str) -> str:
-    """See `benchmarks.work`."""
+    """Carry a payload."""
     return await work.keep(number)
 
 

@@ -9,13 +9,15 @@ import functools
 import io
 import re
 import tokenize
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 SIZED = ("aioq", "benchmarks", "examples")  # not the tests: a table of cases is as long as it has to be
+TEXTS = (*SIZED, "docs", "docker", "tests", ".ci")
 MODULE_LINES = 400
 FUNCTION_LINES = 60
 OPTIONAL_EXTRA = "# optional extra"
@@ -141,6 +143,67 @@ def long_lua_lines(path: Path, source: str) -> Iterator[str]:
             yield f"{path}:{number}: {len(line)} characters, more than {LUA_LINE}"
 
 
+WORDS = {
+    "tol[d]": "notified, logged or recorded; kept apart",
+    "parce[l]s?": "batch",
+    "strang[e]": "malformed",
+    "keepe[r]s?": "lease client",
+    "fat[e]s?": "settlement",
+    "tak[e]s?[ _]leave": "deregister",
+    "goe[s] first|stand[s]? back": "leader, standby",
+    "han[d](?:ed|s)? over": "direct dispatch",
+    "stand[s]? still": "stops, waits",
+    "se[e] the module": "what the thing is",
+}
+"""What is not said, in small letters and in capitals, and what is said instead. No word here is one itself."""
+_UNSAID = re.compile("|".join(f"(?<![a-z])(?i:{word})(?![a-z])" for word in WORDS))
+
+
+def words_that_are_not_said(path: Path, source: str) -> Iterator[str]:
+    """One word for one thing, in code, comments, messages, pages and names of tests; `WORDS` says which one."""
+    for found in _UNSAID.finditer(source):
+        instead = next(text for word, text in WORDS.items() if re.fullmatch(word, found[0], re.IGNORECASE))
+        line = source.count("\n", 0, found.start()) + 1
+        yield f"{path}:{line}: {found[0]!r}; say {instead}"
+
+
+def docstrings_that_say_nothing(path: Path, source: str) -> Iterator[str]:
+    """A docstring says what the thing is; the names of a private function say what its arguments are."""
+    if '"""See ' not in source and "Args:" not in source:
+        return  # to take all files of the tests apart takes seconds
+    for function in _functions(source):
+        text = ast.get_docstring(function) or ""
+        if text.startswith("See ") or (re.match(r"_(?!_)", function.name) and "\nArgs:" in text):
+            yield f"{_where(path, function)}: {function.name}"
+
+
+def unused_names(sources: Mapping[Path, str]) -> Iterator[str]:
+    """The package uses what its modules define; what only a test uses is dead."""
+    used = Counter(name for source in sources.values() for node in _nodes(source) for name in _names_in(node))
+    for path, source in sources.items():
+        for node in ast.parse(source).body:
+            match node:
+                case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                    is_used = used[name] > 0 or node.decorator_list != []
+                case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                    is_used = used[name] > 1  # its own assignment is one
+                case _:
+                    continue
+            if not is_used and not name.startswith("__"):
+                yield f"{_where(path, node)}: {name}"
+
+
+def _names_in(node: ast.AST) -> Sequence[str]:
+    """The names that a node uses; those in short texts are for `import_module` and `getattr`."""
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name) | ast.alias(name=name):
+            return [name]
+        case ast.Constant(value=str(text)) if len(text) < 100:
+            return re.findall(r"\w+", text)
+        case _:
+            return []
+
+
 Rule = Callable[[Path, str], Iterator[str]]
 SIZES: list[Rule] = [long_module, long_functions]
 INSIDE: list[Rule] = [
@@ -166,12 +229,34 @@ def test_every_ignore_names_its_rule() -> None:
         _assert_kept(nameless_ignores, pattern, [*SIZED, "tests"])
 
 
+def test_no_word_is_there_that_is_not_said() -> None:
+    offences: list[str] = []
+    for pattern in ("*.py", "*.pyi", "*.lua", "*.md", "*.yaml", "*.toml", "Dockerfile"):
+        for path in (*ROOT.glob(pattern), *(path for name in TEXTS for path in (ROOT / name).rglob(pattern))):
+            offences += words_that_are_not_said(path.relative_to(ROOT), path.read_text())
+    assert not offences, "\n".join([words_that_are_not_said.__doc__ or "", *offences])
+
+
 def test_no_lua_file_has_a_long_line() -> None:
     _assert_kept(long_lua_lines, "*.lua", ["aioq"])
 
 
 def test_every_lua_file_has_its_header() -> None:
     _assert_kept(incomplete_lua_header, "*.lua", ["aioq"])
+
+
+def test_every_docstring_says_something() -> None:
+    _assert_kept(docstrings_that_say_nothing, "*.py", [*SIZED, "tests"])
+
+
+def test_the_package_uses_what_it_defines() -> None:
+    sources = {path.relative_to(ROOT): path.read_text() for path in sorted((ROOT / "aioq").rglob("*.py"))}
+    assert list(unused_names(sources)) == [], unused_names.__doc__
+
+
+def test_a_name_that_nothing_uses_is_found() -> None:
+    sources = {_INSIDE: "ONE = 1\nTWO = ONE\ndef f(): ...\n@command\ndef g(): ...\nclass C: ...\n'C'"}
+    assert list(unused_names(sources)) == [f"{_INSIDE}:2: TWO", f"{_INSIDE}:3: f"]
 
 
 def _assert_kept(rule: Rule, pattern: str, directories: Iterable[str]) -> None:
@@ -200,6 +285,10 @@ BREAKING: list[tuple[Rule, str]] = [
     (nameless_ignores, "x = 1  # pyright: ignore"),
     (nameless_ignores, "x = 1  # noqa: F401 # pyright:ignore # pyright: ignore[reportX]"),
     (long_lua_lines, "return 1\n-- " + "x" * (LUA_LINE - 2)),
+    (words_that_are_not_said, "def test_a_worker_is_t" + "old(): ..."),
+    (words_that_are_not_said, "MOST_T" + "OLD = 5\nclass Kee" + "per: ..."),
+    (docstrings_that_say_nothing, 'class C:\n    def f(self):\n        """See `g`."""'),
+    (docstrings_that_say_nothing, 'def _f(a):\n    """It does.\n\n    Args:\n        a: it.\n    """'),
     (incomplete_lua_header, "return 1\n-- KEYS\n-- ARGV\n-- REPLY\n"),
     (incomplete_lua_header, "-- KEYS 1 the queue\n-- ARGV\n\nreturn 1\n"),
 ]
@@ -212,6 +301,8 @@ KEEPING: list[tuple[Rule, str]] = [
     (pickle_imports, "from json import loads"),
     (nameless_ignores, "x = '# type: ignore'  # noqa: F401 # pyright: ignore[reportX, reportY] - why"),
     (long_lua_lines, "-- " + "x" * (LUA_LINE - 3) + "\nreturn 1"),
+    (words_that_are_not_said, "the threshold, unstrangely; a gatekeeper, it stands and is still"),
+    (docstrings_that_say_nothing, 'def f(a):\n    """It does; see `g`.\n\n    Args:\n        a: it.\n    """'),
     (
         incomplete_lua_header,
         "-- Does it.\n--\n-- KEYS[1] the queue\n--  ARGV: none\n-- REPLY: 1\n\nreturn 1\n",

@@ -107,7 +107,7 @@ async def test_one_worker_serves_queues_of_all_nodes(
 async def test_a_queue_goes_on_after_its_slot_has_moved(
     start_cluster: Callable[..., Cluster], start: Callable[[Cluster], Project], tmp_path: Path
 ) -> None:
-    """While the slot moves its queue stands still and the others go on; nothing is lost, nothing runs twice."""
+    """While the slot moves its queue stops and the others go on; nothing is lost, nothing runs twice."""
     cluster = start_cluster()
     project = start(cluster)
     worker = await project.ready_worker("jobs:app")
@@ -162,7 +162,7 @@ async def test_a_node_that_fails_is_replaced_and_the_others_are_not_touched(
         took = await stuck
 
     assert took < 12, f"the queue of the lost node went on after {took:.1f} s"
-    assert longest < 2, f"a queue of another node stood still for {longest:.1f} s"
+    assert longest < 2, f"a queue of another node stopped for {longest:.1f} s"
     assert await worker.stop() == 0
     assert "Traceback" not in worker.log
 

@@ -275,7 +275,7 @@ class _Sent(Middleware):
         self.calls: list[str] = []
 
     async def send(self, call: Outgoing, forward: Callable[[Outgoing], Awaitable[bool]]) -> bool:
-        """See `aioq.Middleware.send`."""
+        """Note the call, and send it."""
         where = "" if call.queue == "default" else f" in {call.queue}"
         self.calls.append(call.task.rpartition(".")[2] + where)
         return await forward(call)

@@ -58,7 +58,7 @@ class Inside(Protocol):
 
 
 class MemoryInside:
-    """See `Inside`."""
+    """A queue of the memory store, seen from inside."""
 
     _LONG_AGO = -1e12  # before every other end of a lease, after that of a recovery
 
@@ -103,7 +103,7 @@ class MemoryInside:
 
 
 class ServerInside:
-    """See `Inside`. What time does is done to every time that is stored, which is the same seen from inside."""
+    """A queue on a server, seen from inside. What time does is done to every time that is stored."""
 
     def __init__(self, client: redis.Redis, base: str) -> None:
         self._client = client

@@ -355,7 +355,7 @@ class Model:
         assert reply.more == (len(gone) + len(tokens) >= limit or len(found) > 1)
 
     def depart(self, worker: str, gone: Collection[str], tokens: Collection[Token]) -> None:
-        """See `recover`."""
+        """A worker has left its queue, and all that it held has gone back."""
         self._empty(worker, 10**9, gone, tokens)
 
     def wait(self, channel: str, job_id: str, reply: WaitReply) -> None:

@@ -153,7 +153,7 @@ def _end(text: str, start: int) -> int:
 
 
 def _split(text: str) -> list[str]:
-    """What stands between commas that are in no brackets."""
+    """What is between commas that are in no brackets."""
     parts, depth = [""], 0
     for letter in text:
         depth += (letter in "([{") - (letter in ")]}")

@@ -215,7 +215,7 @@ def _follows(row: Row, fault: Row) -> bool:
 
 
 def verdict(rows: Sequence[Row]) -> Verdict:
-    """What the rows of a case show; see the module for the terms."""
+    """What the rows of a case show, in the terms of this module's docstring."""
     jobs: defaultdict[str, _Job] = defaultdict(_Job)
     for row in rows:
         if row.what != "fault":

@@ -45,7 +45,7 @@ class Shown(NamedTuple):
 
     @property
     def order(self) -> tuple[int, str]:
-        """Where it stands: by its number. What has the same number stays in its order."""
+        """Where it is: by its number. What has the same number stays in its order."""
         case = self.section.removeprefix("## ").split()[0]
         return len(case), case
 

@@ -276,7 +276,7 @@ def logging_put_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("logging_put_back")
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("break_it", [_break_handlers, _break_filters, _break_records, _claim_fields])
-async def test_nothing_that_logging_does_decides_a_jobs_fate(
+async def test_nothing_that_logging_does_decides_how_a_job_ends(
     break_it: Callable[[BaseException], None], fault: BaseException, capsys: pytest.CaptureFixture[str]
 ) -> None:
     break_it(fault)

@@ -18,7 +18,7 @@ from aioq.util.printable import printable
 T = TypeVar("T")
 
 NOTHING = "-"
-"""Stands in a cell that has no value, so that the fields of a line can be kept apart."""
+"""What a cell without a value shows, so that the fields of a line can be kept apart."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,7 +178,7 @@ class Board:
                 yield from ((place.name, lease.worker) for lease in place.workers or ())
 
     def take_place(self, name: str, reading: PlaceReading, now: float) -> None:
-        """Take in what stands in a queue or shard."""
+        """Take in what is in a queue or shard."""
         place = self._places[name]
         place.reading, place.read_at = reading, now
         if reading.minutes is not None:

@@ -19,7 +19,7 @@ MOST_ROWS = 200
 """The most rows of a table; the first ones are shown, and that there are more."""
 
 NOTHING = "-"
-"""Stands in a cell that has no value."""
+"""What a cell without a value shows."""
 
 BARS_FROM = 130
 """How many columns a terminal must have for each queue to be shown with its bars."""

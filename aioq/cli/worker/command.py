@@ -273,13 +273,7 @@ def _health() -> Any:
 def _answering(
     listener: socket.socket | None, health: Callable[[], Health], for_whom: str | None
 ) -> Generator[None]:
-    """Answer health checks within this context.
-
-    Args:
-        listener: the listening socket for them; None if there are none.
-        health: called for each of them.
-        for_whom: a text that the log line about it adds; None for no line, where only the supervisor asks.
-    """
+    """Answer health checks within this context, and log that; `for_whom` is None if only the supervisor asks."""
     if listener is None:
         yield
         return

@@ -74,7 +74,7 @@ class _Operation:
 class _Place:
     """The note of an operation at a place. `seen` are the jobs that it has acted on.
 
-    A clock that is moved by hand stands still meanwhile. So the time does not tell what happens after the begin.
+    A clock that is moved by hand stays at its time meanwhile, and does not say what happens after the begin.
     """
 
     progress: Progress = field(default_factory=Progress)

@@ -229,7 +229,7 @@ class MemoryQueue:
         return Recovery(step.worker, step.returned, step.buried, step.more or len(found) > 1)
 
     def backlog(self) -> Backlog:
-        """What stands in this queue."""
+        """What is in this queue."""
         return backlog_of(self._records.values(), len(self.timetable.read(None).entries), len(self._timers))
 
     def ready_ms(self) -> Iterator[int]:

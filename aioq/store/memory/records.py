@@ -195,7 +195,7 @@ def _time(ms: int | None) -> datetime | None:
 
 
 def backlog_of(records: Iterable[Record], schedules: int, timers: int) -> Backlog:
-    """What stands in a queue with these jobs, and so many schedules and timers."""
+    """What is in a queue with these jobs, and so many schedules and timers."""
     states = Counter(record.state for record in records)
     return Backlog(
         queued=states[JobState.QUEUED],

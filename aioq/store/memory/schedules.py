@@ -38,7 +38,7 @@ KEPT_MS = 24 * 60 * 60 * 1000
 class Revisions:
     """The revisions of a store's schedules. As on a server they are times.
 
-    A clock that is moved by hand may stand still between two writes. Still the later write gets the higher
+    A clock that is moved by hand may stay at its time between two writes. Still the later write gets the higher
     revision, in whichever queue it is.
 
     Args:

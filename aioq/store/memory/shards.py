@@ -12,7 +12,7 @@ class ShardQueue(Protocol):
     """A queue, as far as this needs it."""
 
     def backlog(self) -> Backlog:
-        """What stands in it."""
+        """What is in it."""
         ...
 
 
@@ -41,6 +41,6 @@ class MemoryShardRegister:
             self._fields.pop(f"{queue}#{number}", None)
 
     async def backlog(self, place: str) -> Backlog:
-        """What stands in a queue, or in a shard of it."""
+        """What is in a queue, or in a shard of it."""
         with self._at(place) as queue:
             return queue.backlog()

@@ -205,7 +205,7 @@ class RedisOperatorVerbs:
             if info is None or info.state is not wanted.state:
                 items.append(Listed(place))
             elif wanted.state is JobState.QUEUED and info.priority.value != place[0].removeprefix(_ASIDE):
-                items.append(Listed(place))  # it was moved to another lane, and stands there too
+                items.append(Listed(place))  # it was moved to another lane, and is there too
             else:
                 items.append(Listed(place, info, _call_in(fields) if wanted.calls else b""))
         return items

@@ -138,7 +138,7 @@ def parse_renewal(reply: Sequence[Any]) -> Renewal:
     """The result of `renew.lua`."""
     if reply[0] == LOST:
         return Renewal(lost=True)
-    # A request stands among the ids with a line break in front.
+    # A request is among the ids with a line break in front.
     ids = [job_id.decode() for job_id in reply[4:]]
     return Renewal(
         next_due_ms=due(reply[0][0]),

@@ -177,10 +177,8 @@ _BLOCKED = -2
 def _write_args(entries: Sequence[Entry], noted: bytes, declared: Collection[str]) -> list[Arg]:
     """The arguments of `schedule_write.lua`.
 
-    Args:
-        entries: the schedules to write.
-        noted: when a worker had last noted what it declares, as it was before the notes were read.
-        declared: the schedules that must not be deleted, because the code of a worker declares them.
+    `noted` is when a worker had last noted what it declares, before the notes were read. Schedules in `declared`
+    must not be deleted, because the code of a worker declares them.
     """
     args: list[Arg] = [noted]
     for entry in entries:

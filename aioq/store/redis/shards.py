@@ -59,7 +59,7 @@ class RedisShardRegister:
             await self._send("HDEL", *fields)
 
     async def backlog(self, place: str) -> Backlog:
-        """What stands in a queue, or in a shard of it."""
+        """What is in a queue, or in a shard of it."""
         return parse_backlog(await self._call("backlog", place, [COUNTED_ENTRIES, COUNTED_WORKERS]))
 
     async def _send(self, command: str, *args: Arg) -> Any:

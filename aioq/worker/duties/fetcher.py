@@ -256,8 +256,7 @@ class Fetcher:
     async def _give_back(self, *, leaves: bool = False) -> None:
         """Give back at once what no slot is free for: the entries of a blocking read; the wake-up of who stands.
 
-        Args:
-            leaves: the worker does not stand any more.
+        A worker that `leaves` does not stand any more.
         """
         tokens, self._tokens = self._tokens, ()
         withdraws, self._withdraws = self._withdraws, False

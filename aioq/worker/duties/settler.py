@@ -170,13 +170,7 @@ class Settler:
         return self._persist(queue, batch.items, error) if isinstance(error, Exception) else None
 
     async def _persist(self, queue: str, batch: Sequence[_Owned], error: Exception | None = None) -> list[bool]:
-        """Write settlements until the server has them, for one worker id after the other.
-
-        Args:
-            queue: the queue.
-            batch: the settlements.
-            error: the error of the first attempt, if it has failed.
-        """
+        """Write settlements until the server has them, one worker id after the other; `error` was the first."""
         accepted: list[bool] = []
         for worker, group in groupby(batch, key=attrgetter("worker")):
             accepted += await self._write(queue, worker, [owned.settlement for owned in group], error)

@@ -185,7 +185,7 @@ REVIEWS: list[tuple[float | None, float, Check | None]] = [
     (None, 59.9, None),
     (5.0, 14.9, None),
     (5.0, 15.0, Check.REVIEW),
-    (5.0, 60.0, Check.TICKS),  # ticks go first
+    (5.0, 60.0, Check.TICKS),  # ticks come first
     (60.0, 60.0, Check.TICKS),
 ]
 

@@ -145,12 +145,12 @@ class ClusterStore:
     async def open(self, *, thorough: bool = False) -> ServerInfo:
         """Learn the topology, and check that aioq can work with each node that serves slots.
 
-        A node that cannot be reached now does not keep the others from being used: its queues stand still.
+        A node that cannot be reached now does not keep the others from being used: its queues stop.
         """
         await self._router.refresh()
         if self._router.uncovered:
             log.warning(
-                "%s: %d of %d slots are served by no node; queues in these stand still",
+                "%s: %d of %d slots are served by no node; queues in these are stopped",
                 *(self._shown_url, self._router.uncovered, SLOTS),
             )
         answers = await asyncio.gather(
@@ -161,7 +161,7 @@ class ClusterStore:
         for error in errors:
             if not isinstance(error, ServerUnavailableError) or not infos:
                 raise error
-            log.warning("%s; the queues of this node stand still until it is back", error)
+            log.warning("%s; the queues of this node are stopped until it is back", error)
         if not infos:
             raise ServerUnavailableError(f"{self._shown_url}: no node serves any slot")
         return ServerInfo(self._shown_url, infos[0].product, infos[0].version)

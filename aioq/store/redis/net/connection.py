@@ -123,7 +123,7 @@ class Connection(asyncio.Protocol):
                 _shut(socket.fileno())
 
     def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`."""
+        """Parse bytes that have arrived, and give each reply to its call."""
         self._parser.feed(data)
         try:
             while (reply := self._parser.gets()) is not False:
@@ -135,7 +135,7 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See `asyncio.Protocol`."""
+        """Fail the calls that have no reply: the connection is closed."""
         self._end(RedisConnectionError(f"the connection was lost: {exc or 'closed by the server'}"))
 
     def _received(self, reply: Any) -> None:

@@ -1,4 +1,4 @@
--- Counts what stands in a queue: the jobs that wait, and the schedules.
+-- Counts what is in a queue: the jobs that wait, and the schedules.
 --
 -- Of each lane at most so many entries are read. A job that was cancelled counts until a claim has met its entry.
 --
