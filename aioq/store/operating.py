@@ -25,9 +25,6 @@ LISTED_STATES = (JobState.QUEUED, JobState.SCHEDULED, JobState.WAITING, JobState
 MOST_LISTED = 250
 """The most jobs that one call of `OperatorVerbs.list_jobs` looks at."""
 
-DELETED_AT_ONCE = 100
-"""The most jobs of one call of `OperatorVerbs.delete`: each may have 64 waiting processes to notify."""
-
 
 class Span(msgspec.Struct, frozen=True, gc=False):
     """A span of time.
@@ -161,7 +158,7 @@ class OperatorVerbs(Protocol):
         ...
 
     async def delete(self, queue: str, job_ids: Sequence[str], outcome: bytes) -> list[JobState | None]:
-        """Delete jobs, `DELETED_AT_ONCE` at the most, and return the state each was in.
+        """Delete jobs, 100 at the most, for each may have 64 waiters; return the state each was in.
 
         One that waits to be run ends with this outcome first. One that runs stays as it is.
         """
