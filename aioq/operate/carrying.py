@@ -16,10 +16,10 @@ from aioq.jobs.job import JobInfo, JobState
 from aioq.jobs.shards import queue_of_shard
 from aioq.operate.arguments import Parameters
 from aioq.operate.filters import TIMED
-from aioq.operate.plan import Plan, decode_plan, filters_of
+from aioq.operate.plan import Plan, decode_plan, filters_of, passes
 from aioq.results.control import DELETED
 from aioq.store.contract import Store
-from aioq.store.operating import Listed, Place, Span, Wanted
+from aioq.store.operating import ALWAYS, Listed, Place, Span, Wanted
 from aioq.store.operations import LARGE_STEP, SMALL_STEP, Act, OperationState, Progress, Step, Verdict
 from aioq.store.relay import relay
 from aioq.util.log import logger
@@ -63,6 +63,28 @@ class Carried(msgspec.Struct, frozen=True):
 
     state: OperationState | None
     wait_ms: int = 0
+
+
+class _Place(msgspec.Struct, frozen=True, array_like=True):
+    """How far an operation has come in a queue.
+
+    Attributes:
+        number: which of the passes it is in.
+        after: how far it has come in that list.
+        until_ms: while it goes through the lanes, when that began: what came to them later is not read. What was
+            scheduled before has come to them by then, or was met there.
+        since_ms: when it went through them before: only what came to them since then is read again.
+    """
+
+    number: int = 0
+    after: Place = ()
+    until_ms: int = 0
+    since_ms: int = 0
+
+    @property
+    def following(self) -> "_Place":
+        """The beginning of the next pass."""
+        return _Place(self.number + 1, since_ms=self.until_ms or self.since_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +141,7 @@ class _Carrying:
         self._plan = plan
         self._carrier = os.urandom(9).hex()
         self._filters = filters_of(plan.filters)
+        self._passes = passes(plan.act, plan.filters.states)
         self._parameters = Parameters(source.signature)
 
     async def run(self, at: int) -> Carried:
@@ -155,37 +178,40 @@ class _Carrying:
 
     async def _read(self, queue: str, begun_ms: int, progress: Progress) -> _Part:
         """The next part of the lists of a place in which a job matches."""
-        states = self._plan.filters.states
-        number, after = _decode_place(progress.place)
-        looked_at, state = 0, states[-1]
+        passes, place = self._passes, _decode_place(progress.place)
+        looked_at, state, matches = 0, passes[-1], list[_Match]()
         for _ in range(READ_AHEAD):
-            if number >= len(states):
+            if matches or place.number >= len(passes):
                 break
-            state = states[number]
-            wanted = await self._wanted(queue, state, begun_ms)
+            state = passes[place.number]
+            if state is JobState.QUEUED and not place.until_ms:
+                now = await self._store.operating.now_ms(queue)
+                place = msgspec.structs.replace(place, until_ms=now)
+            wanted = await self._wanted(queue, state, begun_ms, place)
             most = SMALL_STEP if self._plan.act in _SMALL else LARGE_STEP
-            listing = await self._store.operating.list_jobs(queue, wanted, after, most)
-            matches: list[_Match] = []
-            for position, item in enumerate(listing.items, looked_at + 1):
-                if item.info is not None and self._matches(item, item.info, begun_ms):
-                    matches.append(_Match(item.info, _encode_place(number, item.after), position))
-            looked_at += len(listing.items)
-            number, after = (number + 1, ()) if listing.after is None else (number, listing.after)
-            if matches:
-                place = _encode_place(number, after)
-                return _Part(state, matches, place, looked_at, is_last=number >= len(states))
-        place = _encode_place(number, after)
-        return _Part(state, (), place, looked_at, is_last=number >= len(states))
+            listing = await self._store.operating.list_jobs(queue, wanted, place.after, most)
+            is_first = place.number < len(self._plan.filters.states)
+            for item in listing.items:
+                is_match = item.info is not None and self._matches(item, item.info, begun_ms)
+                looked_at += is_first or is_match  # what is gone through again was counted before
+                if item.info is not None and is_match:
+                    here = msgspec.structs.replace(place, after=item.after)
+                    matches.append(_Match(item.info, _encode_place(here), looked_at))
+            following = msgspec.structs.replace(place, after=listing.after or ())
+            place = place.following if listing.after is None else following
+        return _Part(state, matches, _encode_place(place), looked_at, is_last=place.number >= len(passes))
 
-    async def _wanted(self, queue: str, state: JobState, begun_ms: int) -> Wanted:
-        filters, workers = self._plan.filters, None
-        since, until = filters.since_ms, filters.until_ms
-        if state is not JobState.SCHEDULED:
-            until = begun_ms if until is None else min(until, begun_ms)
-        if state is JobState.RUNNING and filters.worker is not None:
+    async def _wanted(self, queue: str, state: JobState, begun_ms: int, place: _Place) -> Wanted:
+        filters, workers, span = self._plan.filters, None, ALWAYS
+        if state is JobState.QUEUED:
+            span = Span(place.since_ms or None, place.until_ms)
+        elif state in TIMED:
+            is_due_later = state is JobState.SCHEDULED
+            until = begun_ms if filters.until_ms is None else min(filters.until_ms, begun_ms)
+            span = Span(filters.since_ms, filters.until_ms if is_due_later else until)
+        elif state is JobState.RUNNING and filters.worker is not None:
             found = await self._store.workers(queue)
             workers = [each.worker for each in found if self._filters.fits_worker(each.worker)]
-        span = Span(since, until) if state in TIMED else Span(None, begun_ms)
         return Wanted(state, oldest=True, span=span, workers=workers, calls=bool(filters.arguments))
 
     def _matches(self, item: Listed, info: JobInfo, begun_ms: int) -> bool:
@@ -258,12 +284,12 @@ async def attend(source: CarrySource, queue: str, operation_id: str) -> int | No
     return 0
 
 
-_PLACE = msgspec.msgpack.Decoder(tuple[int, Place])
+_PLACE = msgspec.msgpack.Decoder(_Place)
 
 
-def _encode_place(number: int, after: Place) -> bytes:
-    return msgspec.msgpack.encode((number, after))
+def _encode_place(place: _Place) -> bytes:
+    return msgspec.msgpack.encode(place)
 
 
-def _decode_place(place: bytes) -> tuple[int, Place]:
-    return _PLACE.decode(place) if place else (0, ())
+def _decode_place(place: bytes) -> _Place:
+    return _PLACE.decode(place) if place else _Place()

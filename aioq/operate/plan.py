@@ -13,15 +13,35 @@ from aioq.store.operations import Act, Done, OperationState, StoredOperation
 
 APPLIES_TO = {
     Act.RETRY: (JobState.FAILED,),
-    Act.CANCEL: (JobState.WAITING, JobState.QUEUED, JobState.SCHEDULED, JobState.RUNNING),
-    Act.DELETE: (JobState.WAITING, JobState.QUEUED, JobState.SCHEDULED, JobState.FAILED),
-    Act.MOVE: (JobState.QUEUED, JobState.SCHEDULED),
+    Act.CANCEL: (JobState.WAITING, JobState.SCHEDULED, JobState.QUEUED, JobState.RUNNING),
+    Act.DELETE: (JobState.WAITING, JobState.SCHEDULED, JobState.QUEUED, JobState.FAILED),
+    Act.MOVE: (JobState.SCHEDULED, JobState.QUEUED),
     Act.RUN_NOW: (JobState.SCHEDULED,),
-    Act.SET_PRIORITY: (JobState.WAITING, JobState.QUEUED, JobState.SCHEDULED, JobState.RUNNING),
+    Act.SET_PRIORITY: (JobState.WAITING, JobState.SCHEDULED, JobState.QUEUED, JobState.RUNNING),
 }
-"""By act, the states of the jobs to which it can be done, in the order in which they are gone through. Jobs
-that wait for another one come first, for the end of that queues them. Those that run come last of those that have
-not ended, because claimed ones come to them."""
+"""By act, the states of the jobs to which it can be done, in the order in which they are gone through: that in
+which a job passes through them. Jobs that wait for another one come first, for the end of that queues them. Then
+come scheduled ones, which become due and are queued, and at last those that run, to which claimed ones come."""
+
+_ONCE = frozenset({Act.RETRY, Act.RUN_NOW})
+"""What is done in one state only, to which a job does not come back as it was."""
+
+_AGAIN = (JobState.SCHEDULED, JobState.QUEUED)
+"""The states to which a job can come back: it is retried, given back or set aside, or its time is changed."""
+
+
+def passes(act: Act, states: Sequence[JobState]) -> Sequence[JobState]:
+    """The lists through which an operation goes, by their states.
+
+    Those to which jobs can come back are gone through twice. So one is met the second time that has changed its
+    place while it was not looked at. What the operation has acted on does not match then.
+
+    Args:
+        act: what it does.
+        states: the states of the jobs, in the order of `APPLIES_TO`.
+    """
+    is_left_for_good = not {JobState.QUEUED, JobState.RUNNING} & {*states}
+    return states if act in _ONCE or is_left_for_good else [*states, *(each for each in _AGAIN if each in states)]
 
 
 class StoredFilters(msgspec.Struct, frozen=True, omit_defaults=True):

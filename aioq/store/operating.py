@@ -53,8 +53,7 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         state: their state.
         oldest: whether those come first whose time is the earliest, or that are claimed next.
-        span: the times of scheduled and of dead jobs; of queued ones the end only, which bounds when they came
-        to
+        span: the times of scheduled and of dead jobs; of queued ones, if the oldest come first, when they came to
             their lane, as far as the store knows that. Other lists disregard it.
         workers: the ids of the workers whose running jobs are listed; None for all.
         calls: whether calls are to be read whole, and not only their beginning if they are long.

@@ -176,8 +176,8 @@ class TestOnTheWay:
         for ask, said in (
             (app.jobs(state="queued").retry, r"retry: it does not apply to jobs that are queued; .* to: failed"),
             (app.jobs(state=["failed", "queued"]).run_now, "are queued or failed; it applies to: scheduled"),
-            (app.jobs(state="running").delete, "applies to: waiting, queued, scheduled, failed"),
-            (lambda: jobs.move(queue="night"), "applies to: queued, scheduled"),
+            (app.jobs(state="running").delete, "applies to: waiting, scheduled, queued, failed"),
+            (lambda: jobs.move(queue="night"), "applies to: scheduled, queued"),
             (lambda: jobs.set_priority("low"), "it does not apply to jobs that are failed"),
             (lambda: app.jobs().set_priority("lower"), "lower"),  # pyright: ignore[reportArgumentType]
             (lambda: app.jobs().move(queue="a b"), "expected 1 to 128 letters"),

@@ -11,11 +11,9 @@ from aioq.operate import carrying
 from aioq.operate.carrying import Carried, carry
 from aioq.operate.operations import Operations
 from aioq.operate.plan import Plan, StoredFilters, encode_plan
-from aioq.operate.purge import PURGED, purge
 from aioq.store import operations as bounds
 from aioq.store.contract import NewJob, Store, Verb
 from aioq.store.memory import operations as in_memory
-from aioq.store.operating import Listing
 from aioq.store.operations import Act, Done, OperationState, Progress, Step, Verdict
 from aioq.store.redis import operations as on_server
 from aioq.wire.messages import encode_cancellation
@@ -25,7 +23,6 @@ from tests.contract.kit import (
     CALL,
     LONG,
     QUEUE,
-    THREE,
     Backend,
     eventually,
     ids,
@@ -331,31 +328,6 @@ async def test_once_it_is_paused_no_step_is_made_for_which_there_was_a_permit(st
     await operations.release("op", "slow")
     assert (await carry(Source(store), "op")).state is OperationState.ENDED
     assert (await op.progress()).done == 1
-
-
-async def test_a_purge_deletes_no_job_that_has_run_since_it_was_listed(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await joined(store, "w")
-    await send(store, "fine", "dead", "still")
-    listed = store.operating.list_jobs
-
-    async def then_they_run(*args: object) -> Listing:
-        listing = await listed(*args)  # pyright: ignore[reportArgumentType]
-        if not names and any(each.info is not None for each in listing.items):
-            for job in await take(store, "w", 2):
-                names.append(job.id)
-                verb = Verb.SUCCEEDED if job.id == "fine" else Verb.FAILED
-                assert await settle(store, "w", job, verb, THREE if job.id == "fine" else BROKEN)
-        return listing
-
-    names: list[str] = []
-    monkeypatch.setattr(store.operating, "list_jobs", then_they_run)
-
-    assert await purge(store.operating, QUEUE, [*PURGED, JobState.FAILED]) == 1
-
-    states = [await state(store, job_id) for job_id in ("fine", "dead", "still")]
-    assert states == [JobState.SUCCEEDED, JobState.FAILED, None]
 
 
 async def test_it_is_carried_on_where_it_was_left(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,8 +179,9 @@ class MemoryOperations:
         acted = 0
         for job_id, given in step.jobs:
             with self._locked(queue) as locked:
-                acted += job_id not in place.seen and _act(locked, step, job_id, given)
-            place.seen.add(job_id)
+                if job_id not in place.seen and _act(locked, step, job_id, given):
+                    place.seen.add(job_id)
+                    acted += 1
         done = Done(step.looked_at, acted, len(step.jobs) - acted)
         place.progress = Progress(step.steps + 1, step.place, place.progress.done + done)
         return Verdict.DONE, place.progress

@@ -29,6 +29,9 @@ ASIDE_LANES = tuple(f"{_ASIDE}{lane}" for lane in LANES)
 NOTHING_ASIDE = 2
 """What `list_lane` says at the end of a lane where the queue has nothing in these."""
 
+LAST_OF_A_MS = 2**64 - 1
+"""The highest second part of the id of a stream's entry."""
+
 READ_AT_ONCE = 8
 """How many workers' jobs are read at the same time."""
 
@@ -141,7 +144,8 @@ class RedisOperatorVerbs:
 
     async def _queued(self, queue: str, wanted: Wanted, after: Place, limit: int) -> "_Part":
         lanes = (*LANES, *ASIDE_LANES) if wanted.oldest else (*LANES[::-1], *ASIDE_LANES[::-1])
-        lane, *inside = after or (lanes[0], *LANE_BEGIN)
+        begin = _lane_begin(wanted)
+        lane, *inside = after or (lanes[0], *begin)
         found: list[tuple[str, Place]] = []
         while True:
             place = LanePlace(lane, *inside)
@@ -153,7 +157,7 @@ class RedisOperatorVerbs:
             following = lanes.index(lane) + 1
             if following == len(lanes) or (following == len(LANES) and more == NOTHING_ASIDE):
                 return found, None
-            lane, inside = lanes[following], LANE_BEGIN
+            lane, inside = lanes[following], begin
             if len(found) >= limit:
                 return found, (lane, *inside)
 
@@ -239,6 +243,14 @@ def _bounds(wanted: Wanted) -> tuple[str, str]:
     span = wanted.span
     first = "-inf" if span.since_ms is None else str(span.since_ms)
     return first, "+inf" if span.until_ms is None else str(span.until_ms)
+
+
+def _lane_begin(wanted: Wanted) -> list[str]:
+    """The place in a lane after all that came to it before the wanted time, but not to its front."""
+    since = wanted.span.since_ms
+    if since is None or not wanted.oldest:
+        return LANE_BEGIN
+    return ["main", f"{since - 1}-{LAST_OF_A_MS}", "", ""]
 
 
 def _is_beyond(wanted: Wanted, stream: bytes, entry: bytes) -> bool:

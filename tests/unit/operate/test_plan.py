@@ -11,6 +11,7 @@ from aioq.operate.plan import (
     decode_plan,
     encode_plan,
     filters_of,
+    passes,
     shown_operation,
     stored_filters,
 )
@@ -70,3 +71,19 @@ def test_each_act_applies_to_some_states_and_those_that_run_come_last() -> None:
     for states in APPLIES_TO.values():
         assert states
         assert JobState.RUNNING not in states[:-1]
+
+
+def test_lists_to_which_jobs_can_come_back_are_gone_through_twice() -> None:
+    waiting, scheduled, queued = JobState.WAITING, JobState.SCHEDULED, JobState.QUEUED
+    running, failed = JobState.RUNNING, JobState.FAILED
+    for act, states, again in (
+        (Act.CANCEL, APPLIES_TO[Act.CANCEL], [scheduled, queued]),
+        (Act.DELETE, [waiting, queued, failed], [queued]),
+        (Act.CANCEL, [scheduled, running], [scheduled]),
+        (Act.CANCEL, [running], []),
+        (Act.MOVE, [scheduled], []),
+        (Act.DELETE, [failed], []),
+        (Act.RETRY, [failed], []),
+        (Act.RUN_NOW, [scheduled], []),
+    ):
+        assert [*passes(act, states)] == [*states, *again], (act, states)
