@@ -54,8 +54,9 @@ MODULES = (
     "aioq.store.redis",
     "aioq.worker.processes.child",
     "aioq.worker.worker",
+    "anyio._backends._asyncio",
 )
-"""What each command imports when it is called, and each child; `aioq` imports its parts late."""
+"""What each command imports when it is called, and each child; `aioq` imports its parts late, as does anyio."""
 
 WITH_CHILDREN = frozenset({"worker", "demo"})
 """The commands that may start processes of aioq."""

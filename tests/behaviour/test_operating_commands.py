@@ -180,9 +180,9 @@ def test_events_end_with_the_cursor_to_go_on_with(shop: Project) -> None:
     cursor = asyncio.run(interrupted())
     assert aioq("send", "shop:app", "shop.add", "[1]", "--id", "later", "--delay", "1h").code == 0
     assert aioq("job", "shop:app", "later", "--cancel").code == 0
-    (event,) = aioq(
-        *("events", "shop:app", "--kind", "ended", "--limit", "1", "--json", "--cursor", cursor)
-    ).objects
+    found = aioq("events", "shop:app", "--kind", "ended", "--limit", "1", "--json", "--cursor", cursor)
+    assert (found.code, len(found.lines)) == (0, 1), (cursor, found)
+    (event,) = found.objects
     assert (event["kind"], event["job_id"]) == ("cancelled", "later")
 
 

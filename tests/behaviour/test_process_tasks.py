@@ -54,6 +54,7 @@ async def test_a_process_task_ends_its_job_itself_and_a_function_says_its_delays
 async def test_a_process_over_its_timeout_is_ended(project: Project, tmp_path: Path) -> None:
     tasks, worker = await start(project)
     started = tmp_path / "started"
+    await (await tasks.where.send(tasks.Point(1, 2)))  # the timeout has no start of a process in it
 
     with pytest.raises(JobFailed, match=r"TimeoutError: .*timeout of 3 s"):
         await (await tasks.slow_process.send(str(started)))

@@ -226,9 +226,9 @@ async def test_several_processes_are_signalled_and_shown_one_by_one(
     await process.saw("paused by a signal", times=2)
     process.signal(signal.SIGUSR1)
     await process.saw("asyncio tasks of process", times=2)
+    await worker_when(steered.app, lambda worker: worker.paused, number=2)  # which the workers say a moment later
     found = await workers(steered.app)
     assert len({worker.pid for worker in found}) == 2
-    assert all(worker.paused for worker in found)
     waiting = await steered.pid.send()
 
     await found[0].stop()  # it is replaced, and the new one is paused too

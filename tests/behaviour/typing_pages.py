@@ -84,12 +84,20 @@ def commands(shown: Iterable[Block]) -> list[tuple[str, str]]:
     return [(line, output) for line, output in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE)]
 
 
-def in_project(project: Project, shown: Iterable[Block], monkeypatch: pytest.MonkeyPatch) -> None:
+def in_project(
+    project: Project, shown: Iterable[Block], monkeypatch: pytest.MonkeyPatch, *, columns: int = 130
+) -> None:
     """Write the page's program into a directory, go there, and start a worker."""
     (program,) = [block for block in shown if block.language == "python"]
     project.write("shop.py", program.text.replace('App("shop")', "App()"))
     project.load("shop")
-    settings = {**project.settings, "AIOQ_APP": "shop:app", "COLUMNS": "130", "TERM": "xterm", "NO_COLOR": "1"}
+    settings = {
+        **project.settings,
+        "AIOQ_APP": "shop:app",
+        "COLUMNS": f"{columns}",
+        "TERM": "xterm",
+        "NO_COLOR": "1",
+    }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(project.folder)
