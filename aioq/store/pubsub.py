@@ -1,6 +1,7 @@
 """A process's subscription to messages from the server, and the channels' names. Part of the store contract."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol
 
 SEPARATOR = b"\n"
@@ -30,13 +31,19 @@ class Inbox(Protocol):
         ...
 
 
+@lru_cache(1024)
+def base_key(app: str, queue: str) -> str:
+    """What all channels and keys of a queue begin with; its braces put them into one cluster slot."""
+    return f"aioq:{{{app}:{queue}}}"
+
+
 def worker_channel(app: str, queue: str, worker: str) -> str:
     """The channel of a worker's cancellations. A message is the job's id, `SEPARATOR`, and the job's outcome.
 
     An empty message makes this worker the leader of the ticks of schedules
     (`aioq.store.schedules.Timetable.pass_leadership`); `ASK` tells it that it is asked for something.
     """
-    return f"{_base(app, queue)}:worker:{worker}"
+    return f"{base_key(app, queue)}:worker:{worker}"
 
 
 def dispatch_channel(app: str, queue: str, worker: str) -> str:
@@ -44,14 +51,9 @@ def dispatch_channel(app: str, queue: str, worker: str) -> str:
 
     The store defines the messages.
     """
-    return f"{_base(app, queue)}:dispatched:{worker}"
+    return f"{base_key(app, queue)}:dispatched:{worker}"
 
 
 def waiter_channel(app: str, queue: str, process: str) -> str:
     """The channel on which a process gets result messages."""
-    return f"{_base(app, queue)}:waiter:{process}"
-
-
-def _base(app: str, queue: str) -> str:
-    """The prefix of all channels of a queue. The braces put them into the same cluster slot as its keys."""
-    return f"aioq:{{{app}:{queue}}}"
+    return f"{base_key(app, queue)}:waiter:{process}"

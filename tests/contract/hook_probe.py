@@ -141,11 +141,11 @@ LUA_PROBE = """\
     end,
   },
 """
-"""The hook in scripts, as an item of what `all_hooks` of `lib/hooks.lua` returns."""
+"""The hook in scripts, as an item of what `Hooks.all` of `lib/hooks.lua` returns."""
 
 PLACES = {
     "lib/hooks": ("  return {\n", LUA_PROBE),
-    "lib/record": ("local kinds_in_extra = once(function()\n  return {\n", "    probe = {'number'},\n"),
+    "lib/record": ("Record.kinds_in_extra = once(function()\n  return {\n", "    probe = {'number'},\n"),
 }
 """After which line of which part it is inserted, and its key of EXTRA."""
 

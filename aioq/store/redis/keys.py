@@ -4,7 +4,7 @@ All keys and channels of a queue begin with its base key, whose braces put them 
 that belong to the App begin with the base key of a queue with an empty name, which no queue can have.
 """
 
-from functools import lru_cache
+from aioq.store.pubsub import base_key
 
 LANES = tuple(f"{lane}{part}" for lane in ("high", "normal", "low") for part in (":front", ":rest", ""))
 """A queue's streams, in the order in which they are served.
@@ -13,17 +13,50 @@ LANES = tuple(f"{lane}{part}" for lane in ("high", "normal", "low") for part in 
 their comments. `tests/contract/test_scripts.py` checks that both lists are equal.
 """
 
-ASIDE = tuple(f"aside-{lane}{part}" for lane in ("high", "normal", "low") for part in (":front", ""))
+ASIDE_OF = "aside-"
+"""What the stream of what was set aside of another one begins with."""
+
+ASIDE = tuple(f"{ASIDE_OF}{lane}{part}" for lane in ("high", "normal", "low") for part in (":front", ""))
 """The streams of what was set aside because its task is paused; `lua/lib/keys.lua` has the same list."""
 
 GROUP = "aioq"
 """The consumer group of each lane."""
 
+SYNCED, SCHEDULE_QUEUES, SHARDS = "synced", "schedule-queues", "shards"
+"""The names, after the base key, of keys that no script uses; see the functions below."""
 
-@lru_cache(1024)
-def base_key(app: str, queue: str) -> str:
-    """The prefix of all keys of a queue; its braces put them into one cluster slot."""
-    return f"aioq:{{{app}:{queue}}}"
+_OF_WORKERS = ("workers", "fetched", "leases", "about", "idle", "standing", "wakeable")
+_OF_JOBS = ("scheduled", "dead", "cut", "timers", "paused", "relays", "inbox")
+_FOR_PEOPLE = ("events", "listening", "history", "counters", "tasks", "operations")
+_OF_SCHEDULES = ("schedules", "owners", "declared", "noted")
+
+ONES = frozenset(
+    {*LANES, *ASIDE, SYNCED, SCHEDULE_QUEUES, SHARDS, *_OF_WORKERS, *_OF_JOBS, *_FOR_PEOPLE, *_OF_SCHEDULES}
+)
+"""The names of keys of which a queue has one; `lua/lib/keys.lua` says what is in them."""
+
+MANY = frozenset(
+    (
+        "job",
+        "body",
+        "log",
+        "held",
+        "cancel",
+        "answer",
+        "outbox",
+        "schedule",
+        "stats",
+        "receipt",
+        "operation",
+        "tombstone",
+    )
+)
+"""The names of keys of which a queue has many; an id follows."""
+
+
+def app_prefix(app: str) -> str:
+    """What all keys of an App begin with; a queue's name follows."""
+    return base_key(app, "").removesuffix("}")
 
 
 def lane_key(base: str, lane: str) -> str:
@@ -33,17 +66,17 @@ def lane_key(base: str, lane: str) -> str:
 
 def synced_key(base: str) -> str:
     """The key that is written before each confirmation; see `durability.py`."""
-    return f"{base}:synced"
+    return f"{base}:{SYNCED}"
 
 
 def schedule_queues_key(app: str) -> str:
     """The key with the names of an App's queues that have schedules."""
-    return f"{base_key(app, '')}:schedule-queues"
+    return f"{base_key(app, '')}:{SCHEDULE_QUEUES}"
 
 
 def shards_key(app: str) -> str:
     """The key with the numbers of shards of an App's queues."""
-    return f"{base_key(app, '')}:shards"
+    return f"{base_key(app, '')}:{SHARDS}"
 
 
 def no_key(app: str, queue: str = "") -> str:

@@ -11,6 +11,7 @@ from aioq.store.operating import MOST_LISTED, Counted, Listed, Listing, Place, W
 from aioq.store.redis.control import RedisWorkerControl
 from aioq.store.redis.history import about_arg
 from aioq.store.redis.holding import read_held
+from aioq.store.redis.keys import ASIDE_OF
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.operations import RedisOperations
 from aioq.store.redis.paging import BEGIN, LANE_BEGIN, MORE, LanePlace, ScriptCall, all_workers, text_of
@@ -21,9 +22,7 @@ from aioq.wire.messages import error_text
 
 LANES = tuple(priority.value for priority in Priority)
 
-_ASIDE = "aside-"
-
-ASIDE_LANES = tuple(f"{_ASIDE}{lane}" for lane in LANES)
+ASIDE_LANES = tuple(f"{ASIDE_OF}{lane}" for lane in LANES)
 """The lanes of what was set aside, because its task is paused; see `lua/lib/pauses.lua`. They are listed last."""
 
 NOTHING_ASIDE = 2
@@ -208,7 +207,7 @@ class RedisOperatorVerbs:
             info = parse_info(queue, job_id, fields)
             if info is None or info.state is not wanted.state:
                 items.append(Listed(place))
-            elif wanted.state is JobState.QUEUED and info.priority.value != place[0].removeprefix(_ASIDE):
+            elif wanted.state is JobState.QUEUED and info.priority.value != place[0].removeprefix(ASIDE_OF):
                 items.append(Listed(place))  # it was moved to another lane, and is there too
             else:
                 items.append(Listed(place, info, _call_in(fields) if wanted.calls else b""))

@@ -16,7 +16,7 @@ from aioq.store.diagnosis import Check
 from aioq.store.redis.diagnosis.examination import Examination, listed
 from aioq.store.redis.diagnosis.records import Origin, origin_of
 from aioq.store.redis.errors import SlotUnservedError
-from aioq.store.redis.keys import ASIDE, LANES, base_key
+from aioq.store.redis.keys import MANY, ONES, app_prefix, base_key
 
 MOST_KEYS = 200_000
 """About how many keys of a server are looked at: that takes the server a few tenths of a second in all."""
@@ -29,46 +29,6 @@ MOST_RECORDS = 200
 
 MOST_QUEUES = 50
 """For how many queues it is asked who works for them."""
-
-ONES = {
-    *(
-        "scheduled",
-        "events",
-        "listening",
-        "timers",
-        "workers",
-        "fetched",
-        "leases",
-        "idle",
-        "standing",
-        "wakeable",
-        "synced",
-        "schedules",
-        "declared",
-        "owners",
-    ),
-    *("noted", "dead", "schedule-queues", "relays", "inbox", "shards", "history", "counters", "tasks", "paused"),
-    *("about", "operations", "cut"),
-    *LANES,
-    *ASIDE,
-}
-"""The names, after the base key, of keys of which a queue has one."""
-
-MANY = {
-    "job",
-    "body",
-    "held",
-    "cancel",
-    "schedule",
-    "receipt",
-    "tombstone",
-    "outbox",
-    "stats",
-    "log",
-    "answer",
-    "operation",
-}
-"""The names of keys of which a queue has many; an id follows."""
 
 _OF_WORKERS = ("held", "cancel")
 
@@ -94,7 +54,7 @@ class AppKeys:
     def add(self, key: bytes) -> None:
         """Add one key."""
         text = key.decode(errors="replace")
-        queue, found, name = text.removeprefix(f"aioq:{{{self.app}:").partition("}:")
+        queue, found, name = text.removeprefix(app_prefix(self.app)).partition("}:")
         kind, _, each = name.partition(":")
         self.counts[queue] += 1
         if not found or not (name in ONES or (kind in MANY and each)):
@@ -117,7 +77,7 @@ async def find_keys(
     """
     found, seen, cursor = AppKeys(app), set[bytes](), b"0"
     for _ in range(-(-most // PER_CALL)):
-        cursor, keys = await command("SCAN", cursor, "MATCH", f"aioq:{{{app}:*", "COUNT", PER_CALL)
+        cursor, keys = await command("SCAN", cursor, "MATCH", f"{app_prefix(app)}*", "COUNT", PER_CALL)
         for key in set(keys) - seen:  # a server may name a key several times
             found.add(key)
         seen.update(keys)

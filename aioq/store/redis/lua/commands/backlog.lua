@@ -2,7 +2,7 @@
 --
 -- Of each lane at most so many entries are read. A job that was cancelled counts until a claim has met its entry.
 --
--- NEEDS: keys, pauses
+-- NEEDS: keys
 -- USES: reads held, lanes, scheduled, schedules, timers, workers
 -- KEYS: 1 base key
 -- ARGV: 1 how many entries of a lane are read at most, 2 of how many workers the held jobs are counted at most
@@ -36,7 +36,7 @@ local function count(lane)
   end
 end
 for _, lane in ipairs(Keys.LANES) do count(lane) end
-for _, lane in ipairs(Pauses.ASIDE) do count(lane) end
+for _, lane in ipairs(Keys.ASIDE) do count(lane) end
 
 local scheduled = redis.call('ZCARD', q.base .. Keys.SCHEDULED)
 -- The member without a name stands for the timers.

@@ -115,7 +115,7 @@ end
 -- if it was claimed before. Else it was moved there from an entry of the lane that was taken in part, and so comes
 -- after what was set aside of the lane.
 local function aside_for(was_claimed)
-  return Pauses.aside_of(was_claimed and Keys.is_front(source) and source or Keys.lane_of(source))
+  return Keys.aside_of(was_claimed and Keys.is_front(source) and source or Keys.lane_of(source))
 end
 
 -- Whether a queued job may not be taken now, because its task is paused: then it is set aside, or stays so. A
@@ -171,7 +171,7 @@ local function take_other(id, text, is_held, lane)
     return false
   end
   if not unknown and is_set_aside(id, envelope, is_held, job[Field.CLAIM]) then return false end
-  if not run_hooks(q, 'start', id, job) then return false end
+  if not Hooks.run(q, 'start', id, job) then return false end
   known[id] = 'taken'
   if orphan then
     Record.widen(job, Field.CRASHES)
@@ -308,7 +308,7 @@ local function accept(name, entry, ids)
   local pending = redis.pcall('XPENDING', lane, Keys.GROUP, entry, entry, 1)
   -- If the entry is not pending, another worker has recovered it meanwhile.
   if is_unreadable(pending) or not pending[1] then return end
-  if lost then run_hooks_returned(q, ids) end
+  if lost then Hooks.run_returned(q, ids) end
   is_accepting = true
   local left = {unpack(ids, lost and 1 or take_all(name, ids, Keys.lane_of(name)))}
   for _, id in ipairs(set_left_aside(left) and {} or left) do Lanes.push(q, Keys.lane_of(name), id, true) end
@@ -330,7 +330,7 @@ local function keys_of(set)
   return keys
 end
 if recheck and not missed and redis.call('EXISTS', Keys.held(q, worker)) == 0 then
-  restore_held(q, worker, keys_of(known))
+  HeldSet.restore(q, worker, keys_of(known))
 end
 
 -- Jobs that already belong to this worker come before new ones, however long the lanes are.
@@ -432,8 +432,8 @@ for _, name in ipairs(is_paused and {} or Keys.LANES) do
     if is_empty then break end
   end
   if pauses and Keys.is_front(name) then
-    take_set_aside(Pauses.aside_of(name), Keys.lane_of(name))
-    take_set_aside(Pauses.aside_of(Keys.lane_of(name)), Keys.lane_of(name))
+    take_set_aside(Keys.aside_of(name), Keys.lane_of(name))
+    take_set_aside(Keys.aside_of(Keys.lane_of(name)), Keys.lane_of(name))
   end
 end
 
@@ -457,5 +457,5 @@ if taken > 0 and Events.are_recorded(q, ARGV[5]) then
 end
 local is_cut = skipped >= SKIPPED_LIMIT or delivered >= DELIVERED_LIMIT
 if malformed ~= '' or unreadable ~= '' or is_cut then reply[3] = {malformed, unreadable, is_cut and 1 or 0} end
-reply[1] = Pauses.tell(q, next_due(q), pauses)
+reply[1] = Pauses.tell(q, Due.times(q), pauses)
 return reply

@@ -1,6 +1,6 @@
 -- Counts jobs, or estimates how many there are.
 --
--- NEEDS: call, keys, timers, entries, pauses
+-- NEEDS: call, keys, timers, entries
 -- USES: reads cut, dead, held, lanes, scheduled, schedules, workers
 -- KEYS: 1 base key
 -- ARGV: 1 what to count: 'dead', 'scheduled', 'running' or 'queued' jobs; 'ahead' for the queued jobs that are
@@ -73,7 +73,7 @@ end
 function counts.queued()
   local found = 0
   for _, stream in ipairs(Keys.LANES) do found = found + in_stream(stream) end
-  for _, stream in ipairs(Pauses.ASIDE) do found = found + in_stream(stream) end
+  for _, stream in ipairs(Keys.ASIDE) do found = found + in_stream(stream) end
   return found, 0
 end
 
@@ -102,7 +102,7 @@ end
 function counts.keys()
   local found = 0
   for _, stream in ipairs(Keys.LANES) do found = found + redis.call('EXISTS', Keys.lane(q, stream)) end
-  for _, stream in ipairs(Pauses.ASIDE) do found = found + redis.call('EXISTS', Keys.lane(q, stream)) end
+  for _, stream in ipairs(Keys.ASIDE) do found = found + redis.call('EXISTS', Keys.lane(q, stream)) end
   local others = redis.call('EXISTS', q.base .. Keys.SCHEDULED, q.base .. Keys.DEAD, q.base .. Keys.CUT,
     q.base .. Keys.WORKERS, q.base .. Keys.SCHEDULES)
   return found + others, 1

@@ -108,7 +108,7 @@ local function record(id, envelope, lane, nonce, due, extra)
   if extra then
     Record.widen(job, Field.EXTRA)
     job[Field.EXTRA] = extra
-    run_hooks(q, 'enter', id, job, due or q.now)
+    Hooks.run(q, 'enter', id, job, due or q.now)
   end
   if watched then
     Record.widen(job, Field.WAITERS)

@@ -8,5 +8,5 @@
 -- REPLY: nothing
 local ids = {}
 for i = 2, #ARGV do ids[#ids + 1] = ARGV[i] end
-if not Leases.is_lost(q, ARGV[1]) then restore_held(q, ARGV[1], ids) end
+if not Leases.is_lost(q, ARGV[1]) then HeldSet.restore(q, ARGV[1], ids) end
 return {}

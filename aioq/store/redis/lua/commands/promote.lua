@@ -122,7 +122,7 @@ end
 local function queue(id, job)
   local state = job[Field.STATE]
   if state and state ~= 'scheduled' and not (state == 'running' and Newer.is_orphan(q, job)) then return true end
-  if state == 'scheduled' then run_hooks(q, 'back', id, job, 'promote', q.now) end
+  if state == 'scheduled' then Hooks.run(q, 'back', id, job, 'promote', q.now) end
   if not push_one(job[Field.LANE], id) then return false end
   if state == 'scheduled' then
     job[Field.STATE] = false
@@ -150,6 +150,6 @@ end
 Record.save_all(q, changed)
 if #done > 0 then redis.call('ZREM', q.base .. Keys.SCHEDULED, unpack(done)) end
 Results.publish(q)
-local reply = {#due + looked_at, next_due(q), unreadable, expired}
+local reply = {#due + looked_at, Due.times(q), unreadable, expired}
 if relays[1] or looks[1] or operations[1] then reply[5] = {relays, looks, operations} end
 return reply

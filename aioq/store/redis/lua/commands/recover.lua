@@ -76,7 +76,7 @@ local function restore(id, job)
     Finish.bury(q, limits, id, job, ARGV[5], tonumber(ARGV[9]))
     reply[#reply + 1] = id
   else
-    run_hooks(q, 'back', id, job, crashed and 'recover' or 'depart', q.now)
+    Hooks.run(q, 'back', id, job, crashed and 'recover' or 'depart', q.now)
     queue_again(job[Field.LANE], id)
     job[Field.STATE], job[Field.WORKER] = false, false
     History.note_ready(q, job)
@@ -118,7 +118,7 @@ for _, name in ipairs(Keys.LANES) do
       if is_cut then break end
       local body = redis.call('XRANGE', lane, entry[1], entry[1])
       local ids = body[1] and Entries.named_by(body[1]) or {}
-      run_hooks_returned(q, ids)
+      Hooks.run_returned(q, ids)
       for _, id in ipairs(ids) do queue_again(Keys.lane_of(name), id) end
       reply[2], named = reply[2] + #ids, named + #ids
       redis.call('XACK', lane, Keys.GROUP, entry[1])

@@ -168,7 +168,7 @@ if redis.call('ZCOUNT', q.base .. Keys.WORKERS, '-inf', '(' .. q.now) > 0 then w
 
 -- Each id stays in the set until its job has ended, so the others come with the next renewals.
 local CANCELLED_LIMIT = 1000
-local reply = {Pauses.tell(q, next_due(q), pauses), wanted, ended, redis.call('EXISTS', Keys.held(q, worker))}
+local reply = {Pauses.tell(q, Due.times(q), pauses), wanted, ended, redis.call('EXISTS', Keys.held(q, worker))}
 for _, id in ipairs(redis.call('SRANDMEMBER', Keys.cancel(q, worker), CANCELLED_LIMIT)) do
   reply[#reply + 1] = id
 end

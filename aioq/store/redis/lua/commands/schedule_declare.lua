@@ -35,7 +35,7 @@ local function note()
   -- First the time of the note, then the note: so a worker that deletes a schedule in between has to read the
   -- notes again.
   if ARGV[4] ~= NO_ITEMS and Owners.noted_by(q, worker) ~= ARGV[4] then
-    redis.call('SET', q.base .. Keys.NOTED, q.micros, 'PX', NOTED_MS)
+    redis.call('SET', q.base .. Keys.NOTED, q.micros, 'PX', Owners.NOTED_MS)
   end
   redis.call('HSET', q.base .. Keys.OWNERS, worker, ARGV[4])
 end

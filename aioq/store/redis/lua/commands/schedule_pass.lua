@@ -6,7 +6,7 @@
 -- KEYS: 1 base key
 -- ARGV: none
 -- REPLY: the worker that was notified, '' for none
-if until_first(q, q.base .. Keys.SCHEDULES) < 0 then return '' end
+if Due.until_first(q, q.base .. Keys.SCHEDULES) < 0 then return '' end
 local worker = redis.call('ZRANGE', q.base .. Keys.WORKERS, -1, -1, 'WITHSCORES')
 if not worker[1] or tonumber(worker[2]) < q.now then return '' end
 redis.call('PUBLISH', Keys.worker_channel(q, worker[1]), '')

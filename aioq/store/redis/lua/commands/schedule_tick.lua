@@ -32,7 +32,7 @@ local function add(id, envelope, schedule_fields, due, held)
     Record.widen(job, Field.EXTRA)
     job[Field.EXTRA] = cmsgpack.unpack(schedule_fields.extra)
     -- An EXTRA of a newer version may have keys that this one does not know: then the job is left to that version.
-    if Record.is_record(job) then run_hooks(q, 'enter', id, job, due) end
+    if Record.is_record(job) then Hooks.run(q, 'enter', id, job, due) end
   end
   Record.save(q, id, job)
   made_ids[#made_ids + 1] = id
@@ -106,5 +106,5 @@ for i = 2, #ARGV, 6 do
 end
 if string.find(ARGV[1], 's', 1, true) then History.count_sent(q, made_in_all) end
 if Events.are_recorded(q, ARGV[1]) then Events.add_calls(q, 'q', '', made_ids, made_calls) end
-reply[1] = until_first(q, q.base .. Keys.SCHEDULES)
+reply[1] = Due.until_first(q, q.base .. Keys.SCHEDULES)
 return reply

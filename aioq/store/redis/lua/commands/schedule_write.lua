@@ -63,7 +63,7 @@ for i = 2, #ARGV, 11 do
   elseif ARGV[i + 2] == '' then
     delete(id, ARGV[i + 6])
   else
-    local first = until_first(q, q.base .. Keys.SCHEDULES)
+    local first = Due.until_first(q, q.base .. Keys.SCHEDULES)
     local extra = ARGV[i + 5]
     if extra ~= '' then redis.call('HSET', key, 'extra', extra) else redis.call('HDEL', key, 'extra') end
     redis.call('HSET', key, 'definition', ARGV[i + 2], 'job', ARGV[i + 3], 'lane', ARGV[i + 4],

@@ -111,7 +111,7 @@ local result_ttl = tonumber(ARGV[5])
 
 local function run_again(id, job, way, delay)
   if delay > 0 then
-    run_hooks(q, 'back', id, job, way, q.now + delay)
+    Hooks.run(q, 'back', id, job, way, q.now + delay)
     Lanes.schedule(q, id, q.now + delay, job[Field.LANE] or nil)
     job[Field.STATE], job[Field.WORKER] = 'scheduled', false
     Record.save(q, id, job)

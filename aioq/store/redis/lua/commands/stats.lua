@@ -1,6 +1,6 @@
 -- Reads the statistics of a queue's tasks, a part of them at a time.
 --
--- NEEDS: call, keys, record_text_read, record, entries, history, pauses
+-- NEEDS: call, keys, record_text_read, record, entries, history
 -- USES: reads job, lanes, stats, tasks
 -- KEYS: 1 base key
 -- ARGV: 1 how many tasks the calls before have read, 2 the most tasks of this one, 3 how many minutes to read, the
@@ -56,7 +56,7 @@ local function look(streams)
 end
 if first == 0 then
   look(Keys.LANES)
-  look(Pauses.ASIDE)
+  look(Keys.ASIDE)
   add('')
 end
 for _, task in ipairs(tasks) do

@@ -8,7 +8,7 @@ local Dead = {}
 function Dead.free_id(q, id)
   local job = Record.load(q, id)
   if not job or not Record.is_free(q, job) then return false end
-  run_hooks(q, 'forget', id, job, 0)
+  Hooks.run(q, 'forget', id, job, 0)
   redis.call('ZREM', q.base .. Keys.DEAD, id)
   redis.call('DEL', Keys.body(q, id))
   return true

@@ -21,7 +21,7 @@ end
 
 -- The most jobs that one entry may name. A later version of aioq may write more than this one does, but an entry
 -- with hundreds of thousands is not aioq's.
-local NAMED_LIMIT = 512
+Entries.NAMED_LIMIT = 512
 
 -- What an entry has: the prefix, the width and the joined rests of several ids, or the id of one job ('' for a
 -- wake-up) and nothing else. Nil if it is not aioq's: it lacks the fields, or has an id that no client can have.
@@ -31,7 +31,7 @@ function Entries.parts_of(entry)
   for i = 1, #fields, 2 do named[fields[i]] = fields[i + 1] end
   local id, ids, width = named.job, named.ids, tonumber(named.width)
   if id and Entries.is_text(id) then return id end
-  local fits = ids and width and width >= 1 and #ids % width == 0 and #ids <= width * NAMED_LIMIT
+  local fits = ids and width and width >= 1 and #ids % width == 0 and #ids <= width * Entries.NAMED_LIMIT
   if fits and named.prefix and Entries.is_text(named.prefix .. ids) then return named.prefix, width, ids end
   return nil
 end

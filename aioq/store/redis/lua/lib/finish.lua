@@ -45,7 +45,7 @@ end
 -- worker settles; `is_unnoted`, if the history is not to have this end.
 function Finish.finish(q, limits, id, job, state, outcome, ttl, how)
   how = how or {}
-  run_hooks(q, 'finish', id, job, ttl)
+  Hooks.run(q, 'finish', id, job, ttl)
   local task = q.history and not how.at and History.task_of(q, id, job)
   if string.find(id, '@', 1, true) then Overlap.let_next(q, id) end
   Results.notify(q, id, job[Field.WAITERS], outcome, ttl > 0)
@@ -63,12 +63,12 @@ function Finish.finish(q, limits, id, job, state, outcome, ttl, how)
   if not how.is_unnoted then History.note(q, id, string.sub(state, 1, 1), how.at, outcome, task) end
   -- Not first: a server that is out of memory refuses only a script's first write, and would accept this deletion.
   if has_body then Finish.expire_body(q, id, job, ttl) end
-  run_hooks(q, 'ended', id, job)
+  Hooks.run(q, 'ended', id, job)
 end
 
 -- Deletes the record of a job that has ended.
 function Finish.forget(q, limits, id, job)
-  run_hooks(q, 'forget', id, job, 0)
+  Hooks.run(q, 'forget', id, job, 0)
   Finish.keep(q, limits, id, job, 0)
   redis.call('DEL', Keys.body(q, id))
   Finish.unlist(q, id)
@@ -87,7 +87,7 @@ function Finish.unbury(q, limits, id)
   if not job or job[Field.STATE] ~= 'failed' then return 0 end
   if not job[Field.TTL] then return redis.call('PTTL', Keys.job(q, id)) end
   local left, has_body = job[Field.ENDED] + job[Field.TTL] - q.now, job[Field.JOB] == true
-  run_hooks(q, 'forget', id, job, math.max(0, left))
+  Hooks.run(q, 'forget', id, job, math.max(0, left))
   job[Field.JOB], job[Field.TTL] = false, false
   Finish.keep(q, limits, id, job, left)
   if has_body then redis.call('DEL', Keys.body(q, id)) end
@@ -141,7 +141,7 @@ end
 
 -- Gives a running job back to its lane; `way` is passed to its hooks.
 function Finish.give_back(q, id, job, way, front)
-  run_hooks(q, 'back', id, job, way, q.now)
+  Hooks.run(q, 'back', id, job, way, q.now)
   Lanes.push(q, job[Field.LANE], id, front)
   job[Field.STATE], job[Field.WORKER] = false, false
   History.note_ready(q, job)

@@ -1,10 +1,11 @@
 -- Restores the held set of a worker.
 --
 -- NEEDS: keys, record_text_write, record
+local HeldSet = {}
 
 -- Adds those of these jobs that a worker holds to its held set again. If that set is gone, because it was evicted
 -- or deleted by hand, nobody could recover the jobs.
-local function restore_held(q, worker, ids)
+function HeldSet.restore(q, worker, ids)
   local mine = {}
   for id, job in pairs(Record.load_all(q, ids)) do
     if job[Field.STATE] == 'running' and job[Field.WORKER] == worker then mine[#mine + 1] = id end

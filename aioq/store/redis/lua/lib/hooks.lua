@@ -5,6 +5,7 @@
 -- fails half-way is repeated: calling it twice must have the same effect as once. It may change the job's EXTRA.
 --
 -- NEEDS: call, keys, record, timers, outbox
+local Hooks = {}
 
 -- All hooks, in the order in which they are called, each with its key of EXTRA. Their functions:
 --   enter(q, id, job, extra, due)       a job is new; it is due at `due`
@@ -17,7 +18,7 @@
 --   leave(q, id, job, extra)            it was moved to another queue, where `back` is called with the way `move`
 --   forget(q, id, job, extra, left)     its record is deleted earlier, in `left` ms; not called when it expires
 --   reopen(q, id, job, extra)           a dead job is about to be queued again
-local all_hooks = once(function()
+Hooks.all = once(function()
   -- `extra.expires` is a list, as `Expiry` in aioq/store/extra.py.
   --   1 the time by which the job must have been started
   --   2 how long after it is due that is; 0 if the sender has given the time
@@ -80,20 +81,20 @@ local all_hooks = once(function()
 end)
 
 -- Calls the hooks of a job for one change of its state; returns false if one of them did.
-local function run_hooks(q, move, id, job, ...)
+function Hooks.run(q, move, id, job, ...)
   local extra, agreed = job[Field.EXTRA], true
   if not extra then return true end
-  for _, hook in ipairs(all_hooks()) do
+  for _, hook in ipairs(Hooks.all()) do
     if extra[hook.key] and hook[move] and hook[move](q, id, job, extra, ...) == false then agreed = false end
   end
   return agreed
 end
 
 -- Calls the hooks of jobs that were delivered to a worker but not claimed by it.
-local function run_hooks_returned(q, ids)
+function Hooks.run_returned(q, ids)
   for id, job in pairs(Record.load_all(q, ids)) do
     if job[Field.EXTRA] and not Record.has_ended(job) then
-      run_hooks(q, 'back', id, job, 'return', q.now)
+      Hooks.run(q, 'back', id, job, 'return', q.now)
       Record.save(q, id, job)
     end
   end

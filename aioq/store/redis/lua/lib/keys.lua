@@ -71,6 +71,13 @@ function Keys.front_of(lane) return lane .. ':front' end
 function Keys.rest_of(lane) return lane .. ':rest' end
 function Keys.is_front(lane) return string.sub(lane, -6) == ':front' end
 function Keys.is_rest(lane) return string.sub(lane, -5) == ':rest' end
+-- The stream of what was set aside of another one because its task is paused; see lib/pauses.lua. Nothing is set
+-- aside of `rest`.
+function Keys.aside_of(stream) return 'aside-' .. stream end
+Keys.ASIDE = {
+  Keys.aside_of('high:front'), Keys.aside_of('high'), Keys.aside_of('normal:front'), Keys.aside_of('normal'),
+  Keys.aside_of('low:front'), Keys.aside_of('low'),
+}
 -- The lane that a stream belongs to.
 function Keys.lane_of(stream) return string.match(stream, '^[^:]*') end
 

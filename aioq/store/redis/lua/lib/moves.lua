@@ -15,7 +15,7 @@ end
 -- Puts a job that is in no lane into its lane, or schedules it, and writes its record.
 function Moves.queue(q, id, job, state, due)
   local later = state == 'scheduled' and due > q.now
-  run_hooks(q, 'back', id, job, 'move', later and due or q.now)
+  Hooks.run(q, 'back', id, job, 'move', later and due or q.now)
   if later then
     Lanes.schedule(q, id, due, job[Field.LANE] or nil)
   else
@@ -28,7 +28,7 @@ end
 function Moves.depart(q, id, job, target)
   local state, due = job[Field.STATE] or 'queued', redis.call('ZSCORE', q.base .. Keys.SCHEDULED, id)
   Record.widen(job, Field.EXTRA)
-  run_hooks(q, 'leave', id, job)
+  Hooks.run(q, 'leave', id, job)
   local entry = Outbox.add(q, target, 'job', id)
   job[Field.EXTRA] = job[Field.EXTRA] or {}
   job[Field.EXTRA].move = {target, entry, state, state == 'scheduled' and tonumber(due) or 0, q.now}

@@ -7,7 +7,7 @@ local Operated = {}
 -- Queues a dead job again, as if it had never been run; returns whether it was: that takes its call.
 function Operated.reopen(q, id, job)
   if not Record.whole(q, id, job[Field.JOB]) then return false end
-  run_hooks(q, 'reopen', id, job)
+  Hooks.run(q, 'reopen', id, job)
   Lanes.push(q, job[Field.LANE], id, false)
   if job[Field.JOB] == true then redis.call('PERSIST', Keys.body(q, id)) end
   local new = {job[Field.JOB], job[Field.SENT], job[Field.LANE], job[Field.NONCE]}
@@ -45,7 +45,7 @@ end
 function Operated.prioritize(q, id, job, lane)
   if Record.has_ended(job) or (job[Field.LANE] or Keys.NORMAL) == lane then return false end
   if not job[Field.STATE] then
-    run_hooks(q, 'back', id, job, 'prioritize', q.now)
+    Hooks.run(q, 'back', id, job, 'prioritize', q.now)
     Lanes.push(q, lane, id, false)
   end
   -- With NONCE it is not taken for a fresh record, whose lane a claim does not check.
@@ -59,13 +59,13 @@ end
 function Operated.reschedule(q, id, job, at)
   if at > q.now then
     -- The entry of a queued job stays in its lane; a claim skips it.
-    run_hooks(q, 'back', id, job, 'reschedule', at)
+    Hooks.run(q, 'back', id, job, 'reschedule', at)
     Lanes.schedule(q, id, at, job[Field.LANE] or nil)
     Record.widen(job, Field.STATE)
     job[Field.STATE] = 'scheduled'
     Record.save(q, id, job)
   elseif job[Field.STATE] == 'scheduled' then
-    run_hooks(q, 'back', id, job, 'reschedule', q.now)
+    Hooks.run(q, 'back', id, job, 'reschedule', q.now)
     Lanes.push(q, job[Field.LANE], id, false)
     Record.widen(job, Field.READY)
     job[Field.STATE], job[Field.READY] = false, q.now

@@ -24,7 +24,7 @@ function Overlap.let_next(q, id)
     -- A newer record stays as it is: a worker that can read it releases the job with the next tick.
     if not job and redis.call('EXISTS', Keys.job(q, held)) == 1 then return end
     if job and job[Field.STATE] == 'waiting' then
-      run_hooks(q, 'back', held, job, 'let_next', q.now)
+      Hooks.run(q, 'back', held, job, 'let_next', q.now)
       Lanes.push(q, job[Field.LANE], held, false)
       job[Field.STATE] = false
       History.note_ready(q, job)

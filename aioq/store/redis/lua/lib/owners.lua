@@ -10,7 +10,7 @@ local Owners = {}
 
 -- When a worker has last noted a declaration that it had not noted before and that is not empty, in microseconds.
 -- It expires after NOTED_MS.
-local NOTED_MS = 60 * 60 * 1000
+Owners.NOTED_MS = 60 * 60 * 1000
 function Owners.last_noted(q)
   local noted = redis.pcall('GET', q.base .. Keys.NOTED)
   return not is_unreadable(noted) and noted or ''

@@ -9,7 +9,7 @@
 -- marks those that were left out. So where nothing is paused, this costs a claim nothing. The mark goes when its
 -- worker finds that nothing is paused any more.
 --
--- A claim that meets a job of a paused task sets it aside: its entry moves to another stream (`Pauses.aside_of`),
+-- A claim that meets a job of a paused task sets it aside: its entry moves to another stream (`Keys.aside_of`),
 -- so that no claim meets it again. There are two for each lane, since what came from the front goes before all
 -- else. When a task is resumed, claims take its jobs from there, before those of the lane that came later. An
 -- entry is deleted when none of its jobs is set aside any more. Wherever a script fails, a job has at least one
@@ -20,18 +20,13 @@
 local Pauses = {}
 -- The message to a worker after which it has to look at what is paused.
 Pauses.CHANGED = '-1'
--- The streams of what was set aside.
-Pauses.ASIDE = {
-  'aside-high:front', 'aside-high', 'aside-normal:front', 'aside-normal', 'aside-low:front', 'aside-low',
-}
-function Pauses.aside_of(stream) return 'aside-' .. stream end
 
 -- Ends pauses, given as fields of PAUSED; `found` is the result of `now` that is to have that too. What was set
 -- aside is looked at from its beginning before the pause ends.
 function Pauses.lift(q, fields, found)
   if fields[2] or fields[1] ~= 'queue' then
     local first = {}
-    for i, stream in ipairs(Pauses.ASIDE) do
+    for i, stream in ipairs(Keys.ASIDE) do
       first[2 * i - 1], first[2 * i], found.aside[stream] = 'aside ' .. stream, '0-0', '0-0'
     end
     redis.call('HSET', q.base .. Keys.PAUSED, unpack(first))

@@ -35,7 +35,7 @@ Record.KINDS = {
 
 -- EXTRA is a job's further data, which a plain job does not have; see lib/hooks.lua. The value of each of its keys
 -- is a list with items of these types; the last type may be repeated.
-local kinds_in_extra = once(function()
+Record.kinds_in_extra = once(function()
   return {
     tags = {'string'},
     expires = {'number', 'number', 'boolean'},
@@ -46,7 +46,7 @@ end)
 
 -- The keys of an EXTRA that this version knows, and whether these are all.
 function Record.known_of(extra)
-  local every, known, is_all = kinds_in_extra(), {}, true
+  local every, known, is_all = Record.kinds_in_extra(), {}, true
   for key, items in pairs(extra) do
     local kinds = every[key]
     local fits = kinds and type(items) == 'table' and items[#kinds] ~= nil

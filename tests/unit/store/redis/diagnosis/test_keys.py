@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from aioq.store.redis.diagnosis.keys import MANY, MOST_RECORDS, ONES, AppKeys, find_keys
+from aioq.store.redis.diagnosis.keys import MOST_RECORDS, AppKeys, find_keys
+from aioq.store.redis.keys import MANY, ONES
 
 DESIGN = Path(__file__).parents[5] / "docs" / "design.md"
 
