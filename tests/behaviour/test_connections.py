@@ -156,6 +156,7 @@ async def test_a_send_to_a_server_that_is_gone_ends_in_time_and_names_the_jobs(
         assert (await task.options(job_id="my-own").send()).added is True
 
 
+@pytest.mark.alone
 async def test_a_frozen_server_costs_many_sends_no_more_time_than_one(
     project: Project, start_server: Callable[..., Server]
 ) -> None:
