@@ -14,8 +14,7 @@ import pytest
 from aioq import App, gather
 from aioq.app import internals_of
 from aioq.tasks.task import AsyncTask
-from aioq.worker import Worker
-from aioq.worker.duties import fetcher
+from aioq.worker import Worker, wait_plan
 from aioq.worker.duties.recovery import recover_dead
 from tests.behaviour.kit import Project, keys, until
 from tests.clusters import Cluster
@@ -82,12 +81,12 @@ def stands(worker: Worker) -> bool:
     if not worker.health().ready:
         return False
     fetchers = [duties.fetcher for duties in worker._duties.queues.values()]
-    return all(each.waiting and each._listens for each in fetchers)
+    return all(each.waiting and each._waits.listens for each in fetchers)
 
 
 @pytest.fixture
 def _only_messages_wake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetcher, "STAND", NEVER)
+    monkeypatch.setattr(wait_plan, "STAND", NEVER)
 
 
 async def sent_at_random(program: Program, jobs: int, seed: int) -> None:
@@ -206,7 +205,7 @@ async def test_after_a_gap_in_the_subscription_it_claims_from_all_queues(
 async def test_a_message_that_is_lost_costs_the_time_until_it_claims_by_itself(
     redis_server: Database, app_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetcher, "STAND", 1.0)
+    monkeypatch.setattr(wait_plan, "STAND", 1.0)
     program = Program(redis_server.url, app_name, QUEUES[:12])
     async with program.app, program.workers(3):
         with redis_server.client() as client:

@@ -4,7 +4,7 @@ While slots are free, a claim takes jobs in priority order, but for at most half
 one claim run, the server prepares the next claim. If there were fewer jobs than asked for, the fetcher blocks
 until the server has an entry for it; the server wakes one worker for each entry. After a broken connection, the
 next claim also returns jobs that the server has given to this worker in a reply that got lost.
-`aioq.worker.claim_plan` decides what to claim, and when.
+`aioq.worker.claim_plan` decides what to claim, `aioq.worker.wait_plan` how to wait.
 
 The fetcher of a worker of many queues does not block: it stands, and a message wakes it. Where it has no free slot
 by then, it lets the server wake another worker.
@@ -19,12 +19,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from math import ceil, inf
+from math import inf
 from typing import NamedTuple
 
 from aioq.errors import ServerError, ServerRejectedError
 from aioq.store.contract import Claim, Claimed, Store, Token
-from aioq.store.pauses import CHANGED, Pause
+from aioq.store.pauses import Pause
 from aioq.store.refusals import is_refusal
 from aioq.util.aio import Backoff
 from aioq.util.log import logger
@@ -32,23 +32,9 @@ from aioq.util.randomness import RANDOM
 from aioq.worker.claim_plan import ClaimPlan, ClaimRequest
 from aioq.worker.identity import Membership
 from aioq.worker.slots import Slots
+from aioq.worker.wait_plan import OnWake, WaitKind, WaitPlan
 
 log = logger("aioq.worker")
-
-BLOCK_MS = 5_000
-"""How long one blocking read waits. A dead connection is noticed after this time at the latest, and an idle worker
-sends one command in this time."""
-
-
-STAND = 8.0
-"""Seconds, on average, for which a worker that stands waits for a message; then it claims, because messages may be
-lost. With 200 queues these are 25 claims a second."""
-
-STAND_DEAF = 1.0
-"""The same while it is not subscribed to these messages: so long a job may then wait. A guess."""
-
-AFTER_PAUSE = 0.002
-"""Seconds after the end of a pause at which a worker claims again: a little late, so that it is over."""
 
 
 class Answer(NamedTuple):
@@ -107,21 +93,17 @@ class Fetcher:
         self._held = held
         self._space = space
         self._plan = ClaimPlan(slots.total, queues)
+        self._waits = WaitPlan(stands=self._plan.stands, now=time.monotonic())
         self._tokens: Sequence[Token] = ()
         self._task: asyncio.Task[None] | None = None
-        self._idle = False
-        self._withdraws = False
         self._rests = asyncio.Event()
         self._waking: asyncio.Task[None] | None = None
         self._restoring: asyncio.Task[None] | None = None
         self._roused = asyncio.Event()
-        self._listens = False
         self._passing: asyncio.Task[None] | None = None
         self._backoff = Backoff()
         self._logged = ""
         self._served = False
-        self._fetched_at: float | None = time.monotonic()  # None while no slot is free, or the queue is paused
-        self._pause: Pause | None = None
         self.waiting = False
 
     @property
@@ -130,24 +112,23 @@ class Fetcher:
 
         May be read from any thread.
         """
-        at = self._fetched_at
-        return 0.0 if at is None else time.monotonic() - at
+        return self._waits.fetched_ago(time.monotonic())
 
     async def run(self) -> None:
         """Fetch until `stop`. If cancelled, entries that were read but not claimed go back at deregistration."""
         self._task = asyncio.current_task()
         while not self._plan.stopping:
-            self._idle = True
+            self._waits.idle = True
             worker = await self._membership.ready()
             await self._space()
             while not self._slots.free:  # a loop, because another queue's fetcher may take the slot first
                 await self._give_back()
-                self._fetched_at = None
+                self._waits.fetched_at = None
                 self._rests.set()
                 await self._slots.wait()
                 self._rests.clear()
-                self._fetched_at = time.monotonic()
-            self._idle = False
+                self._waits.fetched_at = time.monotonic()
+            self._waits.idle = False
             try:
                 self._tokens = await self._step(worker, self._tokens)
             except ServerError as error:
@@ -161,13 +142,12 @@ class Fetcher:
 
     async def rest(self) -> None:
         """The slots are paused: let the server send nothing more, and return when nothing is fetched any more."""
-        self._withdraws = True
         self._rests.clear()
-        if self._fetched_at is None:
+        if self._waits.withdraw():
+            await self.wake()
+            await self._rests.wait()
+        else:
             await self._give_back()
-            return
-        await self.wake()
-        await self._rests.wait()
 
     async def stop(self, *, withdraws: bool = False) -> None:
         """Claim nothing more, and end the blocking read under way.
@@ -180,12 +160,12 @@ class Fetcher:
             await asyncio.wait([task])
         if self._task is None:
             return
-        if self._idle:
+        if self._waits.idle:
             self._task.cancel()
         else:
             await self.wake()
         await asyncio.wait([self._task])
-        self._withdraws = withdraws
+        self._waits.withdraws = withdraws
         await self._give_back(leaves=True)
 
     def dispatched(self, worker: str, job: Claimed) -> None:
@@ -197,24 +177,24 @@ class Fetcher:
         """There is something to claim, and this worker, which stands, is to do it; see `Store.dispatched`."""
         if worker != self._membership.worker or self._plan.stopping:
             return
-        if jobs == CHANGED:
+        does = self._waits.on_wake(jobs)
+        if does is OnWake.LOOK:
             self.end_waiting()
             return
         self._plan.woken(jobs)
         self._roused.set()
-        if self._idle and (self._passing is None or self._passing.done()):
+        if does is OnWake.HAND_ON and (self._passing is None or self._passing.done()):
             self._passing = asyncio.get_running_loop().create_task(self._give_back())
 
     def noticed(self, pause: Pause | None) -> None:
         """The reply to a renewal says what is paused: claim if that is not what the last claim has said."""
-        if self._pause.differs(pause) if self._pause else pause is not None:
+        if not self._waits.waits_on(pause):
             self.end_waiting()
 
     def listens(self, is_subscribed: bool) -> None:
         """The messages that wake this worker come from now on, or do not."""
-        self._listens = is_subscribed
-        if self._plan.stands and is_subscribed:
-            self.end_waiting()  # one may have been missed
+        if self._waits.listening(is_subscribed=is_subscribed):
+            self.end_waiting()
 
     def filled(self) -> None:
         """A direct dispatch has taken the last free slot: the next job is for a worker that can run it."""
@@ -259,12 +239,11 @@ class Fetcher:
         A worker that `leaves` does not stand any more.
         """
         tokens, self._tokens = self._tokens, ()
-        withdraws, self._withdraws = self._withdraws, False
-        stands = self._plan.pass_on() or ((leaves or withdraws) and self._plan.stands)
-        if tokens or stands or withdraws:
+        back = self._waits.give_back(has_entries=bool(tokens), was_woken=self._plan.pass_on(), leaves=leaves)
+        if back.needed:
             queue, worker = self._membership.queue, self._membership.worker
             try:
-                claim = await self._store.claim(queue, worker, 0, tokens, stands=stands)
+                claim = await self._store.claim(queue, worker, 0, tokens, stands=back.stands)
                 self._note_pause(claim, keeps=bool(tokens))
             except ServerError as error:
                 log.debug("queue %s: the departure gives back what is left: %s", self._membership.queue, error)
@@ -277,7 +256,7 @@ class Fetcher:
         waits = not claim.lost and self._plan.should_wait(request, claim, self._slots.free)
         self._on_answer(Answer(worker, claim, woken=request.woken, empty=waits and not claim.jobs))
         if not claim.lost:
-            self._fetched_at, self._served = time.monotonic(), True
+            self._waits.fetched_at, self._served = time.monotonic(), True
             self._note_pause(claim, keeps=bool(tokens) or request.known)
         return await self._wait(worker) if waits else ()
 
@@ -307,31 +286,26 @@ class Fetcher:
 
     def _note_pause(self, claim: Claim, *, keeps: bool) -> None:
         """Note what is paused. What was delivered to this worker stays so meanwhile: a later claim finds it."""
-        self._pause = claim.pause
-        if keeps and self._pause is not None and self._pause.whole:
+        if self._waits.answered(claim.pause, keeps=keeps):
             self._plan.find_unknown()
 
     async def _wait(self, worker: str) -> Sequence[Token]:
         """Wait for entries of the queue's lanes, or while the queue is paused until this worker is notified."""
-        pause = self._pause
-        ends = inf if pause is None or not pause.ends_ms else pause.left_ms / 1000 + AFTER_PAUSE
-        if pause is not None and pause.whole:
-            self._fetched_at = None
-            await self._roused_within(ends)
-            self._fetched_at = time.monotonic()
+        wait = self._waits.next_wait(RANDOM.uniform(0.75, 1.25))
+        if wait.kind is WaitKind.PAUSED:
+            self._waits.fetched_at = None
+            await self._roused_within(wait.seconds)
+            self._waits.fetched_at = time.monotonic()
             return ()
         self.waiting = True
         try:
-            if self._plan.stands:
-                average = STAND if self._listens else STAND_DEAF
-                await self._roused_within(min(average * RANDOM.uniform(0.75, 1.25), ends))
+            if wait.kind is WaitKind.STANDING:
+                await self._roused_within(wait.seconds)
                 return ()
-            tokens = await self._store.block(
-                self._membership.queue, worker, BLOCK_MS if ends is inf else min(BLOCK_MS, ceil(ends * 1000))
-            )
+            tokens = await self._store.block(self._membership.queue, worker, wait.whole_ms)
         finally:
             self.waiting = False
-        self._fetched_at = time.monotonic()
+        self._waits.fetched_at = time.monotonic()
         return tokens
 
     async def _roused_within(self, seconds: float) -> None:

@@ -9,6 +9,7 @@ from aioq.store.bounds import SKIPPED_LIMIT
 from aioq.store.contract import Claim, Claimed, NewJob, Token
 from aioq.store.memory import MemoryStore
 from aioq.store.schedules import Entry
+from aioq.worker import wait_plan
 from aioq.worker.duties import fetcher as module
 from aioq.worker.duties.fetcher import Answer, Fetcher
 from aioq.worker.identity import Incarnation, Membership
@@ -476,9 +477,9 @@ async def test_a_slot_that_a_direct_dispatch_takes_ends_no_standing():
 async def test_it_claims_by_itself_in_case_a_message_was_lost(
     monkeypatch: pytest.MonkeyPatch, listens: bool, interval: str
 ):
-    monkeypatch.setattr(module, "STAND", 1000.0)
-    monkeypatch.setattr(module, "STAND_DEAF", 1000.0)
-    monkeypatch.setattr(module, interval, 0.01)
+    monkeypatch.setattr(wait_plan, "STAND", 1000.0)
+    monkeypatch.setattr(wait_plan, "STAND_DEAF", 1000.0)
+    monkeypatch.setattr(wait_plan, interval, 0.01)
     async with standing() as fetching:
         fetching.fetcher.listens(listens)
         await fetching.store.send("a")
