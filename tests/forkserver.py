@@ -153,6 +153,10 @@ class Forked(Fork):
         self.stderr: IO[str] = os.fdopen(err, encoding="utf-8", errors="replace")
 
 
+_Popen = subprocess.Popen
+"""Python's own, also while a test has put `ForkedPopen` in its place: what forks cannot be forked."""
+
+
 class _ForkServer:
     """The process that forks, and what it has reported of its forks.
 
@@ -165,7 +169,7 @@ class _ForkServer:
         script = Path(__file__).with_name("forked.py")
         environment = {name: value for name, value in os.environ.items() if name not in READ_LATE}
         with theirs:
-            self.process = subprocess.Popen(
+            self.process = _Popen(
                 [sys.executable, script, str(theirs.fileno()), str(ROOT), *(MEASURING if _measured() else ())],
                 env=environment,
                 pass_fds=[theirs.fileno()],
