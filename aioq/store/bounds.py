@@ -7,6 +7,9 @@ any network."""
 SKIPPED_LIMIT = 2_000
 """The most jobs and entries that one claim skips, so that it never blocks the server for long."""
 
+ASIDE_COST = 4
+"""As how many skipped jobs one counts that a claim sets aside because its task is paused: it takes longer."""
+
 WAIT_LIMIT = 1_048_576
 """The most bytes of outcomes in one reply to a wait, so that it arrives in time over a slow network too. The first
 outcome is always in it, whatever its size."""

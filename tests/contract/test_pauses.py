@@ -208,7 +208,7 @@ async def test_what_is_delivered_while_jobs_come_back_is_taken_after_them(
 async def test_a_claim_sets_aside_a_bounded_number_of_jobs(store: Store) -> None:
     await joined(store, "w")
     await store.operating.pauses.pause(QUEUE, [ADD])
-    await send(store, *(f"{number:04}" for number in range(4_500)))
+    await send(store, *(f"{number:04}" for number in range(2_250)))
     await mixed(store, "other")
     claims = 1
     while not (claim := await store.claim(QUEUE, "w", 5)).jobs:
@@ -218,11 +218,11 @@ async def test_a_claim_sets_aside_a_bounded_number_of_jobs(store: Store) -> None
     assert 3 <= claims <= 5
     await store.operating.pauses.resume(QUEUE, [ADD])
     got: list[str] = []
-    while len(got) < 4_500:
+    while len(got) < 2_250:
         jobs = await take(store, "w", 500)
         assert jobs
         got += ids(jobs)
-    assert got == [f"{number:04}" for number in range(4_500)]
+    assert got == [f"{number:04}" for number in range(2_250)]
 
 
 async def test_workers_are_notified_and_get_nothing_by_direct_dispatch(store: Store) -> None:

@@ -19,7 +19,7 @@ import aioq
 import aioq.store.redis
 from aioq.jobs.job import JobState, Priority
 from aioq.store import history
-from aioq.store.bounds import CLAIM_LIMIT, SKIPPED_LIMIT, WAIT_LIMIT
+from aioq.store.bounds import ASIDE_COST, CLAIM_LIMIT, SKIPPED_LIMIT, WAIT_LIMIT
 from aioq.store.contract import MAX_CUTS, Limits, NewJob, Settlement, Token, Verb
 from aioq.store.control import ANSWER_TTL_MS
 from aioq.store.events import MOST_LIVE, Position
@@ -450,6 +450,7 @@ def constants(name: str) -> dict[str, str]:
 
 
 SAME_NUMBERS = {
+    ("claim", "ASIDE_COST"): ASIDE_COST,
     ("claim", "CLAIM_LIMIT"): CLAIM_LIMIT,
     ("claim", "SKIPPED_LIMIT"): SKIPPED_LIMIT,
     ("promote", "HOLD"): HOLD_MS,

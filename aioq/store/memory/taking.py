@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import count
 
 from aioq.jobs.job import JobState
-from aioq.store.bounds import SKIPPED_LIMIT
+from aioq.store.bounds import ASIDE_COST, SKIPPED_LIMIT
 from aioq.store.contract import Claimed, Token
 from aioq.store.memory.hooks import Hooks
 from aioq.store.memory.lanes import LANES, WAKE_UP, Lanes
@@ -86,24 +86,26 @@ class Taking:
         return True
 
     def _take_from_lanes(self, worker: str, most: int, jobs: list[Claimed]) -> int:
-        """Take jobs until there are as many; returns how many entries were skipped."""
+        """Take jobs until there are as many; returns how many entries were skipped, see `ASIDE_COST`."""
         skipped = 0
         for lane in LANES:
             while len(jobs) < most and skipped < SKIPPED_LIMIT and (token := self._lanes.pop(lane)) is not None:
-                before = len(jobs)
-                self._take(worker, token, jobs)
-                skipped += len(jobs) == before
+                skipped += self._take(worker, token, jobs)
         return skipped
 
-    def _take(self, worker: str, token: Token, jobs: list[Claimed]) -> None:
+    def _take(self, worker: str, token: Token, jobs: list[Claimed]) -> int:
+        """Take the job of an entry, if it may be taken; returns as how many skipped entries it counts if not."""
         record = self._records.get(next(iter(token.job_ids), WAKE_UP))
         if record is None or record.state is not JobState.QUEUED or not token.lane.startswith(record.priority):
-            return
+            return 1
         if self._pauses.holds_back(record.envelope):
             self._lanes.set_aside(token)
-        elif self._hooks.may_start(record):
-            self._held[worker][record.id] = None
-            jobs.append(record.start(worker, next(self._claims), self._clock.now_ms()))
+            return ASIDE_COST
+        if not self._hooks.may_start(record):
+            return 1
+        self._held[worker][record.id] = None
+        jobs.append(record.start(worker, next(self._claims), self._clock.now_ms()))
+        return 0
 
     def _take_missed(self, worker: str, most: int, jobs: list[Claimed], known: set[str]) -> None:
         """Claim again the jobs that the worker holds without knowing, because the reply to its claim was lost."""

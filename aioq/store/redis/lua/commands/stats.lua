@@ -29,7 +29,7 @@ end
 
 -- When the first queued job of a stream came to its lane, nil for none. Jobs that were cancelled, or moved to
 -- another time, leave their entries: of these only so many are looked at.
-local LOOKED_AT = 50
+local LOOKED_AT = 30
 local function oldest_in(stream)
   local after, groups = '-', redis.pcall('XINFO', 'GROUPS', Keys.lane(q, stream))
   if groups.err then return nil end -- there is no such stream
