@@ -3,6 +3,8 @@
 -- The records are written last, and all at once. If the script fails before, there are only entries or due times
 -- without a record, which are ignored: no job has a record without being queued.
 --
+-- Its arguments are few, and long; docs/design.md, "An enqueue has few arguments, and long ones".
+--
 -- NEEDS: keys, msgpack, record_text_write, record, lanes, hooks, dead, history, events
 -- USES: reads counters, job, listening, scheduled, standing, tombstone; writes body, counters, dead, events, idle,
 --   job, lanes, outbox, scheduled, standing, stats, timers, wakeable; publishes dispatched

@@ -1,8 +1,8 @@
 -- Adds one plain job: it is for the normal lane, to be run at once, and its id is used only once.
 --
 -- It is a script of its own because one job needs few arguments, which do not have to be cut, and because the job
--- may go to a waiting worker directly. It need not check for a dead job with this id, since the id is used only
--- once.
+-- may go to a waiting worker directly; docs/design.md, "A lone job goes to a waiting worker by direct dispatch".
+-- It need not check for a dead job with this id, since the id is used only once.
 --
 -- NEEDS: keys, msgpack, record_text_write, standing, history, events
 -- USES: reads counters, idle, job, listening, standing, workers; writes counters, events, held, idle, job, lanes,

@@ -50,8 +50,8 @@ local function wait_again()
   if ARGV[7] ~= '' then redis.pcall('ZADD', q.base .. Keys.IDLE, 'XX', q.now, worker) end
 end
 
--- One job alone needs no tables. Its outcome is small enough for a result message. The held set is written after
--- the record.
+-- One job alone needs no tables; docs/design.md, "Commands are functions of the server if it has any". Its outcome
+-- is small enough for a result message. The held set is written after the record.
 local FIRST = 10
 if #ARGV == FIRST + 3 then
   local id, outcome = ARGV[FIRST], ARGV[FIRST + 2]

@@ -25,7 +25,7 @@ end
 
 -- A function that returns what `make` makes, which nothing may change: made when it is first asked for, because
 -- that takes time and most calls do not ask. A library makes it while it is loaded, once for all calls, which may
--- set nothing that outlives them.
+-- set nothing that outlives them; docs/design.md, "Commands are functions of the server if it has any".
 local function once(make)
   local made = redis.register_function and make()
   return function()

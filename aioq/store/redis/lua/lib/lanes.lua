@@ -2,8 +2,9 @@
 -- order: jobs that were given back (`front`), jobs of entries that were taken only in part (`rest`), jobs as sent.
 --
 -- Jobs that are sent together share entries: an entry for each job would cost most of a send, and a third of a
--- claim. An entry names one job (`job`: its id) or several whose ids have equal lengths (`prefix`, `width`,
--- `ids`): their common prefix, how many bytes each id has after it, and these rests, joined.
+-- claim; docs/design.md, "Jobs that are sent together share entries of a lane". An entry names one job (`job`: its
+-- id) or several whose ids have equal lengths (`prefix`, `width`, `ids`): their common prefix, how many bytes each
+-- id has after it, and these rests, joined.
 --
 -- NEEDS: keys, standing
 local Lanes = {}

@@ -1,6 +1,6 @@
 -- The first bytes of the MessagePack values that scripts read and write as text, as numbers and as strings; see
 -- https://github.com/msgpack/msgpack/blob/master/spec.md. They are decimal, because Lua 5.1 reads only that in a
--- string.
+-- string. They are no table, because that took longer; docs/performance.md, "The bytes of MessagePack as a table".
 --
 -- NEEDS: nothing
 local ARRAY_2, ARRAY_8, ARRAY_11 = 146, 152, 155

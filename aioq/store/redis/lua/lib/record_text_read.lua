@@ -1,5 +1,5 @@
 -- Reads the records of jobs that were never run, or are in their first run, as text; see
--- lib/record_text_write.lua.
+-- lib/record_text_write.lua, and docs/design.md, "The most common records are read and written as text".
 --
 -- NEEDS: keys, msgpack, record_text_write
 local TIME = 9 -- bytes

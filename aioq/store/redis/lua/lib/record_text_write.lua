@@ -1,4 +1,4 @@
--- Writes the most common records as text.
+-- Writes the most common records as text; docs/design.md, "The most common records are read and written as text".
 --
 -- Most records have one of these shapes. They are written and read as text: the bytes are the same as those of
 -- MessagePack, but this takes a fifth of the time. lib/record_text_read.lua reads them.
