@@ -13,14 +13,7 @@ from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.jobs.options import check_name, make_options
 from aioq.operate.filters import WHERE, Filters
 from aioq.operate.known import queues_of
-from aioq.operate.operations import (
-    MOST_REMINDERS,
-    Operation,
-    OperationSource,
-    begin,
-    served,
-    who,
-)
+from aioq.operate.operations import Operation, OperationSource, begin, reminders_of, who
 from aioq.operate.plan import APPLIES_TO, Plan, encode_plan, shown_operation, stored_filters
 from aioq.store.contract import Store
 from aioq.store.operations import Act, Done, OperationState, StoredOperation
@@ -219,8 +212,7 @@ class JobActions(ABC):
             stored = StoredOperation("", encode_plan(plan), OperationState.DRY_RUN, began_ms=begun[0])
             info = shown_operation(plan, stored, Done(), sample)
             return Operation(app, info)
-        with_workers = await served(store, shards)
-        reminders = list(dict.fromkeys([*with_workers, *shards]))[:MOST_REMINDERS]
+        reminders = await reminders_of(store, shards)
         return await begin(app, msgspec.structs.replace(plan, reminders=reminders))
 
     def _states(self, where: str, act: Act) -> Sequence[JobState]:

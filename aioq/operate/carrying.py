@@ -34,7 +34,10 @@ READ_AHEAD = 20
 EARLY_PAUSE = 0.002
 """Seconds until the millisecond in which an operation began has passed."""
 
-_SMALL = frozenset({Act.CANCEL, Act.DELETE, Act.MOVE})
+_ENDS = frozenset({Act.CANCEL, Act.DELETE, Act.PURGE})
+"""What ends jobs."""
+
+_SMALL = _ENDS | {Act.MOVE}
 
 
 class CarrySource(Protocol):
@@ -173,8 +176,16 @@ class _Carrying:
             is_last = ends_here and verdict is Verdict.DONE
             if verdict is Verdict.DONE and step.act is Act.MOVE:
                 await self._relay(queue, {target.decode() for _, target in step.jobs})
+        if progress.done.done and self._plan.act in _SMALL:
+            await self._clear_aside(queue)
         last = await operations.finish_place(self._id, at, places, progress.done)
         return Carried(None) if last is None else last.at
+
+    async def _clear_aside(self, queue: str) -> None:
+        """Let the workers remove the entries of jobs that were set aside because their task is paused."""
+        pauses = self._store.operating.pauses
+        if (await pauses.read(queue)).tasks:
+            await pauses.look_again(queue)
 
     async def _read(self, queue: str, begun_ms: int, progress: Progress) -> _Part:
         """The next part of the lists of a place in which a job matches."""
@@ -245,7 +256,7 @@ class _Carrying:
     async def _belongs_to(self, job: JobInfo) -> bytes:
         """What belongs to a job in a step."""
         act, plan = self._plan.act, self._plan
-        if act in {Act.CANCEL, Act.DELETE}:
+        if act in _ENDS:
             reason = DELETED if act is Act.DELETE else plan.reason
             return with_headers(encode_cancellation(job.task, reason), job.headers)
         if act is Act.MOVE:

@@ -299,8 +299,14 @@ async def look(store: Store, stored: StoredOperation) -> OperationInfo | None:
     return shown_operation(plan, stored, done)
 
 
-async def begin(source: OperationSource, plan: Plan) -> Operation:
+async def begin(source: OperationSource, plan: Plan, *, is_for_workers: bool = True) -> Operation:
     """Store an operation, and have workers carry it on.
+
+    Args:
+        source: the App.
+        plan: what it is to do.
+        is_for_workers: whether they are to begin at once; else they do if nobody else carries it on for some
+            seconds.
 
     Raises:
         ConfigError: there are too many operations that have not ended.
@@ -314,7 +320,8 @@ async def begin(source: OperationSource, plan: Plan) -> Operation:
         raise ConfigError(
             f"there are {MOST_OPERATIONS:,} operations that have not ended; abort some of app.operations.list()"
         )
-    await remind(store, operation_id, plan.reminders)
+    if is_for_workers:
+        await remind(store, operation_id, plan.reminders)
     (stored,) = await operations.read([operation_id])
     return Operation(source, shown_operation(plan, stored, stored.done))
 
@@ -324,6 +331,11 @@ async def remind(store: Store, operation_id: str, places: Sequence[str]) -> None
     operations = store.operating.operations
     for delay_ms, place in enumerate(places):
         await operations.remind(place, operation_id, LEASE_MS if delay_ms else 0)
+
+
+async def reminders_of(store: Store, places: Sequence[str]) -> list[str]:
+    """The queues and shards whose workers are reminded of an operation; those that have some come first."""
+    return list(dict.fromkeys([*await served(store, places), *places]))[:MOST_REMINDERS]
 
 
 async def served(store: Store, places: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ APPLIES_TO = {
     Act.MOVE: (JobState.SCHEDULED, JobState.QUEUED),
     Act.RUN_NOW: (JobState.SCHEDULED,),
     Act.SET_PRIORITY: (JobState.WAITING, JobState.SCHEDULED, JobState.QUEUED, JobState.RUNNING),
+    Act.PURGE: (JobState.WAITING, JobState.SCHEDULED, JobState.QUEUED, JobState.FAILED),
 }
 """By act, the states of the jobs to which it can be done, in the order in which they are gone through: that in
 which a job passes through them. Jobs that wait for another one come first, for the end of that queues them. Then
@@ -69,7 +70,7 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
             since the Unix epoch.
         by: who has begun it.
         target: the queue to which jobs are moved, or the priority that they get.
-        reason: why jobs are cancelled.
+        reason: why jobs are cancelled, or purged.
         rate: the most jobs a second; 0 for no limit.
         ttl_ms: how long the outcomes of cancelled jobs are kept.
         total: about how many jobs matched at the begin.
@@ -142,7 +143,7 @@ class OperationInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: its id.
-        action: `retry`, `cancel`, `delete`, `move`, `run_now` or `set_priority`.
+        action: `retry`, `cancel`, `delete`, `move`, `run_now` or `set_priority`; or `purge`, that of a queue.
         state: `running`, `paused`, `aborted`, `ended`; or `dry_run`, which is not stored.
         by: who has begun it: the user and host of the process, or the name that it has given.
         filters: by name, which jobs it acts on.

@@ -1,12 +1,13 @@
 """What can be done to a queue: pause it or tasks of it, resume, purge."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from aioq.errors import ConfigError
 from aioq.jobs.shards import queue_of_shard, shard_names
+from aioq.operate.operations import OperationSource
 from aioq.operate.pauses import QueueInfo, Tasks, check_number, end_ms, queue_info, task_names
 from aioq.operate.purge import purge, purged_states
 from aioq.operate.queue_tasks import check_known, seen
@@ -16,15 +17,9 @@ from aioq.store.shards import StoredShards
 from aioq.util.durations import Duration
 from aioq.util.suggestions import did_you_mean
 
-R = TypeVar("R")
 
-
-class QueueSource(Protocol):
+class QueueSource(OperationSource, Protocol):
     """Where a handle gets its answers: the App, whatever event loop it is asked on."""
-
-    async def store(self) -> Store:
-        """The store of the running event loop."""
-        ...
 
     async def shards(self) -> Shards:
         """How many shards each queue has, as the running event loop knows it."""
@@ -36,10 +31,6 @@ class QueueSource(Protocol):
 
     def task_names(self) -> Collection[str]:
         """The names of the App's tasks."""
-        ...
-
-    def run_sync(self, instead: str, make: Callable[[], Awaitable[R]]) -> R:
-        """Run the awaitable of `make` for sync code and wait in this thread; an error says to use `instead`."""
         ...
 
 
@@ -169,7 +160,7 @@ class QueueControl:
 
         Each ends as cancelled ("purged") first, so those who wait for it are notified. Jobs that run go on, and
         those that are sent meanwhile stay. It takes a second for some ten thousand jobs, in steps of a few
-        milliseconds.
+        milliseconds. It is a bulk operation, which this process carries on: `app.operations` has it.
 
         Args:
             states: the states of the jobs: some of `queued`, `scheduled`, `waiting` and `failed`; all of these but
@@ -178,15 +169,16 @@ class QueueControl:
         Returns:
             How many jobs were deleted.
 
-        Cancellation: some of the jobs are deleted.
+        Cancellation: some of the jobs are deleted. Workers of the queue go on after some seconds, also if this
+        process dies; `app.operations` can wait for it, or abort it.
 
         Raises:
-            ConfigError: there is no such queue, or the jobs of a state cannot be purged; the message names those
-                that there are.
+            ConfigError: there is no such queue, or the jobs of a state cannot be purged, and the message names
+                those that there are; or too many operations have not ended.
         """
         wanted = purged_states(f"queue {self.name}: purge", states)
         store = await self._existing()
-        return sum([await purge(store.operating, shard, wanted) for shard in await self._names(store)])
+        return await purge(self._source, self.name, await self._names(store), wanted)
 
     def purge_sync(self, *, states: Sequence[str] | None = None) -> int:
         """`purge` for sync code, as `App.run_sync`."""

@@ -42,6 +42,7 @@ class Act(enum.StrEnum):
     MOVE = "move"
     RUN_NOW = "run_now"
     SET_PRIORITY = "set_priority"
+    PURGE = "purge"
 
 
 @public
@@ -156,8 +157,8 @@ class Step(msgspec.Struct, frozen=True):
         begun_ms: when the operation began here: jobs that were sent or have ended since are left alone.
         place: the place up to which was looked.
         looked_at: how many jobs were looked at for it.
-        jobs: the ids of those that match, each with what belongs to it: the outcome of one that is cancelled or
-            deleted, the queue to which one is moved, the lane of one whose priority is set.
+        jobs: the ids of those that match, each with what belongs to it: the outcome of one that is cancelled,
+            deleted or purged, the queue to which one is moved, the lane of one whose priority is set.
         ttl_ms: how long an outcome is kept.
     """
 

@@ -230,6 +230,32 @@ asyncio.run(main())
 """
 
 
+PURGER = """
+import asyncio
+import os
+import signal
+from aioq import App
+from aioq.operate import carrying
+from aioq.operate import operations as handles
+from aioq.store.redis import operations
+
+carrying.SMALL_STEP = 10
+operations.LEASE_MS = handles.LEASE_MS = 100
+make_step = operations.RedisOperations.step
+
+
+async def step(*args):
+    verdict, note = await make_step(*args)
+    if note.done.done >= 30:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return verdict, note
+
+
+operations.RedisOperations.step = step
+asyncio.run(App().queue("bank").purge())
+"""
+
+
 class TestWhoGoesOn:
     async def test_the_operator_is_killed_half_way_and_a_worker_goes_on(self, project: Project) -> None:
         """What it retries fails again all the time, and more fails meanwhile."""
@@ -303,6 +329,30 @@ class TestWhoGoesOn:
 
         assert (info.done, info.total, moved.done) == (12, 12, 10)
         assert (int(left), int(q5)) == (12, 12)
+
+    async def test_a_purge_whose_caller_is_killed_half_way_is_seen_and_a_worker_goes_on(
+        self, project: Project
+    ) -> None:
+        app, runs, _ = shop(project.name, url=project.settings["AIOQ_URL"])
+        async with app:
+            queue = app.queue("bank")
+            await app.by_name("shop.charge").send_many([(number,) for number in range(60)])
+            await app.by_name("shop.charge").options(delay=3600).send_many([(number,) for number in range(20)])
+            await queue.pause()
+            operator = project.python("-c", PURGER)
+            assert await operator.ended() == -signal.SIGKILL
+            (left,) = await app.operations.list()
+            worker = Worker(app_parts(app), queues=["bank"])
+            serving = asyncio.create_task(worker.run())
+            info = await (await app.operations.get(left.id)).wait(timeout=30)
+            worker.stop()
+            await serving
+            assert [job async for job in app.jobs(queue="bank")] == []
+
+        assert (left.action, left.state, left.total, left.done) == ("purge", OperationState.RUNNING, 80, 30)
+        assert (info.state, info.done, info.skipped) == (OperationState.ENDED, 80, 0)
+        assert "@" in info.by
+        assert runs == []
 
 
 def app_parts(app: App) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from aioq.jobs.job import JobState, Priority
 from aioq.operate import carrying
 from aioq.operate.carrying import carry
-from aioq.operate.purge import PURGED, purge
+from aioq.operate.purge import PURGED
 from aioq.store.contract import Store, Verb
 from aioq.store.operating import Listing, Wanted
 from aioq.store.operations import Act, OperationState
@@ -37,7 +37,10 @@ async def test_a_purge_deletes_no_job_that_has_run_since_it_was_listed(
     names: list[str] = []
     monkeypatch.setattr(store.operating, "list_jobs", then_they_run)
 
-    assert await purge(store.operating, QUEUE, PURGED) == 1
+    await write(store, Act.PURGE, *PURGED)
+    assert (await carry(Source(store), "op")).state is OperationState.ENDED
+    (stored,) = await store.operating.operations.read(["op"])
+    assert (stored.done.done, len(names)) == (1, 2)
 
     states = [await state(store, job_id) for job_id in ("fine", "dead", "still")]
     assert states == [JobState.SUCCEEDED, JobState.FAILED, None]

@@ -7,9 +7,11 @@ import redis
 
 from aioq.errors import ServerError
 from aioq.jobs.job import JobState, Priority
-from aioq.operate.purge import PURGED, purge
+from aioq.operate.carrying import carry
+from aioq.operate.purge import PURGED
 from aioq.store.contract import Limits, NewJob, Store, Verb
 from aioq.store.operating import MOST_LISTED, Wanted
+from aioq.store.operations import Act, OperationState
 from aioq.store.pauses import CHANGED, NOTHING, copy_pauses
 from aioq.store.redis import RedisStore
 from aioq.wire.messages import encode_envelope
@@ -33,6 +35,7 @@ from tests.contract.kit import (
     take,
 )
 from tests.contract.refusing import Refusing, commands_of, refusing
+from tests.contract.test_operations import Source, write
 from tests.databases import Database
 
 pytestmark = pytest.mark.anyio
@@ -302,7 +305,9 @@ async def test_a_purge_leaves_nothing_of_what_was_set_aside(
     await redis_store.operating.pauses.pause(QUEUE, [ADD])
     await mixed(redis_store, *(f"a{number}" for number in range(100)))
     assert await one_by_one(redis_store) == []
-    assert await purge(redis_store.operating, QUEUE, PURGED) == 100
+    await write(redis_store, Act.PURGE, *PURGED)
+    assert (await carry(Source(redis_store), "op")).state is OperationState.ENDED
+    assert not await queued(redis_store)
     await mixed(redis_store, "a", "o")
     assert await one_by_one(redis_store) == ["o"]
     assert redis_backend.database is not None

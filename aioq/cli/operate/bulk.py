@@ -21,8 +21,8 @@ from aioq.store.operations import Act
 from aioq.util.printable import brief, printable
 from aioq.util.suggestions import did_you_mean
 
-ACTIONS = {each.value.replace("_", "-"): each for each in Act}
-"""What can be done, as it is typed."""
+ACTIONS = {each.value.replace("_", "-"): each for each in Act if each is not Act.PURGE}
+"""What can be done, as it is typed. `aioq queue --purge` begins the other one."""
 
 DESTROYS = {Act.CANCEL, Act.DELETE}
 

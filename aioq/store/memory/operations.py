@@ -250,7 +250,7 @@ def _act(queue: OperationQueue, step: Step, job_id: str, given: bytes) -> bool:
             changed = not record.state.ended
             queue.cancel(job_id, given, step.ttl_ms)
             return changed
-        case Act.DELETE:
+        case Act.DELETE | Act.PURGE:
             return queue.jobs.delete(job_id, given) not in {None, JobState.RUNNING}
         case Act.MOVE:
             queue.outbox.move(job_id, text)

@@ -81,7 +81,7 @@ class RedisOperations:
         limits = self._limits
         args: list[Arg] = [operation_id, step.steps, os.urandom(9).hex(), step.act.value, step.state.value]
         args += (step.begun_ms, step.place, step.looked_at, limits.tombstone_ms, step.ttl_ms)
-        ends = step.jobs and step.act in {Act.CANCEL, Act.DELETE}
+        ends = step.jobs and step.act in {Act.CANCEL, Act.DELETE, Act.PURGE}
         args += (about_arg(limits), error_text(step.jobs[0][1]) if ends else "", KEPT_MS)
         for job in step.jobs:
             args += job

@@ -12,11 +12,11 @@
 --   tombstone, wakeable; publishes dispatched, waiter, worker
 -- KEYS: 1 base key
 -- ARGV: 1 the operation, 2 how many steps were made before; -1 to change nothing, 3 the name of this step, 4 what
---   to do: `retry`, `cancel`, `delete`, `move`, `run_now` or `set_priority`, 5 the state of the jobs, 6 when the
---   operation began in this queue, 7 the place up to which the caller has looked, 8 how many jobs it has looked
---   at, 9 for how many ms after its send a job must be found, 10 how long an outcome is kept in ms, 11 `about` of
---   lib/history.lua, 12 the reason that outcomes give, 13 for how many ms after the last step this is kept; then
---   two per job: its id, and its outcome, the queue to which it goes, or its lane
+--   to do: `retry`, `cancel`, `delete`, `purge`, `move`, `run_now` or `set_priority`, 5 the state of the jobs, 6
+--   when the operation began in this queue, 7 the place up to which the caller has looked, 8 how many jobs it has
+--   looked at, 9 for how many ms after its send a job must be found, 10 how long an outcome is kept in ms, 11
+--   `about` of lib/history.lua, 12 the reason that outcomes give, 13 for how many ms after the last step this is
+--   kept; then two per job: its id, and its outcome, the queue to which it goes, or its lane
 -- REPLY: {what became of the step: `done`, `stale` if it was refused, or `early`; how many steps were made; the
 --   place up to which they have looked; how many jobs they have looked at, acted on and left alone}
 local key, before, begun, state = Keys.operation(q, ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[6]), ARGV[5]
@@ -32,6 +32,7 @@ local limits, ttl, acts = {tombstone = tonumber(ARGV[9])}, tonumber(ARGV[10]), {
 function acts.retry(id, job) return Operated.reopen(q, id, job) end
 function acts.cancel(id, job, outcome) return select(2, Cancel.one(q, limits, id, job, outcome, ttl)) end
 function acts.delete(id, job, outcome) return Operated.delete(q, limits, id, job, outcome) end
+acts.purge = acts.delete
 function acts.move(id, job, target)
   Moves.depart(q, id, job, target)
   return true
