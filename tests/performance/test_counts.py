@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -298,25 +299,26 @@ async def test_commands_within_the_scripts_of_a_job_alone(redis_server: Database
 
 
 async def test_a_job_leaves_nothing_behind(jobs: Jobs) -> None:
-    # Blocks of memory that this process still holds after a job, beside what the first jobs have filled: 0.
+    # Blocks of memory that this process still holds after a job, beside what the first jobs have filled: 0. What grows
+    # once, such as a table, is not counted: the least of the rounds.
     held: list[int] = []
-    for _ in range(3):
+    for _ in range(ROUNDS):
         await jobs.noop.send_many([(number,) for number in range(JOBS)])
         await _drain(jobs)
         gc.collect()
         held.append(sys.getallocatedblocks())
-    assert held[2] - held[1] <= 0.1 * JOBS, held
+    assert min(after - before for before, after in pairwise(held[1:])) <= 0.1 * JOBS, held
 
 
 # With a history and statistics
 
 
 async def test_function_calls_of_a_drained_job_that_is_kept(kept_jobs: Jobs) -> None:
-    # 153: as without, and 14 for its report, its row and the buckets of its times.
+    # 150: as without, and 11 for its report, its row and the buckets of its times.
     await kept_jobs.noop.send_many([(number,) for number in range(JOBS)])
     with counted_calls() as calls:
         await _drain(kept_jobs)
-    assert JOBS < calls[0] <= 157 * JOBS
+    assert JOBS < calls[0] <= 154 * JOBS
 
 
 async def test_commands_a_job_under_load_that_is_kept(redis_server: Database, kept_jobs: Jobs) -> None:
