@@ -14,6 +14,7 @@ from aioq.jobs.job import JobInfo, queue_of
 from aioq.jobs.lifespans import Lifespans
 from aioq.jobs.middleware import Middleware
 from aioq.jobs.shards import queue_of_shard, shards_to_search
+from aioq.operate.arguments import Parameters
 from aioq.operate.carrying import attend
 from aioq.operate.copies import make_copy
 from aioq.producer.call import Call
@@ -25,7 +26,7 @@ from aioq.results.wait_graph import Waits
 from aioq.results.waiters import Waiters
 from aioq.schedules.declare import Declarations
 from aioq.schedules.sends import EncodedSends
-from aioq.store.connector import Connector
+from aioq.store.connector import Connector, limits_of
 from aioq.store.contract import Store
 from aioq.tasks.registry import checked
 from aioq.tasks.task import Task, TaskApp, signature_of
@@ -164,6 +165,10 @@ class Internals:
         """Whether that setting is "full"."""
         return self.settings.history == "full"
 
+    def history_kept(self) -> int:
+        """How many rows the history of a queue keeps at least."""
+        return limits_of(self.settings).history
+
     def keeps_logs(self) -> bool:
         """Whether the setting `logs` is not 0."""
         return self.settings.logs != 0
@@ -182,6 +187,17 @@ class Internals:
         edited = self._edited_call(info.task, args, kwargs) if args or kwargs else None
         job = make_copy(info, call, edited)
         return job.id, await self.deliver_encoded(info.queue, job)
+
+    async def changed_arguments(
+        self, info: JobInfo, changes: Sequence[tuple[str | int, Any]]
+    ) -> tuple[Sequence[Any], Mapping[str, Any]] | None:
+        """The arguments of a job's call with others in the place of some of them; None if its call is gone.
+
+        Raises:
+            ArgumentError: the call has no argument at such a position.
+        """
+        call = (await (await self.store()).operating.calls(info.queue, [info.id]))[0]
+        return None if call is None else Parameters(self.signature).changed(info.task, call, changes)
 
     def _edited_call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
         """Encode a call that is given by hand; each argument must also be of the parameter's type."""

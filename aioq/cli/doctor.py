@@ -12,7 +12,8 @@ from rich.text import Text
 
 from aioq.app import App, internals_of
 from aioq.cli.errors import as_command_errors
-from aioq.cli.loader import load_app
+from aioq.cli.operate.output import print_json
+from aioq.cli.targets import Wanted, find_app
 from aioq.errors import ServerError
 from aioq.jobs.shards import by_queue
 from aioq.producer.shards import Shards
@@ -21,11 +22,14 @@ from aioq.util.plural import counted
 from aioq.util.printable import printable
 
 
-def run_doctor(target: str) -> int:
+def run_doctor(wanted: Wanted, *, as_json: bool) -> int:
     """Check, print the result, and return the exit code: 0 if nothing is wrong, else 1."""
     with as_command_errors():
-        app = load_app(target)
-        found = asyncio.run(_diagnose(app, target))
+        app, _ = find_app(wanted)
+        found = asyncio.run(_diagnose(app, " ".join(wanted.words)))
+    if as_json:
+        print_json([found])
+        return 1 if found.findings else 0
     Console(highlight=False).print(_table(app, found.servers))
     for line in report(found):
         click.echo(printable(line))
@@ -54,21 +58,22 @@ def check_shards(shards: Shards, where: str, target: str) -> tuple[list[Finding]
     Args:
         shards: the numbers of the server and of the App.
         where: the server.
-        target: the App, as it was named.
+        target: the App, as it was named; empty where it was not.
     """
+    command = " ".join(["aioq shards", *filter(None, [target])])
     table, declared = shards.table, shards.declared()
     findings = [
         Finding(
             Check.SHARDS,
             where,
             f"has {table[queue].number} shards of queue {queue}, and the App declares {number}",
-            f"declare {table[queue].number}, or change the server's number: aioq shards {target} {queue} {number}",
+            f"declare {table[queue].number}, or change the server's number: {command} {queue} {number}",
         )
         for queue, number in declared.items()
         if number != table[queue].number
     ]
     draining = [each for each in table.values() if len(each.names) > each.number]
-    return findings, [f"{where} has {each.in_words()}: aioq shards {target} {each.queue}" for each in draining]
+    return findings, [f"{where} has {each.in_words()}: {command} {each.queue}" for each in draining]
 
 
 def shards_in_words(names: Sequence[str], every: Mapping[str, int]) -> list[str]:

@@ -17,7 +17,7 @@ import click
 from aioq.cli import INTERRUPTED
 from aioq.cli.errors import CommandError, as_command_errors
 from aioq.cli.operate.commands import COMMANDS
-from aioq.cli.operate.options import for_app
+from aioq.cli.operate.options import as_json, for_app
 from aioq.cli.worker.child_env import REFUSED, ChildMark
 from aioq.config.pyproject import DEFAULT_APP, default_app
 from aioq.config.validators import MAX_COUNT
@@ -177,14 +177,16 @@ def check(target: str, **options: Any) -> None:
 
 
 @cli.command()
-@target
-def doctor(target: str) -> None:
+@for_app(metavar="[MODULE:APP]")
+@as_json
+def doctor(words: tuple[str, ...], *, url: str | None, name: str | None, as_json: bool) -> None:
     """Check the servers of MODULE:APP, and say what to do about each thing that is wrong; exit code 1 if any is.
 
     It checks whether each server or node can be reached, its version, whether it may lose jobs, its clock, this
     user's permissions, how a cluster's queues are spread, and what is left over there. It changes nothing.
     """
-    sys.exit(_imported("doctor").run_doctor(target))
+    wanted = _imported("targets").Wanted(words, url, name)
+    sys.exit(_imported("doctor").run_doctor(wanted, as_json=as_json))
 
 
 @cli.command()
@@ -194,7 +196,10 @@ def doctor(target: str) -> None:
     is_flag=True,
     help="Stop serving the shards that the queue has no more, if they are empty.",
 )
-def shards(words: tuple[str, ...], *, url: str | None, name: str | None, drop_drained: bool) -> None:
+@as_json
+def shards(
+    words: tuple[str, ...], *, url: str | None, name: str | None, drop_drained: bool, as_json: bool
+) -> None:
     """Show what is in the shards of QUEUE, or of all queues with several shards; change how many it has.
 
     With NUMBER the queue has so many shards from now on. Workers and senders notice it without a restart. See
@@ -202,7 +207,7 @@ def shards(words: tuple[str, ...], *, url: str | None, name: str | None, drop_dr
     """
     with as_command_errors():
         wanted = _imported("targets").Wanted(words, url, name)
-        _imported("shards").run_shards(wanted, drop_drained=drop_drained)
+        _imported("shards").run_shards(wanted, drop_drained=drop_drained, as_json=as_json)
 
 
 @cli.command()

@@ -16,7 +16,8 @@ from rich.text import Text
 
 from aioq.app import App
 from aioq.cli.errors import as_command_errors
-from aioq.cli.operate.options import for_app
+from aioq.cli.operate.options import as_json, for_app
+from aioq.cli.operate.output import print_json
 from aioq.cli.targets import Wanted, find_app
 from aioq.schedules.info import Schedule, duration
 from aioq.util.printable import printable
@@ -63,12 +64,16 @@ _for_one = for_app(metavar="[MODULE:APP] ID")
 
 @commands.command("list")
 @for_app(metavar="[MODULE:APP]")
-def list_(**target: Unpack[Target]) -> None:
+@as_json
+def list_(*, as_json: bool, **target: Unpack[Target]) -> None:
     """Show all schedules, the next to tick first.
 
     If the output is no terminal, one line for each: id, task, when, zone, next run and state, separated by tabs.
     """
     found = _with_all(target, lambda app: app.schedules.list())
+    if as_json:
+        print_json(found)
+        return
     if not found:
         click.echo("there are no schedules", err=True)  # on standard output, a pipe's reader would take it for one
     # The stream is asked, because rich takes a pipe for a terminal if FORCE_COLOR is set.
@@ -77,9 +82,14 @@ def list_(**target: Unpack[Target]) -> None:
 
 @commands.command()
 @_for_one
-def show(**target: Unpack[Target]) -> None:
+@as_json
+def show(*, as_json: bool, **target: Unpack[Target]) -> None:
     """Show one schedule, with its next five runs in its own time zone."""
-    _show(_with_one(target, lambda app, schedule_id: app.schedules.get(schedule_id)))
+    found = _with_one(target, lambda app, schedule_id: app.schedules.get(schedule_id))
+    if as_json:
+        print_json([found])
+    else:
+        _show(found)
 
 
 @commands.command()

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aioq.app import App, internals_of
+from aioq.cli.operate.output import print_json
 from aioq.cli.targets import Wanted, find_app
 from aioq.config.queues import MAX_SHARDS
 from aioq.jobs.shards import in_words
@@ -35,11 +36,14 @@ class ShardsPlan:
     drop_drained: bool = False
 
 
-def run_shards(wanted: Wanted, *, drop_drained: bool) -> None:
+def run_shards(wanted: Wanted, *, drop_drained: bool, as_json: bool) -> None:
     """Change what the command line says, and print what is in each shard."""
     app, words = find_app(wanted, "QUEUE", "NUMBER", least=0)
     plan = _plan(wanted, words, drop_drained=drop_drained)
     found = asyncio.run(_carry_out(app, plan))
+    if as_json:
+        print_json({"queue": queue, "shards": shards} for queue, shards in found.items())
+        return
     for queue, shards in found.items():
         Console(highlight=False).print(_table(queue, shards))
         for line in advice(plan, queue, shards):

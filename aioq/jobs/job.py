@@ -161,6 +161,7 @@ class JobInfo:
         worker: the worker that runs it or ran it last, or None.
         progress: what the task last reported, or None.
         error: the error that ended the last failed attempt, or why workers have put the job off; else None.
+        reason: why it was cancelled, as `cancel` or `raise Cancel` said, or "expired"; empty for no reason.
         headers: the headers the sender gave.
         tags: the tags that its task and its sender gave it.
         expires_at: by when it must have been started, or it ends as cancelled; None if it does not expire.
@@ -185,6 +186,7 @@ class JobInfo:
     worker: str | None = None
     progress: Progress | None = None
     error: Failure | None = None
+    reason: str = ""
     headers: dict[str, str] = field(default_factory=dict[str, str])
     tags: tuple[str, ...] = ()
     expires_at: datetime | None = None

@@ -1,12 +1,12 @@
 """The filter by arguments: compares those of a call with the wanted ones, as plain data."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from aioq.errors import ConfigError, WireError
+from aioq.errors import ArgumentError, ConfigError, WireError
 from aioq.util.printable import brief
 from aioq.wire.messages import UNREADABLE, decode_envelope
 from aioq.wire.signature import Signature
@@ -58,6 +58,34 @@ class Parameters:
                 there |= signature.named(args, kwargs)
             return all(name in there and _is_same(there[name], value) for name, value in wanted)
         return False
+
+    def changed(
+        self, task: str, call: bytes, changes: Iterable[tuple[str | int, Any]]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of a call, as plain data, with others in the place of some of them.
+
+        Raises:
+            ArgumentError: the call has no argument at such a position, or it cannot be read.
+        """
+        try:
+            envelope = decode_envelope(call)
+            args: list[Any] = msgspec.msgpack.decode(envelope.args, type=list[Any])
+            kwargs: dict[str, Any] = msgspec.msgpack.decode(envelope.kwargs, type=dict[str, Any])
+        except (WireError, *UNREADABLE) as error:
+            raise ArgumentError(f"task {task!r}: the call cannot be read: {error}") from error
+        signature = self._signature_of(task)
+        names = [] if signature is None else [name for name, _ in signature.named(args, {})]
+        for name, value in changes:
+            if isinstance(name, str) and name not in names:
+                kwargs[name] = value
+                continue
+            place = names.index(name) if isinstance(name, str) else name
+            if place >= len(args):
+                raise ArgumentError(
+                    f"task {task!r}: the call has no argument at position {place}; it has {len(args)} by position"
+                )
+            args[place] = value
+        return args, kwargs
 
 
 def _is_same(one: object, other: object) -> bool:

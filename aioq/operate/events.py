@@ -4,6 +4,7 @@ import asyncio
 import re
 import zlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,6 +45,10 @@ class EventSource(QuerySource, Protocol):
 
     def records_always(self) -> bool:
         """Whether it is "full"."""
+        ...
+
+    def history_kept(self) -> int:
+        """How many rows it keeps of a queue at least."""
         ...
 
 
@@ -108,6 +113,8 @@ class EventStream:
         cursor = given.get("cursor")
         self._positions = {} if cursor is None else _decode(cursor)
         self._readers: dict[str, ShardEvents] = {}
+        self._pending: deque[tuple[str, tuple[Position | None, Event]]] = deque()  # read, and not given yet
+        self._since_ms = min((each.at_ms for each in self._positions.values()), default=None)
         self._workers: dict[str, frozenset[str]] = {}
         self._pauses: dict[str, Mapping[str, int]] = {}
 
@@ -128,7 +135,7 @@ class EventStream:
         await self._look(store)
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        """The events, until the iteration is left.
+        """The events, until the iteration is left; another one goes on where that was.
 
         Raises:
             ConfigError: a queue does not exist; the message names those that do.
@@ -136,19 +143,24 @@ class EventStream:
         """
         loop, pause, looked_at = asyncio.get_running_loop(), LEAST_PAUSE, float("-inf")
         while True:
-            store, found = await self._source.store(), list[Event]()
-            if loop.time() - looked_at >= WORKERS_EVERY:
-                await self._find_shards(store)
-                found, looked_at = await self._look(store), loop.time()
-            for event in found:
-                yield event
-            parts = await asyncio.gather(*(each.read(self._filters.match) for each in self._readers.values()))
-            for place, (position, event) in _merged(self._readers, parts):
-                self._positions[place] = position
+            while self._pending:
+                place, (position, event) = self._pending.popleft()
+                if position is not None:
+                    self._positions[place] = position
+                pause = LEAST_PAUSE
                 yield event
             self._note_positions()
-            pause = LEAST_PAUSE if any(parts) or found else min(2 * pause, LONGEST_PAUSE)
-            await asyncio.sleep(pause)
+            store = await self._source.store()
+            if loop.time() - looked_at >= WORKERS_EVERY:
+                await self._find_shards(store)
+                self._pending += [(event.queue, (None, event)) for event in await self._look(store)]
+                looked_at = loop.time()
+            parts = await asyncio.gather(*(each.read(self._filters.match) for each in self._readers.values()))
+            self._pending += _merged(self._readers, parts)
+            if not self._pending:
+                self._note_positions()
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
 
     def __iter__(self) -> Iterator[Event]:
         """`async for` for sync code, as `App.run_sync`."""
@@ -157,13 +169,24 @@ class EventStream:
             yield self._source.run_sync("async for event in app.events(...)", lambda: anext(events))
 
     async def _find_shards(self, store: Store) -> None:
-        """Read the shards that are not read yet; a stream without a cursor begins there now."""
+        """Read the shards that are not read yet.
+
+        What a cursor does not have is read from its time on, and what is found later from the look before it: a
+        stream without a cursor begins now.
+        """
         places = [each for queue in await self._queues(store) for each in await self._source.shards_of(queue)]
         fresh = [each for each in places if each not in self._readers]
         kinds, always = self._filters.kinds, self._source.records_always()
         for place in fresh:
-            position = self._positions.get(place)
-            self._readers[place] = ShardEvents(store, place, kinds=kinds, always=always, position=position)
+            self._readers[place] = ShardEvents(
+                store,
+                place,
+                kinds=kinds,
+                always=always,
+                kept=self._source.history_kept(),
+                position=self._positions.get(place),
+                since_ms=self._since_ms,
+            )
         await asyncio.gather(*(self._readers[place].begin() for place in fresh))
         self._note_positions()
 
@@ -190,7 +213,8 @@ class EventStream:
         """What has changed since the last look: workers that came or went, and what is paused."""
         kinds, events = set(self._filters.kinds), list[Event]()
         queues = list(dict.fromkeys(map(queue_of_shard, self._readers)))
-        now = datetime.fromtimestamp(await store.operating.now_ms(queues[0]) / 1000, UTC)
+        now_ms = await store.operating.now_ms(queues[0])
+        now, self._since_ms = datetime.fromtimestamp(now_ms / 1000, UTC), now_ms
         if kinds & {*OF_WORKERS}:
             leases = await asyncio.gather(*map(store.workers, queues))
             for queue, found in zip(queues, leases, strict=True):

@@ -59,6 +59,10 @@ class ResultSource(Protocol):
         """Whether the App's setting `history` is not 0."""
         ...
 
+    def history_kept(self) -> int:
+        """How many rows the history of a queue keeps at least."""
+        ...
+
     def records_always(self) -> bool:
         """Whether that setting is "full"."""
         ...

@@ -10,7 +10,7 @@ from aioq.jobs.job import JobInfo
 from aioq.jobs.shards import queue_of_shard
 from aioq.results.timeline import JobEvent, timeline_of
 from aioq.store.contract import Store
-from aioq.store.events import EventPart, LiveEvent, LiveKind, Position
+from aioq.store.events import MOST_LIVE, EventPart, LiveEvent, LiveKind, Position
 from aioq.store.history import End, Row
 
 _KINDS = {
@@ -38,7 +38,10 @@ class ShardEvents:
         place: the queue or shard.
         kinds: which kinds are wanted; of some there is nothing while nobody listens.
         always: whether these are recorded always (`history="full"`).
+        kept: how many rows the history keeps at least.
         position: where to begin; None for now.
+        since_ms: if there is no position, begin with what has happened since this time, in milliseconds since the
+            Unix epoch; None for now.
     """
 
     def __init__(
@@ -48,10 +51,16 @@ class ShardEvents:
         *,
         kinds: Iterable[EventKind],
         always: bool,
+        kept: int,
         position: Position | None = None,
+        since_ms: int | None = None,
     ) -> None:
         self.place = place
         self.position = position
+        self._kept = kept
+        self._since_ms = 0
+        if position is None and since_ms is not None:
+            self.position, self._since_ms = Position(0, 0, since_ms), since_ms
         self._store = store
         self._listens = any(kind in LIVE for kind in kinds)
         self._reads_rows = any(kind in _KINDS.values() and kind not in LIVE for kind in kinds)
@@ -77,7 +86,7 @@ class ShardEvents:
         for each in _in_order(part):
             position = _after(position, each)
             event = _event(self.place, each)
-            if wanted(event):
+            if each.at_ms >= self._since_ms and wanted(event):
                 found.append((position, event))
         self.position = _end(part, position)
         return await self._with_progress(found)
@@ -85,9 +94,9 @@ class ShardEvents:
     def _missed(self, part: EventPart, before: Position) -> list[Event]:
         """What is missing: rows that are not kept any more, and what was not recorded because nobody listened."""
         missed: list[Event] = []
-        gaps = [_gap(before.row, part.rows, part.last.row)] if self._reads_rows else []
+        gaps = [_gap(before, before.row, part.rows, part.last.row, self._kept)] if self._reads_rows else []
         if self._listens:
-            gaps.append(_gap(before.live, part.live, part.last.live))
+            gaps.append(_gap(before, before.live, part.live, part.last.live, MOST_LIVE))
         count = sum(gap for gap in gaps if gap is not None)
         if count or None in gaps:
             missed.append(self._missed_event(part.last.at_ms, before, None if None in gaps else count))
@@ -116,10 +125,19 @@ class ShardEvents:
         return shown
 
 
-def _gap(before: int, read: Sequence[Row | LiveEvent], last: int) -> int | None:
-    """How many numbers after `before` are not there any more; None if that is not known."""
-    if not before:
-        return 0  # there was nothing yet: the first number is any
+def _gap(position: Position, before: int, read: Sequence[Row | LiveEvent], last: int, kept: int) -> int | None:
+    """How many numbers after `before` are not there any more; None if that is not known.
+
+    Args:
+        position: where this part of the reading began.
+        before: the number there.
+        read: what follows, as far as it was read.
+        last: the last number that was given.
+        kept: how many are kept at least.
+    """
+    if not before:  # nothing is known there, and the first number is any
+        is_complete = not read or read[0].at_ms < position.at_ms or last - read[0].number + 1 < kept
+        return 0 if is_complete else None
     if last < before:
         return None  # the server has lost its data, or its counter
     following = read[0].number if read else last + 1

@@ -7,15 +7,17 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
-from aioq.errors import ConfigError
-from aioq.jobs.events import Event, EventKind
+from aioq.errors import ConfigError, JobNotFoundError
+from aioq.jobs.events import ENDS, Event, EventKind
 from aioq.jobs.job import JobState
 from aioq.jobs.loglines import LogLine, decode_line
 from aioq.results.control import JobControl
 from aioq.results.events import ShardEvents, past_events
 from aioq.results.places import find
 from aioq.results.timeline import JobEvent, TimelineEntry, timeline_of
+from aioq.results.waiters import not_found
 from aioq.results.why import Why, why
+from aioq.store.contract import Store
 
 LEAST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 """Seconds between two questions of whoever follows a log: after a line, and at most."""
@@ -148,31 +150,51 @@ class JobStory(JobControl, eq=False):
         """
         if not self._source.keeps_history():
             raise ConfigError(f"job {self.id}: events() needs a history, and the setting 'history' is 0")
-        shown, read, pause, reader = Counter[_Key](), Counter[_Key](), LEAST_PAUSE, None
-        while True:
-            store = await self._source.store()
-            place = await find(store, await self._locate(), self.id)
-            if reader is None or reader.place != place.queue:
-                always = self._source.records_always()
-                reader = ShardEvents(store, place.queue, kinds=EventKind, always=always)
-                await reader.begin()
-                place = await find(store, place.queue, self.id)
-            past, fresh = past_events(place.info), await reader.read(lambda event: event.job_id == self.id)
-            events = sorted([*past, *(event for _, event in fresh)], key=lambda each: each.at)
+        shown, read, pause, reader, is_over = Counter[_Key](), Counter[_Key](), LEAST_PAUSE, None, False
+        while not is_over:
+            reader, past, fresh, is_over = await self._next_events(reader)
             # What the record knows was read too, or not, but it is shown as often as it is known: twice, if two
             # runs were started in the same millisecond.
             known = Counter((event.kind, event.at) for event in past)
-            read.update((event.kind, event.at) for _, event in fresh)
+            read.update((event.kind, event.at) for event in fresh)
             pause = min(2 * pause, LONGEST_PAUSE)
-            for event in events:
+            for event in sorted([*past, *fresh], key=lambda each: each.at):
                 key = event.kind, event.at
                 if shown[key] < max(known[key], read[key]):
                     shown[key] += 1
                     pause = LEAST_PAUSE
                     yield event
-            if place.info.state.ended:
-                return
-            await asyncio.sleep(pause)
+            if not is_over:
+                await asyncio.sleep(pause)
+            elif not past and not any(kind in ENDS for kind, _ in shown):
+                # With `result_ttl=0` the record goes with its end, which the history has; here that is gone too.
+                raise not_found(self.id, [reader.place])
+
+    async def _next_events(self, reader: ShardEvents | None) -> tuple[ShardEvents, list[Event], list[Event], bool]:
+        """The reader of the job's queue, what its record knows, what was read, and whether the job has ended."""
+        store = await self._source.store()
+        try:
+            place = await find(store, await self._locate(), self.id)
+            if reader is None or reader.place != place.queue:
+                reader = self._reader(store, place.queue)
+                await reader.begin()
+                place = await find(store, place.queue, self.id)
+            past, is_over = past_events(place.info), place.info.state.ended
+        except JobNotFoundError:
+            if reader is None:
+                raise
+            past, is_over = [], True
+        fresh = [event for _, event in await reader.read(self._is_own)]
+        return reader, past, fresh, is_over
+
+    def _reader(self, store: Store, place: str) -> ShardEvents:
+        source = self._source
+        return ShardEvents(
+            store, place, kinds=EventKind, always=source.records_always(), kept=source.history_kept()
+        )
+
+    def _is_own(self, event: Event) -> bool:
+        return event.job_id == self.id
 
     def events_sync(self) -> Iterator[Event]:
         """`events` for sync code, as `App.run_sync`: `for event in handle.events_sync(): ...`."""

@@ -35,7 +35,7 @@ class TimelineEntry(msgspec.Struct, frozen=True, kw_only=True):
         event: what happened. `retried` and `crashed` end an attempt that was, or will be, followed by another one.
             `scheduled` or `waiting` is the last entry of a job that waits now.
         worker: the worker; empty where there was none.
-        error: the error in a few words; empty for none.
+        error: the error in a few words, or why the job was cancelled; empty for none.
         seconds: how long the run took that has ended; None if that is not known.
         why: what a job that is `scheduled` or `waiting` waits for; see `JobHandle.why`.
     """
@@ -89,7 +89,7 @@ def _present(info: JobInfo) -> Iterator[TimelineEntry]:
             at=info.ended_at,
             event=JobEvent(info.state.value),
             worker=info.worker or "",
-            error="" if info.error is None else str(info.error),
+            error=info.reason if info.error is None else str(info.error),
             seconds=(info.ended_at - info.started_at).total_seconds() if ran and info.started_at else None,
         )
     if info.due_at is not None:

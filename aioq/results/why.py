@@ -182,6 +182,8 @@ def _ended(info: JobInfo) -> WhyReason:
         text += f" on worker {info.worker}"
     if info.error is not None:
         text += f": {info.error.summary}"
+    elif info.reason:
+        text += f": {info.reason}"
     return WhyReason(code=WhyCode.ENDED, text=text, since=info.ended_at, worker=info.worker or "")
 
 

@@ -277,12 +277,14 @@ class Described:
         headers: what the sender sent along.
         error: what ended the last failed attempt, or None.
         value: the encoded result of a job that has succeeded, or None.
+        reason: why it was cancelled; empty for no reason.
     """
 
     task: str
     headers: dict[str, str]
     error: Failure | None
     value: msgspec.Raw | None
+    reason: str = ""
 
 
 def describe(envelope: bytes, outcome: bytes | None) -> Described:
@@ -306,6 +308,7 @@ def describe(envelope: bytes, outcome: bytes | None) -> Described:
         headers or end.headers or {},
         decode_failure(end) if end.kind is OutcomeKind.FAILED else None,
         end.value if end.kind is OutcomeKind.SUCCEEDED else None,
+        decode_reason(end) if end.kind is OutcomeKind.CANCELLED else "",
     )
 
 

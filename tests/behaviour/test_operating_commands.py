@@ -26,6 +26,11 @@ app = App(logs=10)
 @app.task(name="shop.add")
 async def add(x: int, y: int = 1) -> int:
     return x + y
+
+
+@app.task(name="shop.charge")
+async def charge(user: int, amount: int = 1) -> int:
+    return amount
 """
 
 
@@ -109,6 +114,54 @@ def test_what_programs_get(shop: Project) -> None:
     assert (dry["state"], dry["total"], dry["done"]) == ("dry_run", 1, 0)
 
 
+def test_a_copy_has_other_arguments_only_where_they_are_given(shop: Project) -> None:
+    """By name or by position, whether the call has them by name or by position."""
+    aioq("send", "shop:app", "shop.charge", '{"user": 7, "amount": 500}', "--id", "named", "--delay", "1h")
+    aioq("send", "shop:app", "shop.charge", "[7, 500]", "--id", "placed", "--delay", "1h")
+    for job in ("named", "placed"):
+        (copy,) = aioq("job", "shop:app", job, "--copy", "--argument", "user=9").lines
+        assert aioq("jobs", "shop:app", "-a", "user=9", "-a", "amount=500").lines[0].split("\t")[0] == copy
+        assert aioq("job", "shop:app", copy, "--delete", "--yes").code == 0
+    (copy,) = aioq("job", "shop:app", "placed", "--copy", "-a", "1=3").lines
+    assert aioq("jobs", "shop:app", "-a", "user=7", "-a", "amount=3").lines[0].split("\t")[0] == copy
+    refused = aioq("job", "shop:app", "named", "--copy", "-a", "1=3")
+    assert "the call has no argument at position 1; it has 0 by position" in refused.errors
+    assert "aioq: task 'shop.charge'" in aioq("job", "shop:app", "named", "--copy", "-a", "user=x").errors
+
+
+def test_a_change_is_reported_to_programs_too(shop: Project) -> None:
+    aioq("send", "shop:app", "shop.add", "[1]", "--id", "one", "--delay", "1h")
+    job = ("job", "shop:app", "one", "--json")
+    assert aioq(*job, "--priority", "high").objects == [{"id": "one", "done": True}]
+    refused = aioq(*job, "--retry")
+    assert (refused.objects, refused.code) == ([{"id": "one", "done": False, "state": "scheduled"}], 1)
+    assert aioq(*job, "--run-now").objects == [{"id": "one", "done": True}]
+    assert aioq(*job, "--cancel", "--yes").objects == [{"id": "one", "done": True}]
+
+
+def test_a_server_shards_and_schedules_for_programs(shop: Project) -> None:
+    app = sys.modules["shop"].app
+    asyncio.run(app.queue("mail").set_shards(2))
+    asyncio.run(app.schedules.put("each", sys.modules["shop"].add.call(1), every=60))
+    (found,) = aioq("doctor", "shop:app", "--json").objects
+    assert found.keys() == {"servers", "findings", "notes"}
+    url, name = shop.settings["AIOQ_URL"], shop.name
+    assert aioq("doctor", "--url", url, "--name", name, "--json").objects[0].keys() == found.keys()
+    (queue,) = aioq("shards", "shop:app", "--json").objects
+    assert queue["queue"] == "mail"
+    assert [each["shard"] for each in queue["shards"]] == [0, 1]  # pyright: ignore[reportUnknownVariableType, reportGeneralTypeIssues, reportIndexIssue] - JSON
+    for command in (("list", "shop:app"), ("show", "shop:app", "each")):
+        (schedule,) = aioq("schedules", *command, "--json").objects
+        assert (schedule["id"], schedule["task"], schedule["every"]) == ("each", "shop.add", 60.0)
+
+
+def test_an_operation_that_is_over_is_not_changed(shop: Project) -> None:
+    (operation,) = aioq("bulk", "shop:app", "run-now", "--json").objects
+    for change in ("--pause", "--resume", "--abort"):
+        refused = aioq("operations", "shop:app", str(operation["id"]), change)
+        assert (refused.code, "is over: ended" in refused.errors) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("words", "error"),
     [
@@ -123,6 +176,7 @@ def test_what_programs_get(shop: Project) -> None:
         ("job shop:app nothing", "there is no job 'nothing'"),
         ("job shop:app x --retry --copy", "one change at a time"),
         ("job shop:app x --delete", "delete the job x? There is no terminal to ask; give --yes"),
+        ("job shop:app x --cancel", "cancel the job x? There is no terminal to ask; give --yes"),
         (
             "queue shop:app default --purge",
             "(0 queued, 0 scheduled, 0 waiting)? There is no terminal to ask",
@@ -159,27 +213,28 @@ def test_a_job_is_followed_to_its_end(shop: Project) -> None:
     ]
     cancelled = aioq("send", "shop:app", "shop.add", "[1]", "--id", "two", "--delay", "1h")
     assert cancelled.code == 0
-    assert aioq("job", "shop:app", "two", "--cancel", "--reason", "sold").lines == ["two cancelled"]
-    assert aioq("job", "shop:app", "two", "--cancel").code == 1
+    assert aioq("job", "shop:app", "two", "--cancel", "--reason", "sold", "-y").lines == ["two cancelled"]
+    assert aioq("job", "shop:app", "two", "--cancel", "--yes").code == 1
     followed = aioq("tail", "shop:app", "two", "--json")
     assert ([each["kind"] for each in followed.objects], followed.code) == (["sent", "cancelled"], 1)
 
 
-def test_events_end_with_the_cursor_to_go_on_with(shop: Project) -> None:
-    """Also when Ctrl-C ends them, which is how they usually end."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_events_end_with_the_cursor_to_go_on_with(shop: Project, number: signal.Signals) -> None:
+    """Also when Ctrl-C ends them, which is how they usually end, or a service manager."""
 
     async def interrupted() -> str:
         process = shop.python("-m", "aioq", "events", "shop:app", "--kind", "sent")
         with redis.Redis.from_url(shop.settings["AIOQ_URL"]) as client:
             await until(lambda: client.exists(f"aioq:{{{shop.name}:default}}:listening"))
-        process.signal(signal.SIGINT)
+        process.signal(number)
         assert await process.ended() == 130, process.log
-        line, *_ = process.lines
+        (line,) = process.lines
         return line.removeprefix("go on with --cursor ")
 
     cursor = asyncio.run(interrupted())
     assert aioq("send", "shop:app", "shop.add", "[1]", "--id", "later", "--delay", "1h").code == 0
-    assert aioq("job", "shop:app", "later", "--cancel").code == 0
+    assert aioq("job", "shop:app", "later", "--cancel", "--yes").code == 0
     found = aioq("events", "shop:app", "--kind", "ended", "--limit", "1", "--json", "--cursor", cursor)
     assert (found.code, len(found.lines)) == (0, 1), (cursor, found)
     (event,) = found.objects

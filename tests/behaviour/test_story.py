@@ -268,6 +268,77 @@ async def test_what_was_missed_is_an_event_too() -> None:
         assert missed.since is not None
 
 
+async def test_the_end_of_a_job_that_leaves_no_record_is_an_event() -> None:
+    app = shop()
+    async with app.test() as session:
+        handle = await app.by_name("ship").options(result_ttl=0, delay=10).send(1)
+        story = handle.events()
+        kinds = [(await anext(story)).kind]
+        await session.advance(11)
+        kinds += [event.kind async for event in story]
+        assert [kind for kind in kinds if kind != "progress"] == ["sent", "started", "succeeded"]
+        with pytest.raises(JobNotFoundError):
+            await handle.info()
+
+
+async def test_what_is_missed_of_a_queue_that_had_no_history_yet() -> None:
+    """Which number came first is not known then, so nor is how many were missed."""
+    app = shop(history=1)
+    async with app.test() as session:
+        stream = app.events(kinds="ended")
+        await stream.start()
+        for number in range(4):
+            await app.send("ship", number)
+        await session.drain()
+        events = await seen(aiter(stream), "succeeded")
+        assert [(event.kind, event.missed) for event in events] == [("missed", None), ("succeeded", None)]
+
+
+async def test_a_queue_that_a_cursor_does_not_have_is_read_from_its_time_on() -> None:
+    app = shop()
+    async with app.test() as session:
+        await app.by_name("ship").options(queue="mail", job_id="before").send(1)
+        await app.send("ship", 1)
+        await session.drain()
+        await session.advance(1)
+        stream = app.events(queue="default", kinds="ended")
+        await stream.start()
+        await app.by_name("ship").options(queue="mail", job_id="after").send(1)
+        await session.drain()
+        events = await seen(
+            aiter(app.events(queue=["default", "mail"], kinds="ended", cursor=stream.cursor)), "succeeded"
+        )
+        assert [event.job_id for event in events] == ["after"]
+
+
+async def test_a_second_iteration_goes_on_where_the_first_was_left() -> None:
+    app = shop()
+    async with app.test() as session:
+        stream = app.events(kinds="ended")
+        await stream.start()
+        handles = [await app.send("ship", 1) for _ in range(4)]
+        await session.drain()
+        found = [(await anext(aiter(stream))).job_id for _ in range(2)]
+        following = aiter(app.events(kinds="ended", cursor=stream.cursor))
+        assert [(await anext(following)).job_id for _ in range(2)] == [each.id for each in handles[2:]]
+        found += [(await anext(aiter(stream))).job_id for _ in range(2)]
+        assert found == [each.id for each in handles]
+
+
+async def test_why_a_job_was_cancelled_is_said_by_all_that_show_it() -> None:
+    app = shop()
+    async with app.test() as session:
+        called_off = await app.by_name("ship").options(delay=60).send(1)
+        expired = await app.by_name("ship").options(delay=60, expires=1).send(1)
+        await called_off.cancel("sold")
+        await app.queue("default").pause()
+        await session.advance(62)
+        for handle, reason in ((called_off, "sold"), (expired, "expired")):
+            assert (await handle.info()).reason == reason
+            assert (await handle.timeline())[-1].error == reason
+            assert (await handle.why()).text.endswith(f": {reason}")
+
+
 async def test_a_pause_is_an_event_and_is_why_a_job_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "WORKERS_EVERY", 0.0)
     app = shop()

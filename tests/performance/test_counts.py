@@ -299,8 +299,8 @@ async def test_commands_within_the_scripts_of_a_job_alone(redis_server: Database
 
 
 async def test_a_job_leaves_nothing_behind(jobs: Jobs) -> None:
-    # Blocks of memory that this process still holds after a job, beside what the first jobs have filled: 0. What grows
-    # once, such as a table, is not counted: the least of the rounds.
+    # Blocks of memory that this process still holds after a job, beside what the first jobs have filled: 0. What
+    # grows once, such as a table, is not counted: the least of the rounds.
     held: list[int] = []
     for _ in range(ROUNDS):
         await jobs.noop.send_many([(number,) for number in range(JOBS)])

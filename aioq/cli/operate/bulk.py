@@ -95,7 +95,12 @@ def run_operations(wanted: Wanted, *, verb: str | None, as_json: bool) -> None:
             if verb == "wait":
                 await _watch(operation)
             elif verb is not None:
+                is_over = operation.info.state.is_over
                 await getattr(operation, verb)()
+                if is_over:
+                    _show([operation.info], as_json=as_json)
+                    click.echo(f"aioq: the operation {operation.id} is over: {operation.info.state}", err=True)
+                    return 1
             return _show([operation.info], as_json=as_json)
 
     sys.exit(_unless_interrupted(carry_out()))

@@ -1,13 +1,16 @@
 """`aioq events`: prints what happens, as it happens. `aioq tail`: the same of one job, until it has ended."""
 
 import asyncio
+import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
+from types import FrameType
 from typing import Any
 
 import click
 
 from aioq.app import App
+from aioq.cli import INTERRUPTED
 from aioq.cli.operate.output import moment, print_json, span
 from aioq.cli.targets import Wanted, find_app
 from aioq.errors import AioqError, ConfigError
@@ -28,13 +31,28 @@ def run(
     async def carry_out() -> None:
         async with app:
             stream = app.events(**filters, **({} if cursor is None else {"cursor": cursor}))
-            await stream.start()
+            is_begun = False
             try:
+                await stream.start()
+                is_begun = True
                 await _print_events(stream, limit, as_json=as_json)
-            finally:  # also of Ctrl-C
-                click.echo(f"go on with --cursor {stream.cursor}", err=True)
+            except asyncio.CancelledError:
+                is_begun = True  # Ctrl-C may come early
+                raise
+            finally:
+                if is_begun:
+                    click.echo(f"go on with --cursor {stream.cursor}", err=True)
 
-    asyncio.run(carry_out())
+    # As Ctrl-C: so a service manager that stops this command gets the cursor too.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        asyncio.run(carry_out())
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _interrupt(_: int, __: FrameType | None) -> None:
+    signal.raise_signal(signal.SIGINT)
 
 
 async def _print_events(stream: EventStream, limit: int | None, *, as_json: bool) -> None:

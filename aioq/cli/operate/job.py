@@ -8,7 +8,7 @@ from typing import Any
 import click
 import msgspec
 
-from aioq.app import App
+from aioq.app import App, internals_of
 from aioq.cli.operate.events import progress_text
 from aioq.cli.operate.output import Column, moment, print_facts, print_items, print_json, span
 from aioq.cli.operate.questions import confirm
@@ -26,6 +26,8 @@ DONE = {
     "delete": "deleted",
 }
 """What has happened when a verb has returned True."""
+
+DESTROYS = {"cancel", "delete"}
 
 _NEEDS = {
     "retry": "a job that has failed",
@@ -49,23 +51,29 @@ def run(
 ) -> None:
     """Carry out the command."""
     app, (job_id,) = find_app(wanted, "the job's ID")
-    if verb == "delete":
-        confirm(f"delete the job {printable(job_id)}?", is_confirmed=is_confirmed)
+    if verb in DESTROYS:
+        confirm(f"{verb} the job {printable(job_id)}?", is_confirmed=is_confirmed)
 
     async def carry_out() -> int:
         async with app:
             handle = app.handle(job_id)
             if is_copy:
-                return _printed(await _copy(handle, arguments), as_json=as_json)
+                return _printed(await _copy(app, handle, arguments), as_json=as_json)
             if verb is None and priority is None and move is None:
                 return await _show(app, handle, as_json=as_json)
-            return await _change(handle, verb, priority, move, reason)
+            return await _change(handle, verb, priority, move, reason, as_json=as_json)
 
     sys.exit(asyncio.run(carry_out()))
 
 
 async def _change(
-    handle: JobHandle[Any], verb: str | None, priority: str | None, move: str | None, reason: str
+    handle: JobHandle[Any],
+    verb: str | None,
+    priority: str | None,
+    move: str | None,
+    reason: str,
+    *,
+    as_json: bool,
 ) -> int:
     """Change the job, and say so; exit code 1 where its state does not permit that."""
     if priority is not None:
@@ -77,9 +85,14 @@ async def _change(
         call = handle.cancel(reason) if verb == "cancel" else getattr(handle, verb)()
         done, what, needs = await call, DONE[verb], _NEEDS[verb]
     if done:
-        click.echo(f"{printable(handle.id)} {printable(what)}")
+        if as_json:
+            print_json([{"id": handle.id, "done": True}])
+        else:
+            click.echo(f"{printable(handle.id)} {printable(what)}")
         return 0
     state = await handle.status()
+    if as_json:
+        print_json([{"id": handle.id, "done": False, "state": state}])
     click.echo(f"aioq: the job {printable(handle.id)} is {state}; this needs {needs}", err=True)
     return 1
 
@@ -87,11 +100,19 @@ async def _change(
 _UNENDED = "a job that has not ended"
 
 
-async def _copy(handle: JobHandle[Any], arguments: Sequence[tuple[str | int, Any]]) -> JobHandle[Any]:
+async def _copy(app: App, handle: JobHandle[Any], arguments: Sequence[tuple[str | int, Any]]) -> JobHandle[Any]:
+    if not arguments:
+        return await handle.copy()
+    changed = await internals_of(app).changed_arguments(await handle.info(), arguments)
+    if changed is not None:
+        args, kwargs = changed
+        return await handle.copy(*args, **kwargs)
     by_name = {name: value for name, value in arguments if isinstance(name, str)}
     by_place = {place: value for place, value in arguments if isinstance(place, int)}
-    if by_place and sorted(by_place) != [*range(len(by_place))]:
-        raise ConfigError("arguments by position must begin with 0, without a gap")
+    if sorted(by_place) != [*range(len(by_place))]:
+        raise ConfigError(
+            "the call is not kept any more: give all arguments, those by position from 0 on, without a gap"
+        )
     return await handle.copy(*(by_place[place] for place in sorted(by_place)), **by_name)
 
 
@@ -140,6 +161,7 @@ def facts(info: JobInfo) -> Iterator[tuple[str, str]]:
     yield "tags", ", ".join(info.tags)
     yield "headers", ", ".join(f"{name}={value}" for name, value in info.headers.items())
     yield "error", "" if info.error is None else str(info.error)
+    yield "reason", info.reason
     yield "result", "" if info.result is None else repr(info.result)
 
 

@@ -182,6 +182,7 @@ class Record:
             worker=self.worker,
             progress=None if self.progress is None else _PROGRESS.decode(self.progress),
             error=put_off(found.task) if self.state in WAITS and self.parked_ms is not None else found.error,
+            reason=found.reason,
             headers=found.headers,
             tags=self.tags,
             expires_at=_time(self.extra.expires.at_ms) if self.extra and self.extra.expires else None,

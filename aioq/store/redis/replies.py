@@ -280,6 +280,7 @@ def _info(queue: str, job_id: str, record: dict[str, Any], *, results: bool) -> 
         worker=record["worker"].decode() if "worker" in record else None,
         progress=_PROGRESS.decode(record["progress"]) if "progress" in record else None,
         error=put_off(task) if state in WAITS and "parked" in record else description.error,
+        reason=description.reason,
         headers=description.headers,
         tags=_tags(record.get("tags", ())),
         expires_at=_time(record.get("expires") or None),
