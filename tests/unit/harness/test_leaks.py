@@ -27,7 +27,11 @@ def _no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_no_grace")
 @pytest.mark.parametrize("environment", [None, {}], ids=["as it is", "environment dropped"])
-def test_a_child_is_found_and_ended(environment: dict[str, str] | None) -> None:
+@pytest.mark.parametrize("has_proc", [leaks.HAS_PROC, False], ids=["as here", "without /proc"])
+def test_a_child_is_found_and_ended(
+    environment: dict[str, str] | None, has_proc: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leaks, "HAS_PROC", has_proc)
     before = leaks.processes()
     child = subprocess.Popen(["/bin/sleep", "1000"], env=environment)
 
