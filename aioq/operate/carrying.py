@@ -31,6 +31,9 @@ log = logger("aioq.operations")
 READ_AHEAD = 20
 """The most parts of lists without a job that matches that are read before this is noted. A guess."""
 
+REMINDED_AT_ONCE = 100
+"""How many queues and shards are asked at once to remind of an operation."""
+
 EARLY_PAUSE = 0.002
 """Seconds until the millisecond in which an operation began has passed."""
 
@@ -126,7 +129,7 @@ async def carry(source: CarrySource, operation_id: str) -> Carried:
     found = await store.operating.operations.read([operation_id])
     if not found:
         return Carried(None)
-    if found[0].state is not OperationState.RUNNING:
+    if found[0].state is not OperationState.RUNNING or found[0].carried:
         return Carried(found[0].state)
     plan = decode_plan(found[0].definition)
     if plan is None:
@@ -153,8 +156,7 @@ class _Carrying:
             if isinstance(ended, Carried):
                 return ended
             at = ended
-        for place in self._plan.reminders:
-            await self._operations.remind(place, self._id, None)
+        await remind_all(self._store, self._id, self._plan.reminders, None)
         return Carried(OperationState.ENDED)
 
     async def _go_through(self, at: int) -> Carried | int:
@@ -272,6 +274,14 @@ class _Carrying:
                     "operation %s: queue %s cannot be reached; the workers of queue %s try again: %s",
                     *(self._id, target, queue, error),
                 )
+
+
+async def remind_all(store: Store, operation_id: str, places: Sequence[str], delay_ms: int | None) -> None:
+    """Have queues and shards remind a worker of an operation, each in so many milliseconds; None for never."""
+    remind = store.operating.operations.remind
+    for start in range(0, len(places), REMINDED_AT_ONCE):
+        some = places[start : start + REMINDED_AT_ONCE]
+        await asyncio.gather(*(remind(place, operation_id, delay_ms) for place in some))
 
 
 async def attend(source: CarrySource, queue: str, operation_id: str) -> int | None:

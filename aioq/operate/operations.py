@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from aioq.errors import ConfigError
-from aioq.operate.carrying import CarrySource, carry
+from aioq.operate.carrying import CarrySource, carry, remind_all
 from aioq.operate.plan import OperationInfo, Plan, decode_plan, encode_plan, shown_operation
 from aioq.public import public
 from aioq.store.contract import Store
@@ -36,8 +36,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
 TAKEOVER = 15.0
 """Seconds after which whoever waits for an operation carries it on although there are workers, if none does."""
 
-MOST_REMINDERS = 8
-"""The most queues and shards whose workers are reminded of an operation."""
+SHOWN = 8
+"""The most queues and shards that a line of the log names."""
 
 MOST_OF_A_NAME = 200
 """The longest name of somebody who begins an operation, in characters."""
@@ -183,6 +183,8 @@ class Operation:
             await remind(store, self.id, plan.reminders)
         else:
             await _fence(store, self.id, plan, permit)
+        if permit.state is OperationState.ABORTED:
+            await remind_all(store, self.id, plan.reminders, None)
         return await self.progress()
 
 
@@ -197,6 +199,7 @@ class _Watch:
         self._id = operation_id
         self._pause = FIRST_PAUSE
         self._says_so = True
+        self._alone_until = 0.0
         self._still: tuple[OperationInfo | None, float] = (None, 0.0)
 
     async def step(self, info: OperationInfo) -> None:
@@ -213,17 +216,22 @@ class _Watch:
         self._pause = min(self._pause * 1.5, LONGEST_PAUSE)
 
     async def _is_left_alone(self) -> bool:
-        """Whether no worker serves a queue whose workers are reminded of it."""
+        """Whether no worker serves a queue whose workers are reminded of it; it is not asked before each step."""
+        now = asyncio.get_running_loop().time()
+        if now < self._alone_until:
+            return True
         store = await self._source.store()
         found = await store.operating.operations.read([self._id])
         plan = decode_plan(found[0].definition) if found else None
-        if plan is None or await served(store, plan.reminders):
+        if plan is None or await _is_served(store, plan.reminders):
             return False
+        self._alone_until = now + LEASE_MS / 1000
         if self._says_so:
             self._says_so = False
+            more = len(plan.reminders) - SHOWN
             log.warning(
-                "operation %s: no worker serves %s; this process carries it on while it waits for it",
-                *(self._id, ", ".join(plan.reminders)),
+                "operation %s: no worker serves %s%s; this process carries it on while it waits for it",
+                *(self._id, ", ".join(plan.reminders[:SHOWN]), f" and {more:,} more" if more > 0 else ""),
             )
         return True
 
@@ -314,8 +322,7 @@ async def begin(source: OperationSource, plan: Plan, *, is_for_workers: bool = T
     store = await source.store()
     operations, operation_id = store.operating.operations, f"{plan.act.value}-{os.urandom(6).hex()}"
     # First, and for later: if this process dies before it is stored, a worker finds that there is no operation.
-    for place in plan.reminders:
-        await operations.remind(place, operation_id, LEASE_MS)
+    await remind_all(store, operation_id, plan.reminders, LEASE_MS)
     if not await operations.write(operation_id, encode_plan(plan), plan.rate):
         raise ConfigError(
             f"there are {MOST_OPERATIONS:,} operations that have not ended; abort some of app.operations.list()"
@@ -328,14 +335,16 @@ async def begin(source: OperationSource, plan: Plan, *, is_for_workers: bool = T
 
 async def remind(store: Store, operation_id: str, places: Sequence[str]) -> None:
     """Have a worker carry on an operation now: one of the first place with workers, later also others."""
-    operations = store.operating.operations
-    for delay_ms, place in enumerate(places):
-        await operations.remind(place, operation_id, LEASE_MS if delay_ms else 0)
+    await remind_all(store, operation_id, places[:1], 0)
+    await remind_all(store, operation_id, places[1:], LEASE_MS)
 
 
 async def reminders_of(store: Store, places: Sequence[str]) -> list[str]:
-    """The queues and shards whose workers are reminded of an operation; those that have some come first."""
-    return list(dict.fromkeys([*await served(store, places), *places]))[:MOST_REMINDERS]
+    """The queues and shards whose workers are reminded of an operation: all, those first that have some now.
+
+    One that gets its first worker later may be the only one that ever does.
+    """
+    return list(dict.fromkeys([*await served(store, places), *places]))
 
 
 async def served(store: Store, places: Sequence[str]) -> list[str]:
@@ -348,6 +357,14 @@ async def served(store: Store, places: Sequence[str]) -> list[str]:
             place for place, its in zip(some, workers, strict=True) if any(each.lease_ms > 0 for each in its)
         ]
     return found
+
+
+async def _is_served(store: Store, places: Sequence[str]) -> bool:
+    """Whether some queue or shard has workers; those that are likely to come first."""
+    for start in range(0, len(places), WORKERS_AT_ONCE):
+        if await served(store, places[start : start + WORKERS_AT_ONCE]):
+            return True
+    return False
 
 
 async def _fence(store: Store, operation_id: str, plan: Plan, permit: Permit) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from aioq import App, ConfigError, JobState, Operation, OperationState
 from aioq.operate import carrying
+from aioq.operate import operations as handles
 from aioq.store import operations as bounds
 from aioq.testing.session import MemorySession
 from aioq.worker import Worker
@@ -286,6 +287,30 @@ class TestWhoGoesOn:
 
         assert (info.done, info.skipped, info.by) == (100, 0, "ann")
         assert Counter(runs) == {**dict.fromkeys(range(100), 2), **dict.fromkeys(range(100, 120), 1)}
+
+    async def test_a_worker_that_comes_later_goes_on_whichever_queue_it_serves(
+        self, redis_server: Database, app_name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(handles, "LEASE_MS", 100)
+        app, _, _ = shop(app_name, url=redis_server.url)
+        queues = [f"q{number:02}" for number in range(12)]
+        async with app:
+            for queue in queues:
+                await app.by_name("shop.mail").options(queue=queue, delay=3600).send("a")
+            op = await app.jobs(queue=queues).set_priority("high")
+            aborted = await app.jobs(queue=queues).set_priority("low")
+            await aborted.abort()
+            worker = Worker(app_parts(app), queues=queues[-1:])
+            serving = asyncio.create_task(worker.run())
+            while not (await op.progress()).state.is_over:  # noqa: ASYNC110 - to wait for it would carry it on
+                await asyncio.sleep(0.02)
+            worker.stop()
+            await serving
+            with redis_server.client() as client:
+                timers = [key for key in client.scan_iter(f"aioq:{{{app_name}:*:timers") if client.exists(key)]
+
+        assert (op.info.done, op.info.state) == (12, OperationState.ENDED)
+        assert timers == [], "nothing reminds of what is over"
 
     async def test_without_a_worker_who_waits_for_it_carries_it_on_and_says_so(
         self, server: Database, app_name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
