@@ -126,7 +126,7 @@ class ShardEvents:
 
 
 def _gap(position: Position, before: int, read: Sequence[Row | LiveEvent], last: int, kept: int) -> int | None:
-    """How many numbers after `before` are not there any more; None if that is not known. So many are kept at least."""
+    """How many numbers after `before` are gone; None if that is not known. So many are kept at least."""
     if not before:  # nothing is known there, and the first number is any
         is_complete = not read or read[0].at_ms < position.at_ms or last - read[0].number + 1 < kept
         return 0 if is_complete else None
