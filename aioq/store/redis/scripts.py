@@ -27,6 +27,10 @@ _COMMENT_LINE = re.compile(r"^ *--.*\n", re.MULTILINE)
 _STATEMENT = re.compile(r"^(?=(?!end|else|until|--|[\s})]))", re.MULTILINE)
 """The places where a statement begins at the left margin."""
 _TABLE = re.compile(r"^local ([A-Z]\w*) = \{\}$", re.MULTILINE)
+_CONSTANT = re.compile(r"'[^'\n]*'|\d+")
+_CONSTANTS = re.compile(
+    r"^([A-Z]\w*\.\w+(?:, [A-Z]\w*\.\w+)*) = ((?:'[^'\n]*'|\d+)(?:, (?:'[^'\n]*'|\d+))*)$", re.MULTILINE
+)
 _NAME = re.compile(r"(?<![\w.:])[A-Za-z_]\w*(?:\.\w+)?")
 
 
@@ -108,7 +112,7 @@ def script(name: str, *, sharded: bool = False) -> Script:
     lines = dict.fromkeys([*used_by("begin", parts), _BEGIN])
     for statement in _STATEMENT.split(body):
         lines |= dict.fromkeys([*used_by(statement, parts), statement])
-    text = _bare(_with_sizes("\n".join(lines)), sharded=sharded)
+    text = _bare(_with_members("\n".join(lines)), sharded=sharded)
     return Script(name, text, hashlib.sha1(text).hexdigest())  # noqa: S324 - Redis names scripts by SHA-1
 
 
@@ -126,16 +130,23 @@ def library(*, sharded: bool = False) -> Library:
     return Library(f"aioq_{own}", text, functions)
 
 
-def _with_sizes(text: str) -> str:
-    """A script whose tables have room for all that a part puts into them: a table that grows is copied."""
-    defined = [each for line in text.splitlines() if _DEFINES.match(line) for each in sorted(_defined_by(line))]
+def _with_members(text: str) -> str:
+    """A script whose tables are made with the constants that it uses, and with room for its functions."""
+    members: dict[str, str] = {}
+    for names, values in _CONSTANTS.findall(text):
+        members |= dict(zip(names.split(", "), _CONSTANT.findall(values), strict=True))
+    text = _CONSTANTS.sub("", text)
+    members = {name: members[name] for name in members.keys() & names_in(text)}
+    defined = [each for line in text.splitlines() if _DEFINES.match(line) for each in _defined_by(line)]
+    members |= dict.fromkeys(defined, "0")
 
-    def sized(table: re.Match[str]) -> str:
+    def made(table: re.Match[str]) -> str:
         inside = f"{table[1]}."
-        members = [f"{each.removeprefix(inside)} = 0" for each in defined if each.startswith(inside)]
-        return f"local {table[1]} = {{{', '.join(members)}}}"
+        pairs = sorted((name, value) for name, value in members.items() if name.startswith(inside))
+        inner = ", ".join(f"{name.removeprefix(inside)} = {value}" for name, value in pairs)
+        return f"local {table[1]} = {{{inner}}}"
 
-    return _TABLE.sub(sized, text)
+    return _TABLE.sub(made, text)
 
 
 _HASH_LENGTH = 16
