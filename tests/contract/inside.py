@@ -20,6 +20,7 @@ class Places:
 
     Attributes:
         waiting: how many entries of the lanes name each job.
+        left: of these, the ids that are in what is left of entries that were taken in part.
         delivered: the entries that were delivered and not taken, by worker.
         scheduled: the ids of the scheduled jobs.
         timers: the ids of the jobs that are looked at when they expire.
@@ -31,6 +32,7 @@ class Places:
     """
 
     waiting: Counter[str] = field(default_factory=Counter[str])
+    left: set[str] = field(default_factory=set[str])
     delivered: dict[str, set[Token]] = field(default_factory=dict[str, set[Token]])
     scheduled: set[str] = field(default_factory=set[str])
     timers: set[str] = field(default_factory=set[str])
@@ -115,6 +117,7 @@ class ServerInside:
         found = json.loads(self._places(keys=[self._base]))  # pyright: ignore[reportArgumentType]
         places = Places(
             waiting=Counter(found["waiting"]),
+            left=set(found["left"]),
             scheduled=set(found["scheduled"]),
             timers=set(found["timers"]),
             held={worker: set(jobs) for worker, jobs in found["held"]},
@@ -145,7 +148,7 @@ local function named_by(fields)
   end
   return ids
 end
-local found = {waiting = {}, delivered = {}, held = {}, consumers = {}}
+local found = {waiting = {}, left = {}, delivered = {}, held = {}, consumers = {}}
 for _, lane in ipairs({
   'high:front', 'high:rest', 'high', 'normal:front', 'normal:rest', 'normal', 'low:front', 'low:rest', 'low',
 }) do
@@ -154,7 +157,10 @@ for _, lane in ipairs({
     local last
     for i = 1, #group, 2 do if group[i] == 'last-delivered-id' then last = group[i + 1] end end
     for _, entry in ipairs(redis.call('XRANGE', key, '(' .. last, '+')) do
-      for _, id in ipairs(named_by(entry[2])) do found.waiting[#found.waiting + 1] = id end
+      for _, id in ipairs(named_by(entry[2])) do
+        found.waiting[#found.waiting + 1] = id
+        if string.find(lane, ':rest', 1, true) then found.left[#found.left + 1] = id end
+      end
     end
   end
   for _, pending in ipairs(redis.call('XPENDING', key, 'aioq', '-', '+', 1000)) do

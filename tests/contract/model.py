@@ -210,16 +210,20 @@ class Model:
         assert reply.expired == bool(self.ended())
         assert sorted(reply.cancelled) == sorted(self.cancelling.get(worker, ()))
 
-    def block(self, worker: str, reply: Sequence[Token]) -> None:
+    def block(self, worker: str, reply: Sequence[Token], left: Collection[str]) -> None:
+        """A reply to a wait, after which these jobs are in what is left of entries that were taken in part."""
         free = self.ready()
         assert reply or not free, "nothing was delivered though there is something"
-        assert len({token.lane for token in reply}) == len(reply), "more than one entry of a lane"
-        for job_id in named_by(reply):
-            job = self.jobs.get(job_id)
-            if job is not None and job.state is JobState.QUEUED and not job.loose and not self.overdue(job):
-                left = (each.turn for each in free if each.delivered is None and each.turn[:2] == job.turn[:2])
-                assert job.turn == min(left)
-                job.delivered = worker
+        lanes = {token.lane for token in reply}
+        assert len(lanes) == len(reply), "more than one entry of a lane"
+        for token in reply:
+            # The first entry of each stream is delivered: that of the lane, and beside it that of what is left.
+            besides: Collection[str] = left if f"{token.lane}:rest" in lanes else ()
+            for job in filter(None, map(self.jobs.get, token.job_ids)):
+                if job.state is JobState.QUEUED and not job.loose and not self.overdue(job):
+                    same = (each for each in free if each.delivered is None and each.turn[:2] == job.turn[:2])
+                    assert job.turn == min(each.turn for each in same if each.id not in besides)
+                    job.delivered = worker
         self.tokens.setdefault(worker, []).extend(reply)
 
     def claim(

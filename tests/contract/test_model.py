@@ -260,7 +260,7 @@ class StoreMachine(RuleBasedStateMachine):
         late = [worker for worker in WORKERS if self.model.lost(worker)]
         worker = self._live_worker(pick) if live or not late else one_of(late, pick)
         tokens = self.run(self.store.block, QUEUE, worker, 1)
-        self.model.block(worker, tokens)
+        self.model.block(worker, tokens, self.inside.places().left)
         self.seen[worker] += tokens
 
     def _running(self) -> list[tuple[str, str, int]]:
