@@ -12,10 +12,9 @@ from contextlib import redirect_stderr, redirect_stdout
 from typing import NamedTuple
 
 import pytest
-import redis
 
 from aioq.cli.main import main
-from tests.behaviour.kit import Project, until
+from tests.behaviour.kit import SECONDS, Project
 
 SHOP = """
 from aioq import App
@@ -225,11 +224,14 @@ def test_events_end_with_the_cursor_to_go_on_with(shop: Project, number: signal.
 
     async def interrupted() -> str:
         process = shop.python("-m", "aioq", "events", "shop:app", "--kind", "sent")
-        with redis.Redis.from_url(shop.settings["AIOQ_URL"]) as client:
-            await until(lambda: client.exists(f"aioq:{{{shop.name}:default}}:listening"))
+        async with asyncio.timeout(SECONDS):
+            while not process.printed:  # before it listens, it prints nothing, nor where to go on
+                await sys.modules["shop"].add.options(delay=3600).send(1)
+                await asyncio.sleep(0.05)
         process.signal(number)
         assert await process.ended() == 130, process.log
         (line,) = process.lines
+        assert line.startswith("go on with --cursor "), process.log
         return line.removeprefix("go on with --cursor ")
 
     cursor = asyncio.run(interrupted())
