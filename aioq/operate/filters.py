@@ -25,8 +25,11 @@ from aioq.util.suggestions import did_you_mean
 WHERE = "app.jobs"
 ORDERS = ("newest", "oldest")
 
-_PATTERN = re.compile(r"([^\[]|\[!?.[^\]]*\])*", re.DOTALL)
+_PATTERN = re.compile(r"([^\[]|\[(!.|[^!])[^\]]*\])*", re.DOTALL)
 """A pattern in which each `[` is closed. `fnmatch` takes another one for itself, which is hardly meant."""
+
+_CLASS = re.compile(r"\[!?(.[^\]]*)\]", re.DOTALL)
+_RANGE = re.compile(r"(.)-(.)", re.DOTALL)
 
 
 class JobFilters(TypedDict, total=False):
@@ -133,8 +136,9 @@ class Filters:
 
     @cached_property
     def fits_worker(self) -> Callable[[str], bool]:
-        """Tells whether the id of a worker fits."""
-        return any_of([self.worker or "*"])
+        """Tells whether a worker fits, by its id or by that which it has in one queue: `web-1-2ab3-1`."""
+        fits = any_of([self.worker or "*"])
+        return lambda worker: fits(worker) or fits(worker.rpartition("-")[0])
 
     def match(self, item: Listed, span: Span, parameters: Parameters) -> bool:
         """Whether a job matches; what its list has decided already is checked again where that costs nothing.
@@ -201,6 +205,10 @@ def make_filters(given: Mapping[str, Any], encoder: msgspec.msgpack.Encoder) -> 
     since, until = _moment("since", values), _moment("until", values)
     if since and until and None not in {since.at_ms, until.at_ms} and (since.at_ms or 0) > (until.at_ms or 0):
         raise ConfigError(f"{WHERE}: since={values['since']} is after until={values['until']}")
+    if since and until and None not in {since.ago_ms, until.ago_ms} and (since.ago_ms or 0) < (until.ago_ms or 0):
+        raise ConfigError(
+            f"{WHERE}: since={values['since']} ago is after until={values['until']} ago; nothing is between them"
+        )
     return Filters(
         queues=queues and [check_name(f"{WHERE}: queue", each) for each in queues],
         states=_states(_texts("state", values)),
@@ -251,6 +259,9 @@ def pattern_of(name: str, value: object, where: str = WHERE) -> str:
         raise ConfigError(f"{where}: {name}={brief(value)}: expected a text, in which * ? [...] stand for others")
     if not _PATTERN.fullmatch(value):
         raise ConfigError(f"{where}: {name}={value!r}: a '[' is never closed; the character itself is '[[]'")
+    for first, last in (pair for each in _CLASS.findall(value) for pair in _RANGE.findall(each)):
+        if first > last:
+            raise ConfigError(f"{where}: {name}={value!r}: nothing is from {first!r} to {last!r}; swap them")
     return value
 
 

@@ -63,19 +63,27 @@ class QueueHandle(QueueControl):
     """
 
     async def shards(self) -> list[ShardInfo]:
-        """What is in each shard of the queue, in order; one that is not sharded has one."""
+        """What is in each shard of the queue, in order; one that is not sharded has one.
+
+        Raises:
+            ConfigError: there is no such queue; the message names those that there are.
+        """
         store = await self._store()
-        return await self._look(store, await self._stored(store))
+        stored = await self._stored(store)
+        if stored.served == 1:  # it may not be there; what has several was given them
+            await self._existing()
+        return await self._look(store, stored)
 
     async def stats(self) -> QueueStats:
         """How many jobs the queue has, how they end, and how long they run and wait; of all its shards together.
 
         Raises:
-            ConfigError: the App keeps no statistics (`stats=False`).
+            ConfigError: the App keeps no statistics (`stats=False`); or there is no such queue, and the message
+                names those that there are.
         """
         if not self._has_stats:
             raise ConfigError(f"queue {self.name}: stats() needs statistics, which the setting 'stats' turns off")
-        store = await self._store()
+        store = await self._existing()
         names = shard_names(self.name, (await self._stored(store)).served)
         found = await asyncio.gather(*map(store.history.statistics, names))
         counts = [await self._count(store, names, state) for state in LISTED_STATES]

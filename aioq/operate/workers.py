@@ -9,6 +9,7 @@ from aioq.jobs.job import JobInfo
 from aioq.jobs.options import check_name
 from aioq.jobs.shards import queue_of_shard
 from aioq.operate.filters import any_of, pattern_of
+from aioq.operate.known import queues_of
 from aioq.operate.registered import Place, about_of, id_of, names_in_words, places_in, queues_said_by, running_at
 from aioq.operate.worker import WorkerInfo
 from aioq.public import public
@@ -130,7 +131,7 @@ class _Register:
             stored = await (await self._source.store()).operating.queues()
             known = list(dict.fromkeys([*self._source.known_queues(), *map(queue_of_shard, stored)]))
         else:
-            known = [*queues]
+            known = [*await queues_of(self._source, queues, where=f"{WHERE}: ")]
         found = await self._places(known)
         # A worker may serve further queues, which perhaps this App does not know.
         others = {queue for places in found.values() for queue in queues_said_by(places)} - {*known}

@@ -136,6 +136,9 @@ class TestFilters:
             ({"task": ""}, "task=['']: expected a text"),
             ({"task": "a[b"}, "a '[' is never closed"),
             ({"error": "[!a"}, "a '[' is never closed"),
+            ({"error": "a[!]"}, "a '[' is never closed"),
+            ({"error": "a[z-a]"}, "nothing is from 'z' to 'a'; swap them"),
+            ({"since": 3600, "until": 7200}, "since=3600 ago is after until=7200 ago"),
             ({"error": ""}, "expected a text, in which"),
             ({"worker": 3}, "worker=3: expected a text, in which"),
             ({"since": datetime(2026, 1, 1)}, "has no time zone"),
@@ -163,6 +166,9 @@ class TestFilters:
             queued.jobs(queue="mial").first,
             queued.jobs(queue="mial").count,
             queued.jobs(queue="mial").page,
+            queued.queue("mial").stats,
+            queued.queue("mial").shards,
+            lambda: anext(aiter(queued.workers(queue="mial"))),
         ):
             with pytest.raises(ConfigError, match=r"no queue 'mial' \(did you mean 'mail'\?\); there are: .*mail"):
                 await ask()

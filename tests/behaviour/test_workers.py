@@ -98,6 +98,9 @@ async def test_a_worker_is_seen_changed_and_stopped_from_afar(
     assert (await app.workers().get(worker.running[0].worker or "")).id == worker.id
     assert [each.id async for each in app.workers(f"{worker.host}*", queue="mail")] == [worker.id]
     assert [each async for each in app.workers("nobody*")] == []
+    for name in (worker.id, worker.running[0].worker, f"{worker.host}*"):
+        assert [job.id async for job in app.jobs(worker=name)] == [held.id]
+        assert [job.id async for job in app.jobs(worker=name, state="running")] == [held.id]
 
     stacks = await worker.stacks()
     (job,) = [stack for stack in stacks.tasks if held.id in stack.name]
