@@ -147,7 +147,7 @@ class PausesMachine(RuleBasedStateMachine):
             self.run(self.store.operating.pauses.resume, QUEUE, list(TASKS[what : what + 1]))
             self.paused.discard(what)
             if isinstance(self.store, MemoryStore):
-                self.waits.clear()  # jobs are back in their lanes at once there, so a read brings the first of each
+                self.waits.clear()  # jobs are back in their lanes at once: a read would bring the first of each
 
     @rule(pick=picks, count=counts)
     def claim(self, pick: int, count: int) -> None:
