@@ -44,7 +44,10 @@ _SMALL = _ENDS | {Act.MOVE}
 
 
 class CarrySource(Protocol):
-    """What carrying on needs of the App."""
+    """What carrying on needs of the App.
+
+    A protocol, because what it is (`aioq.internals`) is in a room above this one.
+    """
 
     async def store(self) -> Store:
         """The store of the running loop."""

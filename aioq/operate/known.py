@@ -11,7 +11,10 @@ from aioq.util.suggestions import did_you_mean
 
 
 class KnownSource(Protocol):
-    """The App, whatever event loop it is asked on."""
+    """The App, whatever event loop it is asked on.
+
+    A protocol, because what it is (`aioq.internals`) is in a room above this one.
+    """
 
     async def store(self) -> Store:
         """The store of the running loop."""

@@ -26,7 +26,10 @@ next renewals bring what it is asked for, also while its event loop is blocked."
 
 
 class Asker(Protocol):
-    """Asks a worker for something, whatever event loop that is done on."""
+    """Asks a worker for something, whatever event loop that is done on.
+
+    A protocol, because what it is (`WorkerQuery`) imports this module.
+    """
 
     async def ask(
         self, worker: "WorkerInfo", places: Sequence[Place], verb: str, args: Mapping[str, object], seconds: float

@@ -28,7 +28,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
 
 
 class WorkerSource(Protocol):
-    """Where a query gets its answers: the App, whatever event loop it is asked on."""
+    """Where a query gets its answers: the App, whatever event loop it is asked on.
+
+    A protocol, because what it is (`aioq.internals`) is in a room above this one.
+    """
 
     async def store(self) -> Store:
         """The store of the running loop."""

@@ -27,7 +27,10 @@ DELETED = "deleted"
 # A protocol, though `aioq.internals.Internals` is the only one there is: handles are made by the sender, which
 # that one is built of, so it is in a room above this one and above the sender's.
 class ResultSource(Protocol):
-    """Where a handle gets its answers: the App, whatever event loop it is asked on."""
+    """Where a handle gets its answers: the App, whatever event loop it is asked on.
+
+    A protocol, because what it is (`aioq.internals`) is in a room above this one.
+    """
 
     async def store(self) -> Store:
         """The store of the running loop."""

@@ -8,30 +8,20 @@ from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Limits
 from aioq.store.leases import WorkerLease
 from aioq.store.memory.control import MemoryWorkerControl, QueueRequests
-from aioq.store.memory.history import QueueHistory
 from aioq.store.memory.operations import MemoryOperations, OperationQueue
 from aioq.store.memory.pauses import MemoryPauses, QueuePauses
 from aioq.store.memory.schedules import MemoryQueueTimetable
-from aioq.store.memory.story import MemoryStory
+from aioq.store.memory.story import MemoryStory, StoryQueue
 from aioq.store.operating import MOST_LISTED, Counted, Listing, Place, Wanted
 from aioq.util.clock import Clock
 
 
-class OperatedQueue(OperationQueue, Protocol):
+class OperatedQueue(OperationQueue, StoryQueue, Protocol):
     """A queue."""
 
     pauses: QueuePauses
     timetable: MemoryQueueTimetable
     requests: QueueRequests
-
-    @property
-    def history(self) -> QueueHistory:
-        """What has ended."""
-        ...
-
-    def runs(self, worker: str, job_id: str, claim: int) -> bool:
-        """Whether a worker runs a job under this claim."""
-        ...
 
     def workers(self) -> Sequence[WorkerLease]:
         """The workers of this queue."""
