@@ -37,8 +37,20 @@ class Branches(sysmon.SysMonitor):
         collector: Any = getattr(self.lock_data, "__self__")  # noqa: B009 - a function to the type checker
         collector.data_lock = threading.Lock()
 
+    # What began under another tracer of this process may go on under this one, which knows nothing of it.
+
+    def sysmon_py_return(self, code: CodeType, instruction_offset: int, retval: object) -> Any:
+        """Note a return."""
+        return super().sysmon_py_return(code, instruction_offset, retval) if id(code) in self.code_infos else None
+
+    def sysmon_line_arcs(self, code: CodeType, line_number: int) -> Any:
+        """Note a line."""
+        return super().sysmon_line_arcs(code, line_number) if id(code) in self.code_infos else None
+
     def sysmon_branch_either(self, code: CodeType, instruction_offset: int, destination_offset: int) -> Any:
         """Note which way a branch goes, until it has gone both."""
+        if id(code) not in self.code_infos:
+            return None
         branch = id(code), instruction_offset
         first = self._first.setdefault(branch, -1)
         if first == destination_offset:

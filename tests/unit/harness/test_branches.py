@@ -154,3 +154,34 @@ def test_lines_and_branches_are_those_of_coverages_own_tracer(tmp_path: Path) ->
     sample, same = (str(tmp_path / name / "sample.py") for name in ("ours", "theirs"))
     assert ours.analysis2(sample)[1:4] == theirs.analysis2(same)[1:4]
     assert ours.branch_stats(sample) == theirs.branch_stats(same)
+
+
+TWO = """
+import coverage
+
+def measured():
+    measuring = coverage.Coverage(data_file=None, config_file="rc")
+    measuring.start()
+    return measuring
+
+first = measured()
+import sample
+going_on = sample.both([2, 3, 0, 20])
+found = [next(going_on)]
+first.stop()
+second = measured()
+found += going_on
+second.stop()
+print(found)
+"""
+
+
+def test_what_began_under_one_tracer_goes_on_under_another(tmp_path: Path) -> None:
+    (tmp_path / "sample.py").write_text(SAMPLE.partition("print([")[0])
+    (tmp_path / "two.py").write_text(TWO)
+    (tmp_path / "rc").write_text(f"[run]\nbranch = true\nsource = {tmp_path}\nplugins = tests.branches\n")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    command = [sys.executable, "two.py"]
+    environment |= {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[2, 3]\n", "")
