@@ -37,6 +37,10 @@ class Asker(Protocol):
         """Ask a worker, which is at these places, for something, and wait for its answer."""
         ...
 
+    async def check_queue(self, where: str, queue: str) -> None:
+        """Check that the App or the server knows a queue; the error begins with `where`."""
+        ...
+
     async def read_again(self, worker: "WorkerInfo", places: Sequence[Place], about: About) -> "WorkerInfo":
         """A worker as it is now, which has just said this of itself."""
         ...
@@ -187,9 +191,10 @@ class WorkerInfo:
             timeout: how long to wait for the answer, see `WorkerInfo`.
 
         Raises:
-            ConfigError: `queue` cannot be the name of a queue.
+            ConfigError: there is no such queue; the message names those that there are.
         """
         check_name("worker.add_queue", queue)
+        await self._asker.check_queue("worker.add_queue", queue)
         return await self._changed("add_queue", timeout, queue=queue)
 
     def add_queue_sync(self, queue: str, *, timeout: Duration | None = None) -> "WorkerInfo":

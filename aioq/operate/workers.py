@@ -179,6 +179,10 @@ class _Register:
             raise WorkerRefusedError(f"worker {worker.id}: {verb}: {decoded.error}", worker.id)
         return decoded.value
 
+    async def check_queue(self, where: str, queue: str) -> None:
+        """Check that the App or the server knows a queue; the error begins with `where`."""
+        await queues_of(self._source, [queue], where=f"{where}: ")
+
     async def read_again(self, worker: WorkerInfo, places: Sequence[Place], about: About) -> WorkerInfo:
         """A worker as it is now, which has just said this of itself."""
         found = await self._places(list(dict.fromkeys([*about.queues, *worker.queues])))

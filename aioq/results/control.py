@@ -194,7 +194,8 @@ class JobControl(msgspec.Struct, eq=False):
         on with it. The other queue needs no worker for it.
 
         Args:
-            queue: its new queue; if it is in this queue already, nothing is changed.
+            queue: its new queue; if it is in this queue already, nothing is changed. As with a send, it may be one
+                that nobody knows yet.
 
         Returns:
             False if it was not moved, because it runs, has ended, or waits for another job.

@@ -13,7 +13,10 @@ from typing import NamedTuple
 
 import pytest
 
+from aioq import App, Retry
 from aioq.cli.main import main
+from aioq.cli.top.actions import change_job
+from aioq.worker import Worker
 from tests.behaviour.kit import SECONDS, Project
 
 SHOP = """
@@ -128,9 +131,29 @@ def test_a_copy_has_other_arguments_only_where_they_are_given(shop: Project) -> 
     assert "aioq: task 'shop.charge'" in aioq("job", "shop:app", "named", "--copy", "-a", "user=x").errors
 
 
+@pytest.mark.anyio
+async def test_a_failed_job_whose_call_is_gone_is_not_said_to_need_to_have_failed(shop: Project) -> None:
+    app = App(shop.name, url=shop.settings["AIOQ_URL"], dead_limit=0)
+
+    @app.task(name="shop.break", retry=Retry(attempts=1))
+    async def fail() -> None:
+        raise ValueError("no")
+
+    async with app:
+        old = await fail.options(job_id="old").send()
+        await Worker(app._internals.app_parts(), queues=["default"], burst=True).run()
+        said = "old is failed; its call is not kept any more (dead_ttl, dead_limit), so it cannot be retried"
+        assert await change_job(app, "retry", await old.info()) == said
+    refused = await asyncio.to_thread(aioq, "job", "shop:app", "old", "--retry")
+    assert (refused.code, refused.errors.strip()) == (1, f"aioq: the job {said}")
+
+
 def test_a_change_is_reported_to_programs_too(shop: Project) -> None:
     aioq("send", "shop:app", "shop.add", "[1]", "--id", "one", "--delay", "1h")
     job = ("job", "shop:app", "one", "--json")
+    refused = aioq(*job, "--move", "defualt")
+    assert "no queue 'defualt' (did you mean 'default'?)" in refused.errors
+    assert refused.code
     assert aioq(*job, "--priority", "high").objects == [{"id": "one", "done": True}]
     refused = aioq(*job, "--retry")
     assert (refused.objects, refused.code) == ([{"id": "one", "done": False, "state": "scheduled"}], 1)

@@ -14,7 +14,7 @@ from aioq.cli.operate.output import Column, moment, print_facts, print_items, pr
 from aioq.cli.operate.questions import confirm
 from aioq.cli.targets import Wanted, find_app
 from aioq.errors import ConfigError
-from aioq.jobs.job import JobInfo
+from aioq.jobs.job import JobInfo, JobState
 from aioq.results.handle import JobHandle
 from aioq.results.timeline import TimelineEntry
 from aioq.util.printable import printable
@@ -28,6 +28,9 @@ DONE = {
 """What has happened when a verb has returned True."""
 
 DESTROYS = {"cancel", "delete"}
+
+NO_CALL = "its call is not kept any more (dead_ttl, dead_limit), so it cannot be retried"
+"""Why a failed job is not retried."""
 
 _NEEDS = {
     "retry": "a job that has failed",
@@ -61,6 +64,8 @@ def run(
                 return _printed(await _copy(app, handle, arguments), as_json=as_json)
             if verb is None and priority is None and move is None:
                 return await _show(app, handle, as_json=as_json)
+            if move is not None:
+                await app.queue(move).info()  # an error if nobody knows it: it would take the job out of sight
             return await _change(handle, verb, priority, move, reason, as_json=as_json)
 
     sys.exit(asyncio.run(carry_out()))
@@ -93,7 +98,8 @@ async def _change(
     state = await handle.status()
     if as_json:
         print_json([{"id": handle.id, "done": False, "state": state}])
-    click.echo(f"aioq: the job {printable(handle.id)} is {state}; this needs {needs}", err=True)
+    lacks = NO_CALL if verb == "retry" and state is JobState.FAILED else f"this needs {needs}"
+    click.echo(f"aioq: the job {printable(handle.id)} is {state}; {lacks}", err=True)
     return 1
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aioq.app import App
-from aioq.jobs.job import JobInfo
+from aioq.cli.operate.job import NO_CALL
+from aioq.jobs.job import JobInfo, JobState
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,4 +56,6 @@ async def change_job(app: App, verb: str, job: JobInfo) -> str:
     handle = app.handle(job.id, queue=job.queue)
     if await getattr(handle, verb)():
         return f"{job.id} {CHANGES[verb].done}"
-    return f"{job.id} is {await handle.status()}; {verb} needs {CHANGES[verb].needs}"
+    state = await handle.status()
+    lacks = NO_CALL if verb == "retry" and state is JobState.FAILED else f"{verb} needs {CHANGES[verb].needs}"
+    return f"{job.id} is {state}; {lacks}"

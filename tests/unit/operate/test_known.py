@@ -26,6 +26,16 @@ async def test_jobs_are_not_moved_to_a_queue_that_nobody_knows(app: App) -> None
         assert (await (await app.jobs().move(queue="mail"))).done == 1
 
 
+async def test_no_worker_is_given_a_queue_that_nobody_knows(app: App) -> None:
+    app.task(name="mail", queue="mail")(_nothing)
+    async with app.test() as session:
+        await session.drain()
+        worker, *_ = [each async for each in app.workers()]
+        said = r"worker.add_queue: there is no queue 'mial' \(did you mean 'mail'\?\); there are: default, mail"
+        with pytest.raises(ConfigError, match=said):
+            await worker.add_queue("mial")
+
+
 async def test_a_task_is_no_pattern(app: App) -> None:
     odd, other = app.task(name="a*[b]")(_nothing), app.task(name="axb")(_nothing)
     async with app.test():

@@ -86,7 +86,7 @@ async def test_what_cannot_be_asked_for_is_an_error_that_says_what_can() -> None
 
 
 def test_sync_code_sees_and_asks_too() -> None:
-    app = App("shop")
+    app = App("shop", routes={"mail.*": "mail"})
     with app.test() as session:
         session.drain()
         (worker,) = app.workers()
