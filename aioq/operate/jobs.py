@@ -220,7 +220,9 @@ class JobQuery(JobActions):
         matching = len({job.id for job in found.jobs})
         if left is None:
             return JobCount(matching, exact=True)
-        return JobCount(round(total * matching / max(1, found.looked_at)), exact=False)
+        if not self._filters.looks_into_jobs:
+            return JobCount(total, exact=False)  # there may be more than was looked at
+        return JobCount(round(total * matching / max(1, found.seen)), exact=False)
 
     def count_sync(self) -> JobCount:
         """`count` for sync code, as `App.run_sync`."""

@@ -79,11 +79,13 @@ class Found:
     Attributes:
         jobs: those that match.
         looked_at: how many were looked at.
+        seen: how many of these were jobs of the lists: others have left them, or ended.
         is_over: whether nothing is left.
     """
 
     jobs: Sequence[JobInfo]
     looked_at: int
+    seen: int
     is_over: bool
 
 
@@ -111,7 +113,7 @@ async def step(
         oldest: whether the oldest ones come first.
     """
     jobs: list[JobInfo] = []
-    looked_at = 0
+    looked_at = seen = 0
     while len(jobs) < size and looked_at < MOST_LOOKED_AT:
         due = [each for each in lists if each.is_due]
         if due:
@@ -120,12 +122,12 @@ async def step(
             continue
         best = _first(lists, oldest=oldest)
         if best is None:
-            return Found(jobs, looked_at, is_over=True)
+            return Found(jobs, looked_at, seen, is_over=True)
         item = best.pop()
-        looked_at += 1
+        looked_at, seen = looked_at + 1, seen + 1
         if item.info is not None and matches(item):
             jobs.append(shown(item.info))
-    return Found(jobs, looked_at, is_over=not any(each.head or each.is_due for each in lists))
+    return Found(jobs, looked_at, seen, is_over=not any(each.head or each.is_due for each in lists))
 
 
 def shown(info: JobInfo) -> JobInfo:

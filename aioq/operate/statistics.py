@@ -77,7 +77,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         queue: the queue's name.
-        queued: jobs that wait for a worker: an estimate, which may include jobs that were cancelled meanwhile.
+        queued: jobs that wait for a worker: an estimate, without those that were cancelled or moved meanwhile.
         scheduled: jobs that wait for their time.
         waiting: jobs of a tick that `overlap="one"` holds back.
         running: jobs that workers have.

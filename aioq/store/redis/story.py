@@ -42,7 +42,8 @@ class RedisStory:
         came_at = job.sent_at
         came_ms = 0 if came_at is None else round(came_at.timestamp() * 1000)
         reply = await self._call("count", queue, ["ahead", job.priority.value, came_ms, BEGIN])
-        return Counted(max(reply[1], len(before)), exact=False)  # it is behind all that were named
+        # It is behind all that were named, and that wait.
+        return Counted(max(reply[1], await self._count_queued(queue, before)), exact=False)
 
     async def _look_for(
         self, sought: str | None, queue: str, lane: str, before: list[tuple[str, str]]

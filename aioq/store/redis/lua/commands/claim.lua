@@ -11,8 +11,8 @@
 -- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, standing, timers, hooks, leases
 -- NEEDS: history, pauses, due, entries, newer, held_set, events
 -- USES: reads body, counters, fetched, held, job, lanes, listening, paused, scheduled, schedules, standing,
---   workers; writes counters, events, held, idle, job, lanes, outbox, paused, scheduled, standing, timers,
---   wakeable, workers; publishes dispatched
+--   workers; writes counters, events, held, idle, job, lanes, leftovers, outbox, paused, scheduled, standing,
+--   timers, wakeable, workers; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 the most jobs to take, 3 the known jobs, see below, 4 how the worker waits for jobs after this
 --   call when it gets fewer than it asks for: 'idle' if it blocks, 'standing' if it stands, '' if it does not
@@ -92,6 +92,9 @@ local marked, held = {}, {}
 local put_aside, source, stays, is_accepting = {}, '', false, false
 -- How many jobs this call has put there that may run.
 local for_others = 0
+-- By lane, how many ids fewer its entries name beside those of its queued jobs (lib/lanes.lua); and how many jobs
+-- were passed that are named again.
+local passed, named_again = {}, 0
 -- The last entry that is not aioq's, and the last job whose record this version cannot read.
 local malformed, unreadable = '', ''
 
@@ -135,6 +138,7 @@ local function is_set_aside(id, call, is_held, was_claimed)
   if not pauses.aside[source] then
     put_aside[stream] = put_aside[stream] or {}
     table.insert(put_aside[stream], id)
+    named_again = named_again + 1
     skipped = skipped + ASIDE_COST - 1 -- whoever asks counts it once
   else
     skipped = skipped + 1
@@ -147,6 +151,7 @@ local function put_off_unreadable(id, text)
   local state = Newer.state_of(q, id, text)
   if state == 'queued' or state == 'unknown' then
     Newer.put_off(q, id)
+    named_again = named_again + 1
     unreadable = id
   end
   return false
@@ -229,10 +234,14 @@ local function find_missing(ids, texts)
   end
 end
 
+local function pass(lane, count)
+  if count ~= 0 then passed[lane] = (passed[lane] or 0) + count end
+end
+
 -- Takes as many of the jobs of a stream's entries as possible; returns the position of the first one that is left.
 -- `lane` is that of the stream.
 local function take_all(stream, ids, lane)
-  local first, most = 1, count - taken
+  local first, most, named_before, taken_before = 1, count - taken, named_again, taken
   source, stays = stream, false
   while first <= #ids and not is_full() do
     local some, before = {unpack(ids, first, math.min(#ids, first + most - 1))}, taken
@@ -249,6 +258,10 @@ local function take_all(stream, ids, lane)
     most = taken == before and math.min(most * GROWTH, MOST) or count - taken
   end
   write_taken()
+  -- What was set aside is named until its entry is deleted.
+  if not (pauses and pauses.aside[stream]) then
+    pass(lane, first - 1 - (taken - taken_before) - (named_again - named_before))
+  end
   return first
 end
 
@@ -293,6 +306,7 @@ local function set_left_aside(left)
     end
   end
   if not stream then return false end
+  pass(Keys.lane_of(source), #left - #together)
   local others, key, before = #together - #put_aside[stream], Keys.lane(q, stream), nil
   put_aside[stream], for_others = together, for_others + others
   if others > 0 and not pauses.aside[stream] then before = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1) end
@@ -391,8 +405,10 @@ local function take_set_aside(stream, lane)
     if is_unreadable(entries) then entries = {} end
     is_over, most = #entries < most, math.min(most * GROWTH, MOST)
     for _, entry in ipairs(entries) do
-      local ids = Entries.named_by(entry)
-      if take_all(stream, ids, lane) <= #ids then
+      local ids, before = Entries.named_by(entry), taken
+      local is_cut = take_all(stream, ids, lane) <= #ids
+      pass(lane, (is_cut or stays) and before - taken or #ids - (taken - before))
+      if is_cut then
         is_over = false
         break
       end
@@ -459,6 +475,7 @@ if taken > 0 and Events.are_recorded(q, ARGV[5]) then
   for i = 4, #reply, 4 do taken_ids[#taken_ids + 1], calls[#calls + 1] = reply[i], reply[i + 1] end
   Events.add_calls(q, 'b', worker, taken_ids, calls)
 end
+for lane, number in pairs(passed) do Lanes.leave(q, lane, -number) end
 local is_cut = skipped >= SKIPPED_LIMIT or delivered >= DELIVERED_LIMIT
 if malformed ~= '' or unreadable ~= '' or is_cut then reply[3] = {malformed, unreadable, is_cut and 1 or 0} end
 reply[1] = Pauses.tell(q, Due.times(q), pauses)

@@ -1,7 +1,7 @@
 -- Counts jobs, or estimates how many there are.
 --
--- NEEDS: call, keys, timers, entries
--- USES: reads cut, dead, held, lanes, scheduled, schedules, workers
+-- NEEDS: call, keys, timers, entries, lanes
+-- USES: reads cut, dead, held, lanes, leftovers, scheduled, schedules, workers
 -- KEYS: 1 base key
 -- ARGV: 1 what to count: 'dead', 'scheduled', 'running' or 'queued' jobs; 'ahead' for the queued jobs that are
 --   claimed before one of them; 'keys' for the queue's main keys, of which one that is not used has none;
@@ -71,18 +71,26 @@ local function in_stream(stream)
 end
 
 function counts.queued()
-  local found = 0
-  for _, stream in ipairs(Keys.LANES) do found = found + in_stream(stream) end
-  for _, stream in ipairs(Keys.ASIDE) do found = found + in_stream(stream) end
+  local left, named, found = Lanes.left(q), {}, 0
+  local function add(lane, stream) named[lane] = (named[lane] or 0) + in_stream(stream) end
+  for _, stream in ipairs(Keys.LANES) do add(Keys.lane_of(stream), stream) end
+  for _, stream in ipairs(Keys.ASIDE) do add(string.match(stream, '^aside%-([^:]*)'), stream) end
+  for lane, ids in pairs(named) do found = found + math.max(0, ids - (left[lane] or 0)) end
   return found, 0
 end
 
--- By the time of that job, between the times of the first and the last entry that wait in its lane.
+-- By the time of that job, between the times of the first and the last entry that wait in its lane. What was left in
+-- its lane is taken to be spread over it evenly.
 function counts.ahead()
-  local found = 0
+  local left, named, found = Lanes.left(q), {}, 0
   for _, stream in ipairs(Keys.LANES) do
     if stream == first then break end
-    found = found + in_stream(stream)
+    local lane = Keys.lane_of(stream)
+    named[lane] = (named[lane] or 0) + in_stream(stream)
+  end
+  local before = named[first] or 0
+  for lane, ids in pairs(named) do
+    if lane ~= first then found = found + math.max(0, ids - (left[lane] or 0)) end
   end
   local key, groups, from = Keys.lane(q, first), redis.pcall('XINFO', 'GROUPS', Keys.lane(q, first)), '-'
   for _, fields in ipairs(type(groups) == 'table' and not groups.err and groups or {}) do
@@ -92,11 +100,15 @@ function counts.ahead()
   end
   local head = redis.pcall('XRANGE', key, from, '+', 'COUNT', 1)
   local tail = redis.pcall('XREVRANGE', key, '+', from, 'COUNT', 1)
-  if is_unreadable(head) or is_unreadable(tail) or not head[1] or not tail[1] then return found, 0 end
+  if is_unreadable(head) or is_unreadable(tail) or not head[1] or not tail[1] then
+    return found + math.max(0, before - (left[first] or 0)), 0
+  end
   local function time_of(entry) return tonumber(string.match(entry[1], '^%d+')) end
   local begin, length = time_of(head[1]), time_of(tail[1]) - time_of(head[1])
   local share = length > 0 and (tonumber(last) - begin) / length or 0.5
-  return found + math.floor(in_stream(first) * math.max(0, math.min(1, share)) + 0.5), 0
+  local main = in_stream(first)
+  local part = 1 - math.min(1, (left[first] or 0) / math.max(1, before + main))
+  return found + math.floor((before + main * math.max(0, math.min(1, share))) * part + 0.5), 0
 end
 
 function counts.keys()

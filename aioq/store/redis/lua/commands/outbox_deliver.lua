@@ -3,8 +3,8 @@
 -- NEEDS: call, keys, record_text_write, record, results, timers, history, finish, dead, outbox, cancellation
 -- NEEDS: moves
 -- USES: reads body, inbox, job, schedule, scheduled, standing, tombstone; writes body, cancel, counters, dead,
---   history, idle, inbox, job, lanes, outbox, schedule, scheduled, standing, stats, tasks, timers, tombstone,
---   wakeable; publishes dispatched, waiter, worker
+--   history, idle, inbox, job, lanes, leftovers, outbox, schedule, scheduled, standing, stats, tasks, timers,
+--   tombstone, wakeable; publishes dispatched, waiter, worker
 -- KEYS: 1 base key
 -- ARGV: 1 the other queue, 2 for how many ms after its send a job must be found, 3 for how many ms a cancellation
 --   of a job that is not here is remembered, 4 '1' if none of these entries was delivered before, else '0', 5

@@ -4,8 +4,8 @@
 --
 -- NEEDS: keys, record, results, history, finish, outbox, moves
 -- USES: reads body, job, outbox, relays, schedule, scheduled, standing; writes body, counters, history, idle, job,
---   lanes, outbox, relays, schedule, scheduled, standing, stats, tasks, timers, tombstone, wakeable; publishes
---   dispatched, waiter
+--   lanes, leftovers, outbox, relays, schedule, scheduled, standing, stats, tasks, timers, tombstone, wakeable;
+--   publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the other queue, 2 for how many ms after its send a job must be found, 3 the last entry that was applied
 --   there, 4 the name of the reading, 5 `about` of lib/history.lua, then two per entry: its id, and what

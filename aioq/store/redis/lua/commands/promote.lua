@@ -3,8 +3,8 @@
 -- NEEDS: call, keys, record_text_read, record, results, lanes, timers, hooks, history, finish, due, newer, outbox
 -- NEEDS: moves
 -- USES: reads body, fetched, held, job, outbox, schedule, scheduled, schedules, standing, timers, workers; writes
---   body, counters, history, idle, job, lanes, outbox, schedule, scheduled, standing, stats, tasks, timers,
---   tombstone, wakeable; publishes dispatched, waiter
+--   body, counters, history, idle, job, lanes, leftovers, outbox, schedule, scheduled, standing, stats, tasks,
+--   timers, tombstone, wakeable; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the most jobs in this step, and the most timers, 2 for how many ms after its send a job must be found, 3
 --   result ttl in ms, for jobs that end here, 4 the outcome of a job that has expired, 5 that of a job whose call

@@ -19,7 +19,6 @@ function Cancel.one(q, limits, id, job, outcome, ttl)
     redis.call('SADD', Keys.cancel(q, job[Field.WORKER]), id)
     redis.call('PUBLISH', Keys.worker_channel(q, job[Field.WORKER]), id .. '\n' .. outcome)
   elseif state == 'queued' or state == 'scheduled' or state == 'waiting' then
-    -- Its entry stays in the lane; a claim skips it.
     Finish.finish(q, limits, id, job, 'cancelled', outcome, ttl)
     redis.call('ZREM', q.base .. Keys.SCHEDULED, id)
   elseif state == 'moving' then

@@ -49,6 +49,7 @@ function Finish.finish(q, limits, id, job, state, outcome, ttl, how)
   local task = q.history and not how.at and History.task_of(q, id, job)
   if string.find(id, '@', 1, true) then Overlap.let_next(q, id) end
   Results.notify(q, id, job[Field.WAITERS], outcome, ttl > 0)
+  local was_queued = not job[Field.STATE]
   local has_body, is_large = job[Field.JOB] == true, state == 'succeeded' and #outcome > BODY_LIMIT and ttl > 0
   if is_large and Record.origins_of(job) then
     redis.call('SET', Keys.body(q, id), outcome)
@@ -64,6 +65,7 @@ function Finish.finish(q, limits, id, job, state, outcome, ttl, how)
   -- Not first: a server that is out of memory refuses only a script's first write, and would accept this deletion.
   if has_body then Finish.expire_body(q, id, job, ttl) end
   Hooks.run(q, 'ended', id, job)
+  if was_queued then Lanes.leave(q, job[Field.LANE], 1) end -- a claim skips its entry
 end
 
 -- Deletes the record of a job that has ended.

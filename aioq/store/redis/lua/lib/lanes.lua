@@ -6,6 +6,14 @@
 -- id) or several whose ids have equal lengths (`prefix`, `width`, `ids`): their common prefix, how many bytes each
 -- id has after it, and these rests, joined.
 --
+-- A job that is cancelled, deleted, moved, put off or given another lane while it is queued leaves its entry, because
+-- its record does not say which one that is; and of an entry that it shares with others nothing could be deleted.
+-- A claim skips what was left. Until then it is counted, by lane, in LEFTOVERS: how many ids the lane's entries name,
+-- the set aside ones included, beside those of its queued jobs. So what waits can be counted without looking at
+-- records (count.lua). The number may be below zero for a moment: a claim also passes jobs that a timer is about to
+-- end. It is a help for counting only. So its errors are ignored, and a script that fails half-way may leave it
+-- wrong by some jobs.
+--
 -- NEEDS: keys, standing
 local Lanes = {}
 -- The most jobs of one entry: each claim that takes only some of them writes the others again.
@@ -81,4 +89,19 @@ function Lanes.schedule(q, id, due, lane)
   local head = redis.call('ZRANGE', q.base .. Keys.SCHEDULED, 0, 0, 'WITHSCORES')
   redis.call('ZADD', q.base .. Keys.SCHEDULED, due, id)
   if not head[1] or due < tonumber(head[2]) then Lanes.push(q, lane, '', false) end
+end
+
+-- So many more ids are left in a lane, or fewer.
+function Lanes.leave(q, lane, count)
+  lane = lane or Keys.NORMAL
+  local left = redis.pcall('HINCRBY', q.base .. Keys.LEFTOVERS, lane, count)
+  if left == 0 then redis.pcall('HDEL', q.base .. Keys.LEFTOVERS, lane) end
+end
+
+-- How many ids are left, by lane; nothing for none.
+function Lanes.left(q)
+  local fields, left = redis.pcall('HGETALL', q.base .. Keys.LEFTOVERS), {}
+  if fields.err then return left end
+  for i = 1, #fields, 2 do left[fields[i]] = math.max(0, tonumber(fields[i + 1]) or 0) end
+  return left
 end

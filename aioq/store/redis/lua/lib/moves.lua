@@ -36,6 +36,7 @@ function Moves.depart(q, id, job, target)
   Moves.look_later(q, id, job[Field.EXTRA].move)
   Record.save(q, id, job)
   redis.call('ZREM', q.base .. Keys.SCHEDULED, id)
+  if state == 'queued' then Lanes.leave(q, job[Field.LANE], 1) end -- a claim skips its entry
 end
 
 -- The record of a job that has arrived in the other queue: what leads there, and who waits for it here.

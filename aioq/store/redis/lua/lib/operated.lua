@@ -33,7 +33,6 @@ function Operated.delete(q, limits, id, job, outcome)
     Finish.forget(q, limits, id, job)
     return true
   end
-  -- Its entry stays in the lane; a claim skips it.
   Finish.finish(q, limits, id, job, 'cancelled', outcome, 0)
   redis.call('ZREM', q.base .. Keys.SCHEDULED, id)
   return true
@@ -43,8 +42,9 @@ end
 -- the lane where it was stays there, and a claim skips it: the record names another lane. Returns whether it was
 -- moved.
 function Operated.prioritize(q, id, job, lane)
-  if Record.has_ended(job) or (job[Field.LANE] or Keys.NORMAL) == lane then return false end
-  if not job[Field.STATE] then
+  local before, is_queued = job[Field.LANE], not job[Field.STATE]
+  if Record.has_ended(job) or (before or Keys.NORMAL) == lane then return false end
+  if is_queued then
     Hooks.run(q, 'back', id, job, 'prioritize', q.now)
     Lanes.push(q, lane, id, false)
   end
@@ -52,18 +52,20 @@ function Operated.prioritize(q, id, job, lane)
   Record.widen(job, Field.NONCE)
   job[Field.LANE] = lane ~= Keys.NORMAL and lane
   Record.save(q, id, job)
+  if is_queued then Lanes.leave(q, before, 1) end
   return true
 end
 
 -- Moves a queued or a scheduled job to another time; a queued one stays if that is past.
 function Operated.reschedule(q, id, job, at)
   if at > q.now then
-    -- The entry of a queued job stays in its lane; a claim skips it.
+    local was_queued = not job[Field.STATE]
     Hooks.run(q, 'back', id, job, 'reschedule', at)
     Lanes.schedule(q, id, at, job[Field.LANE] or nil)
     Record.widen(job, Field.STATE)
     job[Field.STATE] = 'scheduled'
     Record.save(q, id, job)
+    if was_queued then Lanes.leave(q, job[Field.LANE], 1) end -- a claim skips its entry
   elseif job[Field.STATE] == 'scheduled' then
     Hooks.run(q, 'back', id, job, 'reschedule', q.now)
     Lanes.push(q, job[Field.LANE], id, false)
