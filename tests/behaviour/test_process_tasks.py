@@ -108,3 +108,54 @@ async def test_a_process_task_that_still_runs_at_the_stop_is_ended_and_given_bac
     info = await handle.info()
     assert (info.state, info.interruptions, info.attempts) == ("queued", 1, 0)
     await until(lambda: not psutil.pid_exists(child), f"the end of the pool's process {child}")
+
+
+KEPT = """
+import logging
+import os
+
+from aioq import App, current_job
+
+app = App(logs=20, logs_from="all", max_crashes=1)
+
+
+def write(number: int) -> int:
+    current_job().log("line %d", number)
+    logging.getLogger("library").warning("no route")
+    try:
+        int("none")
+    except ValueError:
+        logging.getLogger("library").exception("it broke")
+    return os.getpid()
+
+
+@app.task(executor="process")
+def in_the_pool(number: int) -> int:
+    return write(number)
+
+
+@app.task
+async def on_its_last_chance(number: int) -> int:
+    pid = write(number)
+    if current_job().crashes == 0:
+        os._exit(1)
+    return pid
+"""
+
+
+async def test_what_a_task_logs_in_another_process_is_kept_with_its_job(project: Project) -> None:
+    project.write("kept.py", KEPT)
+    tasks = project.load("kept")
+    async with tasks.app:
+        worker = await project.ready_worker("kept:app")
+        handle = await tasks.in_the_pool.send(7)
+        assert await handle.result(timeout=20) != worker.pid
+        line, warning, error = await handle.logs()
+        assert [(each.level, each.text) for each in (line, warning)] == [
+            ("info", "line 7"),
+            ("warning", "library: no route"),
+        ]
+        assert error.level == "error"
+        assert error.text.startswith("library: it broke\nTraceback")
+        assert error.text.endswith("'none'")
+        assert await worker.stop() == 0

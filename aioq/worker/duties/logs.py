@@ -72,7 +72,10 @@ class ContextHandler(logging.Handler):
         if sink is None:
             return
         try:
-            sink(record.levelno, f"{record.name}: {text_of_line(record.msg, _args(record), record.exc_info)}")
+            text = text_of_line(record.msg, _args(record), record.exc_info)
+            if record.exc_text and not record.exc_info:  # from a process of the pool
+                text = f"{text}\n{record.exc_text}"
+            sink(record.levelno, f"{record.name}: {text}")
         except BaseException as fault:
             report_fault(record.name, fault)
 

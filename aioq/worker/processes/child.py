@@ -50,10 +50,11 @@ from aioq.worker.processes.protocol import (
     HEADER,
     Begun,
     Ending,
-    LogLine,
+    Message,
     Order,
     Report,
     frame,
+    kept_line,
     line_of,
     read_order,
 )
@@ -141,7 +142,7 @@ class _WorkerConnection:
         body = self._orders.get()
         return None if body is None else read_order(body)
 
-    def send(self, message: Begun | LogLine | Report) -> None:
+    def send(self, message: Message) -> None:
         """Send a message; if the worker is gone, do nothing, because this process ends then."""
         data = frame(message)
         with self._sending, contextlib.suppress(OSError):
@@ -204,7 +205,7 @@ def _carry_out(order: Order, connection: _WorkerConnection) -> Report:
         task = _find(order, connection)
         args, kwargs = _arguments(task, order)
         returns = signature_of(task).returns
-        context = _context(order)
+        context = _context(order, connection)
         begin = partial(_begin, order, context, connection)
         if order.isolated:
             call = _call_of(task, args, kwargs)
@@ -298,7 +299,7 @@ def _report_of(ending: Ending, error: BaseException, attempt: int) -> Report:
     )
 
 
-def _context(order: Order) -> JobContext:
+def _context(order: Order, connection: _WorkerConnection) -> JobContext:
     return JobContext(
         job_id=order.job_id,
         task=order.task,
@@ -309,6 +310,7 @@ def _context(order: Order) -> JobContext:
         headers=order.headers,
         tags=order.tags,
         sent_at=order.sent_at,
+        lines=(lambda level, text: connection.send(kept_line(level, text))) if order.keeps_lines else None,
     )
 
 

@@ -17,7 +17,18 @@ import sys
 import threading
 from collections.abc import Callable
 
-from aioq.worker.processes.protocol import HEADER, Begun, LogLine, Order, Report, frame, log_line, read_message
+from aioq.jobs.loglines import Sink
+from aioq.worker.processes.protocol import (
+    HEADER,
+    Begun,
+    KeptLine,
+    LogLine,
+    Order,
+    Report,
+    frame,
+    log_line,
+    read_message,
+)
 
 STARTS = 3
 """How many children are tried for one order: an accident that kills one before it begins does not kill three."""
@@ -47,7 +58,9 @@ class Children:
         self._idle: list[_Child] = []
         self._closing = False
 
-    async def carry_out(self, order: Order, on_begun: Callable[[], None], *, keep: bool) -> Report:
+    async def carry_out(
+        self, order: Order, on_begun: Callable[[], None], *, keep: bool, lines: Sink | None = None
+    ) -> Report:
         """Let a child carry out an order.
 
         Cancellation: the child is killed, with the processes that it has started.
@@ -57,6 +70,7 @@ class Children:
             on_begun: called when the child has begun it.
             keep: use an idle child if there is one, and keep the child for the next order; else start one and end
                 it afterwards.
+            lines: keeps the lines that the job logs, if the order says so.
 
         Raises:
             NotBegunError: no child has begun it.
@@ -65,6 +79,7 @@ class Children:
         why = ""
         for _ in range(STARTS):
             child = await self._take(keep=keep)
+            child.lines = lines
             try:
                 await child.begin(order)
             except (OSError, EOFError, TimeoutError) as error:
@@ -114,6 +129,7 @@ class _Child:
 
     Attributes:
         report: the report of the present order, once it has come; it may come before the order is begun.
+        lines: keeps the lines that the job of the present order logs.
     """
 
     def __init__(
@@ -123,6 +139,7 @@ class _Child:
         self._reader = reader
         self._writer = writer
         self.report: Report | None = None
+        self.lines: Sink | None = None
 
     @classmethod
     async def start(cls) -> "_Child":
@@ -170,9 +187,12 @@ class _Child:
         while True:
             length = int.from_bytes(await self._reader.readexactly(HEADER))
             message = read_message(await self._reader.readexactly(length))
-            if not isinstance(message, LogLine):
+            if isinstance(message, LogLine):
+                log_line(message)
+            elif not isinstance(message, KeptLine):
                 return message
-            log_line(message)
+            elif self.lines is not None:
+                self.lines(message.level, message.text)
 
     def end(self) -> None:
         """Close the socket, so that the process ends. It ends before this process does."""

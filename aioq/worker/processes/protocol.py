@@ -4,6 +4,7 @@
            ◄── LogLine ──       any number: the child's log records
            ◄── Begun ────       if the child dies from here on, the job is the cause
            ◄── LogLine ──
+           ◄── KeptLine ─       any number, if they are kept: what the job has logged by `current_job().log`
            ◄── Report ───       then the child is ready for the next order
 
 Both run the same aioq, so the format has no version and no test fixes it.
@@ -16,8 +17,10 @@ from typing import Any
 
 import msgspec
 
+from aioq.jobs.loglines import MAX_LINE
 from aioq.util.log import report_fault
 from aioq.util.log_records import message_of, plain, raised_of, traceback_of
+from aioq.util.texts import cut
 from aioq.wire.messages import ENCODER, Failure
 
 HEADER = 4
@@ -57,6 +60,7 @@ class Order(msgspec.Struct, frozen=True):
         deadline: when the attempt's timeout ends it; None if it has not begun.
         log_level: the level of the worker's root logger.
         own_log_level: the level of aioq's loggers in the worker.
+        keeps_lines: whether the lines that the job logs are kept with it.
         isolated: whether this is a job on its last chance. It runs as it would in the worker: on an event loop,
             inside the App's lifespan and middleware.
     """
@@ -78,6 +82,7 @@ class Order(msgspec.Struct, frozen=True):
     deadline: datetime | None
     log_level: int
     own_log_level: int
+    keeps_lines: bool = False
     isolated: bool = False
 
 
@@ -93,6 +98,18 @@ class LogLine(msgspec.Struct, frozen=True, tag="line"):
     """
 
     fields: dict[str, Any]
+
+
+class KeptLine(msgspec.Struct, frozen=True, tag="kept"):
+    """A line that is kept with the job.
+
+    Attributes:
+        level: its level.
+        text: its text.
+    """
+
+    level: int
+    text: str
 
 
 class Report(msgspec.Struct, frozen=True, tag="report"):
@@ -129,7 +146,7 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     is_fail: bool = False
 
 
-Message = Begun | LogLine | Report
+Message = Begun | LogLine | KeptLine | Report
 
 _MESSAGE = msgspec.msgpack.Decoder(Message)
 _ORDER = msgspec.msgpack.Decoder(Order)
@@ -162,6 +179,11 @@ def line_of(record: logging.LogRecord) -> LogLine:
 
 _IN_WORDS = {"args", "exc_info", "stack_info"}
 """Attributes of a record that its message and its traceback contain already."""
+
+
+def kept_line(level: int, text: str) -> KeptLine:
+    """The message for a line that is kept with the job."""
+    return KeptLine(level, cut(text, MAX_LINE))
 
 
 def log_line(line: LogLine) -> None:

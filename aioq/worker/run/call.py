@@ -16,7 +16,7 @@ import anyio.to_thread
 import msgspec
 
 from aioq.errors import ArgumentError, ProcessDiedError, ResultError, WireError
-from aioq.jobs.context import JobContext, attach, enter_job, here
+from aioq.jobs.context import JobContext, attach, enter_job, here, sink_of
 from aioq.jobs.job import Progress
 from aioq.jobs.middleware import Middleware, wrapped
 from aioq.tasks.task import signature_of
@@ -229,7 +229,7 @@ class Caller:
 
     async def _run_in_child(self, run: Run, begin: Begin) -> Any:
         try:
-            report = await self._children.carry_out(_order(run), partial(begin, run), keep=True)
+            report = await self._carry_out(run, begin, keep=True)
         except NotBegunError as error:
             raise ProcessDiedError(f"the job did not run: {error}") from None
         except DiedError:
@@ -238,10 +238,15 @@ class Caller:
         # Only middleware needs the decoded result here.
         return _decoded(run, encoded) if self._middleware else encoded
 
+    async def _carry_out(self, run: Run, begin: Begin, *, keep: bool) -> Report:
+        assert run.context is not None
+        lines = sink_of(run.context)
+        return await self._children.carry_out(_order(run), partial(begin, run), keep=keep, lines=lines)
+
     async def _last_chance(self, run: Run, begin: Begin) -> Any:
         """Let a new child run the job as a worker does, middleware included."""
         try:
-            report = await self._children.carry_out(_order(run), partial(begin, run), keep=False)
+            report = await self._carry_out(run, begin, keep=False)
         except (NotBegunError, OSError) as error:
             raise _UnreadyError(str(error)) from error
         except DiedError:
@@ -294,6 +299,7 @@ def _order(run: Run) -> Order:
         deadline=context.deadline,
         log_level=logging.getLogger().level,
         own_log_level=logging.getLogger("aioq").getEffectiveLevel(),
+        keeps_lines=sink_of(context) is not None,
         isolated=run.isolated,
     )
 

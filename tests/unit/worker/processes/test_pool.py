@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 TASKS = """
 import os, pathlib, time
-from aioq import App
+from aioq import App, current_job
 
 deaths = pathlib.Path({deaths!r})
 if deaths.exists() and deaths.read_text():
@@ -64,6 +64,17 @@ def makes_a_coroutine(number: int):
     async def makes():
         return number
     return makes()
+
+
+@app.task(executor="process")
+def logs(number: int) -> int:
+    job = current_job()
+    job.log("line %d", number)
+    try:
+        int("none")
+    except ValueError:
+        job.log.exception("half \\ud800")
+    return number
 
 
 def double(number):
@@ -254,3 +265,25 @@ def test_a_record_is_the_same_after_its_way(caplog: pytest.LogCaptureFixture):
     assert found.getMessage() == "\\udcff at 100%"
     assert (found.name, found.levelno, found.created) == ("aioq.task", logging.WARNING, record.created)
     assert (found.pathname, found.lineno, vars(found)["job_id"]) == ("tasks.py", 7, "j")
+
+
+async def test_what_a_job_logs_comes_back_line_by_line_if_it_is_kept(
+    children: Children, deaths: Callable[[int], None]
+) -> None:
+    deaths(0)
+    lines: list[tuple[int, str]] = []
+
+    def keep(level: int, text: str) -> None:
+        lines.append((level, text))
+
+    kept = msgspec.structs.replace(order("logs", 7), keeps_lines=True)
+    report = await children.carry_out(kept, lambda: None, keep=True, lines=keep)
+    assert report.ending is Ending.RETURNED
+    assert lines[0] == (logging.INFO, "line 7")
+    level, text = lines[1]
+    assert (level, len(lines)) == (logging.ERROR, 2)
+    assert text.startswith("half \\ud800\nTraceback")
+    assert text.endswith("'none'")
+
+    await children.carry_out(order("logs", 8), lambda: None, keep=True, lines=keep)  # the same child
+    assert len(lines) == 2, "nobody keeps them"
