@@ -127,6 +127,7 @@ class JobContext:
 
     __slots__ = (
         "_extension",
+        "_is_beyond",
         "_lender",
         "_lines",
         "_log",
@@ -190,6 +191,7 @@ class JobContext:
         self._log: JobLogger | None = None
         self._lines = lines
         self._extension = 0.0
+        self._is_beyond = False
 
     @property
     def queue(self) -> str:
@@ -228,7 +230,8 @@ class JobContext:
 
         Args:
             done: how much is done, in any unit; a number that is not finite counts as 0.
-            total: how much there is in all, in the same unit; a number that is not finite counts as unknown.
+            total: how much there is in all, in the same unit; a number that is not finite counts as unknown. Of
+                reports that more than all is done the first one of a run is logged as a warning.
             message: a text for people; where it is longer than `MAX_MESSAGE`, its middle is left out.
             data: what else there is to say, by name: plain data of up to 4,096 bytes, encoded.
 
@@ -244,6 +247,10 @@ class JobContext:
         except (TypeError, ValueError):
             given = f"progress({done!r}, {total!r})"
             raise ArgumentError(f"{given}: done and total are numbers; a text goes in message=...") from None
+        if report.is_beyond and not self._is_beyond:
+            # No error: a total that was guessed too low should not fail the job.
+            self._is_beyond = True
+            self.log.warning("progress: %g of %g is more than all", report.done, report.total, stacklevel=2)
         self._report(report)
 
     def extend(self, span: Duration) -> None:

@@ -103,6 +103,11 @@ class Progress:
         object.__setattr__(self, "done", _finite(self.done) or 0.0)
         object.__setattr__(self, "total", None if self.total is None else _finite(self.total))
 
+    @property
+    def is_beyond(self) -> bool:
+        """Whether more is done than there is in all; sums of fractions may be a little too large."""
+        return self.total is not None and self.done - self.total > 1e-9 * abs(self.total)
+
 
 def _finite(number: float) -> float | None:
     try:

@@ -25,7 +25,7 @@ def make_copy(info: JobInfo, call: bytes | None, edited: bytes | None) -> NewJob
     elif call is None:
         raise ArgumentError(
             f"job {info.id}: copy(): its call is not kept any more, as it is {info.state.value}; "
-            "give the arguments: copy(...)"
+            "give the arguments"
         )
     extra = Extra(tags=info.tags) if info.tags else None
     return NewJob(new_job_id(info.queue), call, info.priority, extra=extra)

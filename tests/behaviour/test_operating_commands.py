@@ -20,7 +20,7 @@ from aioq.worker import Worker
 from tests.behaviour.kit import SECONDS, Project
 
 SHOP = """
-from aioq import App
+from aioq import App, Retry, current_job
 
 app = App(logs=10)
 
@@ -33,6 +33,14 @@ async def add(x: int, y: int = 1) -> int:
 @app.task(name="shop.charge")
 async def charge(user: int, amount: int = 1) -> int:
     return amount
+
+
+@app.task(name="shop.tries", retry=Retry(attempts=2, delay=0))
+async def tries() -> None:
+    job = current_job()
+    job.log("attempt %d", job.attempt)
+    if job.attempt == 1:
+        raise TimeoutError
 """
 
 
@@ -197,6 +205,25 @@ def test_an_operation_that_is_over_is_not_changed(shop: Project) -> None:
         ("job shop:app", "missing the job's ID"),
         ("job shop:app nothing", "there is no job 'nothing'"),
         ("job shop:app x --retry --copy", "one change at a time"),
+        ("job shop:app x --retry --cancel", "one change at a time, and not --retry and --cancel"),
+        ("job shop:app x --run-now --priority low", "one change at a time, and not --run-now and --priority"),
+        ("queue shop:app default --pause --resume", "one change at a time, and not --pause and --resume"),
+        ("queue shop:app default --purge --yes --pause", "one change at a time, and not --purge and --pause"),
+        ("workers shop:app * --stop --pause", "one change at a time, and not --stop and --pause"),
+        ("workers shop:app * --resume --resize 3", "one change at a time, and not --resume and --resize"),
+        ("operations shop:app x --pause --abort", "one change at a time, and not --pause and --abort"),
+        ("queue shop:app a:b", "'a:b': expected 1 to 128 letters"),
+        ("queue shop:app nowhere", "there is no queue 'nowhere'; there are: default"),
+        ("jobs shop:app --queue a:b", "'a:b': expected 1 to 128 letters"),
+        ("job shop:app x --move a:b", "'a:b': expected 1 to 128 letters"),
+        ("send shop:app shop.add [1] --queue a:b", "'a:b': expected 1 to 128 letters"),
+        ("workers shop:app * --add-queue a:b", "--add-queue 'a:b': expected 1 to 128 letters"),
+        ("workers shop:app * --remove-queue a:b", "--remove-queue 'a:b': expected 1 to 128 letters"),
+        ("workers shop:app --queue a:b", "'a:b': expected 1 to 128 letters"),
+        ("events shop:app --queue a:b", "'a:b': expected 1 to 128 letters"),
+        ("bulk shop:app move --to a:b", "'a:b': expected 1 to 128 letters"),
+        ("bulk shop:app retry --state queued", "failed"),
+        ("bulk shop:app cancle", "no action 'cancle' (did you mean 'cancel'?); there are: "),
         ("job shop:app x --delete", "delete the job x? There is no terminal to ask; give --yes"),
         ("job shop:app x --cancel", "cancel the job x? There is no terminal to ask; give --yes"),
         (
@@ -223,6 +250,15 @@ def test_what_is_refused(shop: Project, words: str, error: str) -> None:
     ran = aioq(*words.split())
     assert error in ran.errors
     assert (ran.code, ran.printed) == (2, "")
+
+
+def test_the_lines_and_the_events_of_a_job_that_has_ended_come_in_the_order_of_time(shop: Project) -> None:
+    asyncio.run(shop.ready_worker("shop:app"))
+    assert aioq("send", "shop:app", "shop.tries", "--id", "tries", "--wait").code == 0
+    told = [line.split("  ")[1:] for line in aioq("tail", "shop:app", "tries").lines]
+    assert [each[1] if each[0] == "info" else each[0] for each in told] == [
+        *("sent", "started", "attempt 1", "retried", "started", "attempt 2", "succeeded")
+    ]
 
 
 def test_a_job_is_followed_to_its_end(shop: Project) -> None:

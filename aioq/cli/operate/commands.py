@@ -16,6 +16,8 @@ from aioq.cli.operate.options import (
     for_app,
     given_filters,
     job_filters,
+    take_verb,
+    verbs,
 )
 from aioq.jobs.job import Priority
 
@@ -53,10 +55,12 @@ def jobs(words: tuple[str, ...], **options: Any) -> None:
 
 @click.command(context_settings=HELP)
 @for_app(metavar="[MODULE:APP] ID")
-@click.option("--retry", "verb", flag_value="retry", help="Queue it again; for a job that has failed.")
-@click.option("--cancel", "verb", flag_value="cancel", help="Cancel it.")
-@click.option("--run-now", "verb", flag_value="run_now", help="Queue it now; for one that waits for its time.")
-@click.option("--delete", "verb", flag_value="delete", help="Delete it; one that waits is cancelled first.")
+@verbs(
+    retry="Queue it again; for a job that has failed.",
+    cancel="Cancel it.",
+    run_now="Queue it now; for one that waits for its time.",
+    delete="Delete it; one that waits is cancelled first.",
+)
 @click.option("--priority", type=PRIORITY, help="Move it to that lane.")
 @click.option("--move", metavar="QUEUE", help="Move it to another queue; for one that has not been started.")
 @click.option("--copy", "is_copy", is_flag=True, help="Send the same call again, and print the id of the new job.")
@@ -79,9 +83,7 @@ def job(words: tuple[str, ...], **options: Any) -> None:
 
     Exit code 1: the job's state does not permit the change.
     """
-    given = [name for name in ("verb", "priority", "move", "is_copy") if options[name]]
-    if len(given) > 1:
-        raise click.UsageError("one change at a time")
+    take_verb(options, "priority", "move", "is_copy")
     if options["arguments"] and not options["is_copy"]:
         raise click.UsageError("--argument is for --copy")
     if options["reason"] and options["verb"] != "cancel":
@@ -99,9 +101,11 @@ def queues(words: tuple[str, ...], **options: Any) -> None:
 
 @click.command(context_settings=HELP)
 @for_app(metavar="[MODULE:APP] QUEUE")
-@click.option("--pause", "verb", flag_value="pause", help="Let workers take no jobs of it, or of --task only.")
-@click.option("--resume", "verb", flag_value="resume", help="End the pause of it, or of --task.")
-@click.option("--purge", "verb", flag_value="purge", help="Delete the jobs that wait to be run.")
+@verbs(
+    pause="Let workers take no jobs of it, or of --task only.",
+    resume="End the pause of it, or of --task.",
+    purge="Delete the jobs that wait to be run.",
+)
 @click.option(
     "-t", "--task", multiple=True, metavar="NAME", help="With --pause and --resume: this task; repeatable."
 )
@@ -113,6 +117,7 @@ def queues(words: tuple[str, ...], **options: Any) -> None:
 @as_json
 def queue(words: tuple[str, ...], **options: Any) -> None:
     """Show a queue: its jobs, and how its tasks ended, ran and waited over a minute, hour and day; or pause it."""
+    take_verb(options)
     given = options["verb"]
     if options["task"] and given not in {"pause", "resume"}:
         raise click.UsageError("--task is for --pause and --resume")
@@ -156,11 +161,13 @@ def why(words: tuple[str, ...], **options: Any) -> None:
 @click.command(context_settings=HELP)
 @for_app(metavar="[MODULE:APP] [ID or PATTERN]")
 @click.option("-q", "--queue", multiple=True, metavar="NAME", help="That serve this queue; may be repeated.")
-@click.option("--stacks", "verb", flag_value="stacks", help="Print the live stacks of its tasks and threads.")
-@click.option("--refresh", "verb", flag_value="refresh", help="Ask for fresh figures.")
-@click.option("--pause", "verb", flag_value="pause", help="Let it take no more jobs.")
-@click.option("--resume", "verb", flag_value="resume", help="Let it take jobs again.")
-@click.option("--stop", "verb", flag_value="stop", help="Stop it gracefully, as SIGTERM does.")
+@verbs(
+    stacks="Print the live stacks of its tasks and threads.",
+    refresh="Ask for fresh figures.",
+    pause="Let it take no more jobs.",
+    resume="Let it take jobs again.",
+    stop="Stop it gracefully, as SIGTERM does.",
+)
 @click.option("--resize", type=COUNT, metavar="N", help="Change how many jobs it runs at once.")
 @click.option("--add-queue", metavar="NAME", help="Let it serve this queue too.")
 @click.option("--remove-queue", metavar="NAME", help="Let it serve this queue no more.")
@@ -173,8 +180,7 @@ def workers(words: tuple[str, ...], **options: Any) -> None:
 
     Exit code 1: one of the workers did not do it, or did not answer in time.
     """
-    if sum(options[name] is not None for name in ("verb", "resize", "add_queue", "remove_queue")) > 1:
-        raise click.UsageError("one change at a time")
+    take_verb(options, "resize", "add_queue", "remove_queue")
     _run("workers", words, options)
 
 
@@ -202,13 +208,16 @@ def bulk(words: tuple[str, ...], **options: Any) -> None:
 
 @click.command(context_settings=HELP)
 @for_app(metavar="[MODULE:APP] [ID]")
-@click.option("--wait", "verb", flag_value="wait", help="Wait for its end.")
-@click.option("--pause", "verb", flag_value="pause", help="Let it do nothing more, until it is resumed.")
-@click.option("--resume", "verb", flag_value="resume", help="Let it go on.")
-@click.option("--abort", "verb", flag_value="abort", help="End it; what it has done stays done.")
+@verbs(
+    wait="Wait for its end.",
+    pause="Let it do nothing more, until it is resumed.",
+    resume="Let it go on.",
+    abort="End it; what it has done stays done.",
+)
 @as_json
 def operations(words: tuple[str, ...], **options: Any) -> None:
     """Show what `aioq bulk` has begun in the last 30 days, and by whom; or steer one of them."""
+    take_verb(options)
     _run("bulk", words, options, function="run_operations")
 
 

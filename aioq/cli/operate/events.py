@@ -3,7 +3,8 @@
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -14,12 +15,16 @@ from aioq.cli import INTERRUPTED
 from aioq.cli.operate.output import moment, print_json, span
 from aioq.cli.targets import Wanted, find_app
 from aioq.errors import AioqError, ConfigError
-from aioq.jobs.events import Event, EventKind
+from aioq.jobs.events import LIVE, Event, EventKind
 from aioq.jobs.job import JobState, Progress
 from aioq.jobs.loglines import LogLine
 from aioq.operate.events import EventStream
 from aioq.results.handle import JobHandle
+from aioq.util.aio import end
 from aioq.util.printable import printable
+
+TOGETHER = 0.1
+"""Seconds: what comes within so many is printed in the order of time. Nobody who reads along notices them."""
 
 
 def run(
@@ -81,19 +86,67 @@ def run_tail(wanted: Wanted, *, as_json: bool) -> None:
 
 async def _print_both(app: App, handle: JobHandle[Any], *, as_json: bool) -> None:
     """Print the events and the lines of a job, as far as the App keeps them, as they come."""
-
-    async def print_all(source: AsyncIterator[Event | LogLine]) -> None:
-        async for item in source:
-            _print(item, as_json=as_json, names_job=False)
-
+    printer = _Printer(as_json=as_json)
+    has_ended = (await handle.status()).ended
+    printing = [] if has_ended else [asyncio.create_task(printer.print_as_they_come())]
     try:
         async with asyncio.TaskGroup() as group:
             if app.settings.history:
-                group.create_task(print_all(handle.events()))
+                group.create_task(printer.collect(handle.events()))
             if app.settings.logs:
-                group.create_task(print_all(handle.follow_logs()))
+                group.create_task(printer.collect(handle.follow_logs()))
     except* AioqError as errors:
         raise errors.exceptions[0] from None
+    finally:
+        await end(printing)
+        printer.print()  # of a job that has ended already, all
+
+
+class _Printer:
+    """Prints the events and the lines of a job: those that come together, in the order of time."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._events: list[Event] = []
+        self._lines: list[LogLine] = []
+        self._has_some = asyncio.Event()
+
+    async def collect(self, source: AsyncIterator[Event | LogLine]) -> None:
+        """Take all that a source has."""
+        async for item in source:
+            if isinstance(item, Event):
+                self._events.append(item)
+            else:
+                self._lines.append(item)
+            self._has_some.set()
+
+    async def print_as_they_come(self) -> None:
+        """Print until cancelled."""
+        while True:
+            await self._has_some.wait()
+            await asyncio.sleep(TOGETHER)
+            self._has_some.clear()
+            self.print()
+
+    def print(self) -> None:
+        """Print what was taken."""
+        for item in in_order(self._events, self._lines):
+            _print(item, as_json=self._as_json, names_job=False)
+        self._events.clear()
+        self._lines.clear()
+
+
+def in_order(events: Sequence[Event], lines: Sequence[LogLine]) -> Iterator[Event | LogLine]:
+    """Both in the order of time; within a millisecond a line comes after its run's start and before its end."""
+    left, runs = deque(events), 0
+    for line in lines:
+        while left and left[0].at <= line.at:
+            if left[0].at == line.at and left[0].kind not in LIVE and runs >= line.attempt:
+                break
+            runs += left[0].kind is EventKind.STARTED
+            yield left.popleft()
+        yield line
+    yield from left
 
 
 def _print(item: Event | LogLine, *, as_json: bool, names_job: bool) -> None:

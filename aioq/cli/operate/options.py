@@ -90,6 +90,39 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON: one 
 confirmed = click.option("-y", "--yes", "is_confirmed", is_flag=True, help="Do it without asking.")
 
 
+_VERB = "verb_"
+
+
+def verbs(**texts: str) -> Callable[[F], F]:
+    """Flags that say what to do, by name, each with its help; `take_verb` gives the one that is given."""
+    return _all(
+        *(
+            click.option(f"--{name.replace('_', '-')}", f"{_VERB}{name}", is_flag=True, help=text)
+            for name, text in texts.items()
+        )
+    )
+
+
+def take_verb(options: dict[str, Any], *others: str) -> None:
+    """Take the flags of `verbs` out of a command's options, and put the one that is given there, as `verb`.
+
+    Args:
+        options: the options.
+        others: further options that say what to do.
+
+    Raises:
+        click.UsageError: several are given.
+    """
+    verbs = [name.removeprefix(_VERB) for name in list(options) if name.startswith(_VERB) and options[name]]
+    given = [*verbs, *(name for name in others if options[name] not in {None, False})]
+    for name in [name for name in options if name.startswith(_VERB)]:
+        del options[name]
+    if len(given) > 1:
+        flags = " and ".join(f"--{name.removeprefix('is_').replace('_', '-')}" for name in given)
+        raise click.UsageError(f"one change at a time, and not {flags}")
+    options["verb"] = next(iter(verbs), None)
+
+
 def job_filters() -> Callable[[F], F]:
     """The filters of `app.jobs(...)`, as keyword arguments of their names; `given_filters` makes them fit."""
     return _all(

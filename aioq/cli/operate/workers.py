@@ -14,6 +14,7 @@ from aioq.cli.operate.output import Column, print_items, print_json, span
 from aioq.cli.operate.questions import confirm
 from aioq.cli.targets import Wanted, find_app
 from aioq.errors import AioqError, ConfigError
+from aioq.jobs.options import check_name
 from aioq.operate.worker import WorkerInfo
 from aioq.util.plural import counted
 from aioq.util.printable import printable
@@ -35,6 +36,9 @@ def run(
 ) -> None:
     """Carry out the command."""
     app, words = find_app(wanted, "a PATTERN of ids", least=0)
+    for option, name in (("--add-queue", add_queue), ("--remove-queue", remove_queue)):
+        if name is not None:
+            check_name(option, name)
     ask = _asked(verb, resize, add_queue, remove_queue)
     if ask is not None and not words:
         raise ConfigError("which workers? Give an id, or a pattern of ids such as 'web1-*', or '*' for all")

@@ -107,6 +107,17 @@ def test_progress_is_in_numbers(given: Any):
         job.progress(*given)
 
 
+def test_that_more_than_all_is_done_is_logged_once(caplog: pytest.LogCaptureFixture):
+    reports: list[Progress] = []
+    job = make(report=reports.append)
+    for done, total in ((3, 3), (0.1 + 0.2, 0.3), (5, None), (5, float("nan")), (4, 3), (5, 3)):
+        job.progress(done, total)
+    assert len(reports) == 6, "each is reported all the same"
+    (record,) = caplog.records
+    assert record.getMessage() == "shop.add[j1] progress: 4 of 3 is more than all"
+    assert (record.levelname, record.filename) == ("WARNING", "test_context.py")
+
+
 def test_without_a_way_to_the_worker_progress_says_so():
     with pytest.raises(NoJobError, match="job j1 runs in a process pool, where progress cannot be reported"):
         make().progress(1)
