@@ -1,14 +1,15 @@
 """Why a job has no outcome yet, for the error message of a wait that has timed out."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
 from aioq.errors import AioqError, JobNotFoundError
 from aioq.jobs.job import UNKNOWN_TASK, JobInfo, JobState
 from aioq.jobs.shards import queue_of_shard
-from aioq.store.leases import WorkerLease
+from aioq.store.leases import Serving, WorkerLease, serving
 from aioq.util.clock import ManualClock
+from aioq.util.plural import counted
 
 QUERY_TIMEOUT = 1.0
 """Seconds that the server's answer may take: the caller has waited for long enough already."""
@@ -85,16 +86,32 @@ def _unknown_task(info: JobInfo) -> str:
 
 
 def _served(info: JobInfo, workers: Sequence[WorkerLease]) -> str:
-    queue, alive = queue_of_shard(info.queue), [worker for worker in workers if worker.lease_ms > 0]
-    if alive and _unknown_task(info):
-        return f"it was put off before{_unknown_task(info)}"
+    queue = queue_of_shard(info.queue)
+    alive, others = serving_workers(workers, queue)
     if not alive:
-        return f"no worker serves queue {queue!r}"
-    fetched = min(worker.fetched_ms for worker in alive)
+        return f"no worker serves queue {queue!r}" + (f": {others}" if others else "")
+    if info.task and not any(says.knows(info.task) for _, says in alive):
+        return f"no worker of queue {queue!r} knows the task {info.task!r}"
+    if _unknown_task(info):
+        return f"it was put off before{_unknown_task(info)}"
+    fetched = min(worker.fetched_ms for worker, _ in alive)
     stuck = f", the last fetch was {_seconds(fetched / 1000)} ago" if fetched > STUCK else ""
     if len(alive) == 1:
         return f"one worker serves queue {queue!r}, and has not come to it{stuck}"
     return f"{len(alive)} workers serve queue {queue!r}, and have not come to it{stuck}"
+
+
+def serving_workers(
+    workers: Iterable[WorkerLease], queue: str
+) -> tuple[Sequence[tuple[WorkerLease, Serving]], str]:
+    """The workers that take jobs of a queue, with what they say; and in words those that live and take none."""
+    alive = [(each, serving(each)) for each in workers if each.lease_ms > 0]
+    staying = [(lease, says) for lease, says in alive if not says.leaves(queue)]
+    takers = [(lease, says) for lease, says in staying if not says.paused]
+    paused, leaving = len(staying) - len(takers), len(alive) - len(staying)
+    words = [f"{counted(paused, 'worker', 'is/are')} paused"] if paused else []
+    words += [f"{counted(leaving, 'worker', 'is/are')} leaving it"] if leaving else []
+    return takers, " and ".join(words)
 
 
 LONG = 10.0

@@ -10,6 +10,7 @@ from aioq.jobs.job import UNKNOWN_TASK, WAITS, JobInfo, JobState
 from aioq.jobs.shards import SEPARATOR, queue_of_shard
 from aioq.public import public
 from aioq.results.places import JobPlace
+from aioq.results.wait_report import serving_workers
 from aioq.store.contract import Store
 from aioq.store.leases import WorkerLease
 from aioq.store.pauses import NOTHING, Pauses, Span
@@ -245,10 +246,15 @@ def _pause(code: WhyCode, what: str, span: Span) -> WhyReason:
 
 def _in_line(facts: Facts) -> Iterator[WhyReason]:
     info, queue = facts.info, queue_of_shard(facts.info.queue)
-    alive = [each for each in facts.workers if each.lease_ms > 0]
+    takers, others = serving_workers(facts.workers, queue)
+    alive = [lease for lease, _ in takers]
     yield from _paused(facts)
     if not alive:
-        yield WhyReason(code=WhyCode.NO_WORKER, text=f"no worker serves {_named(info.queue)}")
+        text = f"no worker serves {_named(info.queue)}" + (f": {others}" if others else "")
+        yield WhyReason(code=WhyCode.NO_WORKER, text=text)
+    elif info.task and not any(says.knows(info.task) for _, says in takers):
+        text = f"no worker of {_named(info.queue)} knows the task {info.task!r}"
+        yield WhyReason(code=WhyCode.UNKNOWN_TASK, text=text)
     elif info.error is not None and info.error.type == UNKNOWN_TASK:
         text = f"it was put off before: {info.error.message}"
         yield WhyReason(code=WhyCode.UNKNOWN_TASK, text=text)
@@ -258,6 +264,7 @@ def _in_line(facts: Facts) -> Iterator[WhyReason]:
     if info.state is JobState.QUEUED and facts.ahead is None:
         return
     served = f"; {counted(len(alive), 'worker', 'serves/serve')} queue {queue!r}" if alive else ""
+    served += f", {others}" if served and others else ""
     ahead = facts.ahead or Counted(0)
     yield WhyReason(
         code=WhyCode.IN_LINE,

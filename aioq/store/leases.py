@@ -1,7 +1,9 @@
 """Workers' leases: what the server knows of them, and how they are renewed. Part of the store contract."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Collection, Sequence
 from typing import Literal, Protocol
+from zlib import crc32
 
 import msgspec
 
@@ -77,6 +79,59 @@ class WorkerLease(msgspec.Struct, frozen=True, gc=False):
     lease_ms: int
     fetched_ms: int
     about: bytes = b""
+
+
+MOST_TASKS = 1_000
+"""Of how many tasks a worker says that it knows them, each in four bytes; of more it says nothing."""
+
+_MARK = 4
+
+
+def marks_of(tasks: Collection[str]) -> bytes | None:
+    """What a worker says of the tasks that it knows: a checksum for each, joined; None for too many of them."""
+    if len(tasks) > MOST_TASKS:
+        return None
+    return b"".join(sorted(map(_mark, tasks)))
+
+
+def _mark(task: str) -> bytes:
+    return crc32(task.encode(errors="surrogatepass")).to_bytes(_MARK)
+
+
+class Serving(msgspec.Struct, frozen=True):
+    """Of what a worker says of itself, what shows whether it takes a job; see `aioq/worker/about.py`.
+
+    Attributes:
+        queues: its queues, without their shards; None if it says nothing of them.
+        paused: whether it takes no jobs.
+        draining: whether it ends.
+        tasks: the tasks that it knows, as `marks_of` returns them.
+    """
+
+    queues: tuple[str, ...] | None = None
+    paused: bool = False
+    draining: bool = False
+    tasks: bytes | None = None
+
+    def leaves(self, queue: str) -> bool:
+        """Whether it takes no more jobs of a queue: it ends, or the queue was removed from its queues."""
+        return self.draining or (self.queues is not None and queue not in self.queues)
+
+    def knows(self, task: str) -> bool:
+        """Whether it knows a task, as far as is known; two in four thousand million have the same mark."""
+        return self.tasks is None or _mark(task) in {
+            self.tasks[n : n + _MARK] for n in range(0, len(self.tasks), _MARK)
+        }
+
+
+_SERVING = msgspec.msgpack.Decoder(Serving)
+
+
+def serving(lease: WorkerLease) -> Serving:
+    """What a worker says of how it serves; that it serves, if it says nothing that can be read."""
+    with contextlib.suppress(msgspec.MsgspecError):
+        return _SERVING.decode(lease.about) if lease.about else Serving()
+    return Serving()
 
 
 class LeaseClient(Protocol):

@@ -127,6 +127,14 @@ class OperatorVerbs(Protocol):
         """The queues that the server knows of, besides those that the App knows; sorted by name."""
         ...
 
+    async def note_queues(self, queues: Sequence[str]) -> None:
+        """Note that a worker serves these queues, so that those who do not know them find them.
+
+        Raises:
+            ServerUnavailableError: the server does not answer.
+        """
+        ...
+
     async def is_used(self, queue: str) -> bool:
         """Whether the server has jobs, schedules or workers of a queue."""
         ...
@@ -141,7 +149,7 @@ class OperatorVerbs(Protocol):
         ...
 
     async def count_jobs(self, queue: str, wanted: Wanted) -> Counted:
-        """How many jobs a list has. Of queued ones it is an estimate, which includes entries of cancelled jobs."""
+        """How many jobs a list has. Of queued ones it is an estimate."""
         ...
 
     async def calls(self, queue: str, job_ids: Sequence[str]) -> list[bytes | None]:

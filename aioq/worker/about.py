@@ -64,6 +64,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         paused: whether it takes no jobs.
         draining: whether it ends.
         supervised: whether it is one of several processes, which is replaced when it ends.
+        tasks: the tasks that it knows, as `marks_of` in `aioq/store/leases.py` returns them.
         figures: its figures.
         rev: which of the things that it has said this is: the highest counts.
     """
@@ -78,6 +79,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     paused: bool = False
     draining: bool = False
     supervised: bool = False
+    tasks: bytes | None = None
     figures: WorkerFigures = WorkerFigures()
     rev: int = 0
 
@@ -96,48 +98,51 @@ def decode_about(encoded: bytes) -> About | None:
 class Announcer:
     """Decides with which renewals of its leases a worker says something of itself.
 
-    With each new lease it says all. Later changes go with the lease of one queue, its home: at once if somebody
-    has changed something, and with a sweep if its figures have changed much. An idle worker says nothing.
+    With each new lease it says all. If somebody has changed something, it says that with the next renewal of each
+    lease, so that who looks at one queue alone knows it. Its figures go with the lease of one queue, its home, and
+    with a sweep, if they have changed much. An idle worker says nothing.
 
     The thread of the leases calls it, and `changed` may be called from any thread.
 
     Args:
         describe: what the worker says; `rev` is set here.
-        home: the queue whose lease carries changes.
+        home: the queue whose lease carries figures.
     """
 
     def __init__(self, describe: Callable[[], About], home: Callable[[], str]) -> None:
         self._describe = describe
         self._home = home
         self._rev = 0
-        self._is_stale = False
+        self._changes = 0
+        self._knows: dict[str, int] = {}  # by queue, how many changes were reported there
         self._reported = WorkerFigures()
         self._reported_at = ""
 
     def changed(self) -> None:
-        """Something has changed that is to be reported with the next renewal."""
-        self._is_stale = True
+        """Something has changed that is to be reported with the next renewal of each lease."""
+        self._changes += 1
 
     def due(self, queue: str, mode: RenewalMode) -> bytes:
         """What the next renewal of a queue's lease says; empty for nothing."""
         is_home = queue == self._home()
-        if mode == "join":
+        if mode == "join" or self._knows.get(queue) != self._changes:
             return self._encoded(queue, is_home=is_home)
         if not is_home:
             return b""
-        if self._is_stale or self._reported_at != queue:
+        if self._reported_at != queue:
             return self._encoded(queue, is_home=True)
         if mode == "sweep" and self._describe().figures.differs_much(self._reported):
             return self._encoded(queue, is_home=True)
         return b""
 
-    def failed(self) -> None:
+    def failed(self, queue: str) -> None:
         """A renewal that said something has failed."""
-        self._is_stale = True
+        self._knows.pop(queue, None)
 
     def _encoded(self, queue: str, *, is_home: bool) -> bytes:
+        self._knows[queue] = self._changes  # before it is described: what changes meanwhile is said once more
         if is_home:
-            self._is_stale, self._reported_at = False, queue
+            self._reported_at = queue
         about = self._describe()
         self._rev += 1
         self._reported = about.figures

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ import msgspec
 from aioq.config.settings import Settings
 from aioq.errors import ConfigError, ServerError
 from aioq.jobs.options import check_name
+from aioq.store.leases import marks_of
 from aioq.util.aio import end
 from aioq.util.log import logger
 from aioq.util.suggestions import did_you_mean
@@ -60,6 +61,7 @@ class Steering:
     Args:
         worker: the worker.
         settings: the App's settings.
+        tasks: the App's tasks by name.
         supervised: whether a supervisor replaces it when it ends.
 
     Attributes:
@@ -67,11 +69,12 @@ class Steering:
             then, and raises `RefusedError` if it does not do that.
     """
 
-    def __init__(self, worker: Steered, settings: Settings, *, supervised: bool) -> None:
+    def __init__(self, worker: Steered, settings: Settings, tasks: Collection[str], *, supervised: bool) -> None:
         self._worker = worker
         self._lease = settings.lease
         self._threads_follow = settings.threads is None
         self._supervised = supervised
+        self._tasks, self._marks, self._marked = tasks, marks_of(tasks), len(tasks)
         self._duties: Duties | None = None
         self._paused_by: set[str] = set()
         self._leaving: dict[str, asyncio.Task[None]] = {}
@@ -104,6 +107,8 @@ class Steering:
     def describe(self) -> About:
         """What the worker says of itself; from any thread."""
         duties, worker = self._duties, self._worker
+        if len(self._tasks) != self._marked:
+            self._marks, self._marked = marks_of(tuple(self._tasks)), len(self._tasks)
         return About(
             host=this_host(),
             pid=os.getpid(),
@@ -115,6 +120,7 @@ class Steering:
             paused=self.is_paused,
             draining=worker.is_stopping,
             supervised=self._supervised,
+            tasks=self._marks,
             figures=WorkerFigures() if duties is None else _figures_of(duties),
         )
 

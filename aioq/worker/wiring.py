@@ -229,7 +229,7 @@ class Duties:
     def announce(self) -> None:
         """Tell the server at once what the worker says of itself now."""
         self._announcer.changed()
-        self.lease.renew_one(self._home)
+        self.lease.renew_now()
 
     @property
     def _home(self) -> str:

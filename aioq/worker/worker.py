@@ -15,6 +15,7 @@ from aioq.store.pauses import Pauses, in_words
 from aioq.util.aio import Backoff, end
 from aioq.util.log import logger
 from aioq.worker.app_parts import AppParts, compile_signatures, unknown_tasks
+from aioq.worker.duties.register import QueueRegister
 from aioq.worker.forks import forks_end
 from aioq.worker.health import Health
 from aioq.worker.identity import Incarnation
@@ -87,7 +88,7 @@ class Worker:
         self._tasks: list[asyncio.Task[None]] = []
         self._dropped: list[asyncio.Task[None]] = []
         self._tasks_of: dict[str, list[asyncio.Task[None]]] = {}
-        self.steering = Steering(self, app_parts.settings, supervised=supervised)
+        self.steering = Steering(self, app_parts.settings, app_parts.tasks, supervised=supervised)
         self.ended_by_itself = False
         self.paused: Mapping[str, str] = {}
         self._declared = app_parts.schedules()
@@ -174,7 +175,8 @@ class Worker:
             verbs=self.steering.verbs,
         )
         self._first_end = _FirstEnd([], self._ends_by_itself)
-        for queue, duty in duties.coroutines():
+        register = self._register = QueueRegister(store.operating.note_queues, lambda: self.queues)
+        for queue, duty in [*duties.coroutines(), ("", register.run())]:
             self._begin(queue, [duty])
         enders: list[asyncio.Task[Any]] = [asyncio.create_task(self._stop.wait())]
         if self._burst_mode:
@@ -206,6 +208,8 @@ class Worker:
         for name in added:
             self._begin(name, self._duties.add(name))
         self.served = (*self.served, *added)
+        if added:
+            self._register.changed()
 
     def drop(self, queue: str) -> dict[str, list[asyncio.Task[None]]]:
         """Serve a queue no more; returns the tasks that may end without the worker's end, by its shards."""

@@ -79,6 +79,51 @@ def steered(project: Project) -> Any:
     return project.load("steered")
 
 
+async def test_a_worker_is_found_also_where_the_app_knows_none_of_its_queues(
+    project: Project, steered: Any
+) -> None:
+    process = await project.ready_worker("steered:app", "--queue", "default")
+    worker = await worker_when(steered.app, lambda each: each.alive)
+    await worker.add_queue("elsewhere")
+    await (await only_worker(steered.app)).remove_queue("default")
+    with anyio.fail_after(SECONDS):
+        while [each async for each in steered.app.workers(queue="default")]:  # noqa: ASYNC110 - as `until`
+            await anyio.sleep(0.01)
+    async with App(steered.app.name, url=project.settings["AIOQ_URL"]) as other:
+        for app in (steered.app, other):
+            worker = await worker_when(app, lambda each: each.queues == ("elsewhere",))
+            assert worker.pid == process.pid
+            assert (await app.workers().get(worker.id)).queues == ("elsewhere",)
+        assert (await worker.pause()).paused
+    assert await process.stop() == 0
+
+
+async def test_why_knows_what_was_changed_of_a_worker_in_each_of_its_queues(
+    project: Project, steered: Any
+) -> None:
+    process = await project.ready_worker("steered:app", *QUEUES)
+    worker = await worker_when(steered.app, lambda each: each.alive)
+    await worker.pause()
+    texts = [(await (await task.send()).why()).reasons[0].text for task in (steered.pid, steered.mail)]
+    assert texts == [f"no worker serves queue {queue!r}: 1 worker is paused" for queue in ("default", "mail")]
+    await worker.resume()
+    assert await process.stop() == 0
+
+
+async def test_why_says_at_once_that_no_worker_knows_the_task(
+    project: Project, steered: Any, tmp_path: Path
+) -> None:
+    process = await project.ready_worker("steered:app", "--concurrency", "1", *QUEUES)
+    gate = tmp_path / "gate"
+    held = await begun(steered, gate)  # so that nothing else is taken
+    sent = [await steered.app.by_name(name).options(queue="mail").send() for name in ("no.such", "steered.mail")]
+    codes = [[reason.code for reason in (await each.why()).reasons] for each in sent]
+    assert codes == [["unknown_task", "in_line"], ["in_line"]]
+    gate.touch()
+    await held
+    assert await process.stop() == 0
+
+
 async def test_a_worker_is_seen_changed_and_stopped_from_afar(
     project: Project, steered: Any, tmp_path: Path
 ) -> None:

@@ -230,6 +230,19 @@ def mark(look: Look, key: str) -> None:
     assert left == GONE or 0 < left <= MARK_MS
 
 
+def leftovers(look: Look, key: str) -> None:
+    """Of lanes whose entries name more than their queued jobs."""
+    left = look.client.hgetall(look.base + key)
+    assert left.keys() <= {priority.value for priority in Priority}
+    assert "0" not in left.values()
+
+
+def served(look: Look, key: str) -> None:
+    """Those that were noted not long ago."""
+    assert look.client.zrange(look.app_base + key, 0, -1) == [QUEUE]
+    assert 0 < look.client.pttl(look.app_base + key) <= 30 * DAY
+
+
 def schedules(look: Look, key: str) -> None:
     names = [f":schedule:{member}" for member in look.client.zrange(look.base + key, 0, -1)]
     assert all(look.client.exists(look.base + name) for name in names)
@@ -324,6 +337,7 @@ def aside(look: Look, key: str) -> None:
 BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     **{f":{priority.value}{end}": ("trimmed", lane) for priority in Priority for end in ("", ":front", ":rest")},
     **{f":aside-{priority.value}{end}": ("entries", aside) for priority in Priority for end in ("", ":front")},
+    ":leftovers": ("fields", leftovers),
     ":paused": ("fields", paused),
     ":job:<id>": ("expires", job),
     ":body:<id>": ("with its job", body),
@@ -349,6 +363,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":owners": ("members", owners),
     ":noted": ("expires", noted),
     ":schedule-queues": ("members", schedule_queues),
+    ":served": ("expires", served),
     ":shards": ("fields", shards),
     ":operations": ("capped", operations),
     ":operation:<id>": ("expires", operation),
@@ -458,7 +473,8 @@ async def use_everything(store: RedisStore) -> None:
     assert await operations.write("op", b"any", 0)
     await operations.step(QUEUE, "op", Step(0, Act.RETRY, JobState.FAILED, 0, b"", 0))
     await operations.remind(QUEUE, "op", HOUR)
-    await send(store, "delivered", "waiting")
+    await store.operating.note_queues([QUEUE])
+    await send(store, "delivered", "waiting", "passed over")
     assert [token.job_ids for token in await store.block(QUEUE, "w2", BLOCK) if token.lane == "normal"]
 
 
@@ -584,6 +600,7 @@ async def test_when_all_is_over_only_empty_lanes_and_notes_are_left(redis_store:
         ":inbox",
         ":outbox:<queue>",
         ":shards",
+        ":served",
         ":operations",
         ":operation:<id>",
         ":stats:<period>",

@@ -369,3 +369,12 @@ def test_a_span_includes_its_ends():
     span = Span(1, 3)
     assert [each for each in range(5) if span.includes(each)] == [1, 2, 3]
     assert ALWAYS.includes(0)
+
+
+async def test_the_queues_that_workers_serve_are_known(store: Store) -> None:
+    await joined(store, "w")
+    await store.operating.note_queues([QUEUE])
+    assert QUEUE in await store.operating.queues()
+    await store.operating.note_queues([QUEUE, QUEUE + "-2"])
+    await joined(store, "w", QUEUE + "-2")
+    assert {QUEUE, QUEUE + "-2"} <= {*await store.operating.queues()}

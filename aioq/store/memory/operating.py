@@ -71,6 +71,9 @@ class MemoryOperatorVerbs:
         """The queues that are used; sorted by name."""
         return [name for name in sorted(self._queues()) if await self.is_used(name)]
 
+    async def note_queues(self, queues: Sequence[str]) -> None:
+        """Nothing: all queues that are used are known."""
+
     async def is_used(self, queue: str) -> bool:
         """Whether there are jobs, schedules or workers of a queue."""
         if queue not in self._queues():

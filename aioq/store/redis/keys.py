@@ -22,16 +22,16 @@ ASIDE = tuple(f"{ASIDE_OF}{lane}{part}" for lane in ("high", "normal", "low") fo
 GROUP = "aioq"
 """The consumer group of each lane."""
 
-SYNCED, SCHEDULE_QUEUES, SHARDS = "synced", "schedule-queues", "shards"
+SYNCED, SCHEDULE_QUEUES, SERVED, SHARDS = "synced", "schedule-queues", "served", "shards"
 """The names, after the base key, of keys that no script uses; see the functions below."""
 
 _OF_WORKERS = ("workers", "fetched", "leases", "about", "idle", "standing", "wakeable")
-_OF_JOBS = ("scheduled", "dead", "cut", "timers", "paused", "relays", "inbox")
+_OF_JOBS = ("scheduled", "dead", "cut", "timers", "leftovers", "paused", "relays", "inbox")
 _FOR_PEOPLE = ("events", "listening", "history", "counters", "tasks", "operations")
 _OF_SCHEDULES = ("schedules", "owners", "declared", "noted")
 
 ONES = frozenset(
-    {*LANES, *ASIDE, SYNCED, SCHEDULE_QUEUES, SHARDS, *_OF_WORKERS, *_OF_JOBS, *_FOR_PEOPLE, *_OF_SCHEDULES}
+    {*LANES, *ASIDE, SYNCED, SCHEDULE_QUEUES, SERVED, SHARDS, *_OF_WORKERS, *_OF_JOBS, *_FOR_PEOPLE, *_OF_SCHEDULES}
 )
 """The names of keys of which a queue has one; `lua/lib/keys.lua` says what is in them."""
 
@@ -72,6 +72,11 @@ def synced_key(base: str) -> str:
 def schedule_queues_key(app: str) -> str:
     """The key with the names of an App's queues that have schedules."""
     return f"{base_key(app, '')}:{SCHEDULE_QUEUES}"
+
+
+def served_queues_key(app: str) -> str:
+    """The key with the names of an App's queues that workers serve."""
+    return f"{base_key(app, '')}:{SERVED}"
 
 
 def shards_key(app: str) -> str:

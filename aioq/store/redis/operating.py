@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from aioq.jobs.job import JobState, Priority
@@ -17,6 +17,7 @@ from aioq.store.redis.operations import RedisOperations
 from aioq.store.redis.paging import BEGIN, LANE_BEGIN, MORE, LanePlace, ScriptCall, all_workers, text_of
 from aioq.store.redis.pauses import RedisPauses
 from aioq.store.redis.replies import parse_info, parse_states
+from aioq.store.redis.schedule_queues import Register
 from aioq.store.redis.story import RedisStory
 from aioq.wire.messages import error_text
 
@@ -44,7 +45,7 @@ class RedisOperatorVerbs:
     Args:
         call: calls a script.
         call_confirmed: calls a script, and returns once the server has confirmed what it wrote (`durability`).
-        queues: the queues that the server knows of.
+        register: the queues that the server knows of.
         limits: how long the server keeps things.
 
     Attributes:
@@ -56,13 +57,13 @@ class RedisOperatorVerbs:
         self,
         call: ScriptCall,
         call_confirmed: ScriptCall,
-        queues: Callable[[], Awaitable[Sequence[str]]],
+        register: Register,
         limits: Limits,
     ) -> None:
         self.pauses = RedisPauses(call, call_confirmed)
         self._call = call
         self._call_confirmed = call_confirmed
-        self._queues = queues
+        self._register = register
         self._limits = limits
         self.story = RedisStory(call, limits)
         self.control = RedisWorkerControl(call)
@@ -79,7 +80,11 @@ class RedisOperatorVerbs:
 
     async def queues(self) -> list[str]:
         """The queues that the server knows of, besides those that the App knows; sorted by name."""
-        return sorted(await self._queues())
+        return sorted({*await self._register.all(), *await self._register.served()})
+
+    async def note_queues(self, queues: Sequence[str]) -> None:
+        """Note that a worker serves these queues, so that they are known."""
+        await self._register.note_served(queues)
 
     async def is_used(self, queue: str) -> bool:
         """Whether the server has jobs, schedules or workers of a queue."""

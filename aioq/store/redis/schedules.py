@@ -58,6 +58,11 @@ class RedisTimetable:
         self._marks = marks
         self._malformed: set[tuple[str, str]] = set()
 
+    @property
+    def register(self) -> Register:
+        """The queues that have schedules, and those that workers serve."""
+        return self._register
+
     async def read(self, queue: str, ids: Sequence[str] | None = None) -> Agenda:
         """The schedules with these ids, or all of the queue."""
         return await (read_all(self._call, queue) if ids is None else read_some(self._call, queue, "ids", ids))

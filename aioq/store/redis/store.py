@@ -28,7 +28,7 @@ from aioq.store.redis.durability import Confirmation, Durability, confirmation, 
 from aioq.store.redis.errors import translate
 from aioq.store.redis.history import RedisHistory, about_arg, marks_arg
 from aioq.store.redis.holding import known_arg
-from aioq.store.redis.keys import base_key, no_key, schedule_queues_key, shards_key
+from aioq.store.redis.keys import base_key, no_key, shards_key
 from aioq.store.redis.leases import RedisLeaseClient
 from aioq.store.redis.net.commands import Link, sent_again
 from aioq.store.redis.net.connection import Arg
@@ -101,14 +101,14 @@ class RedisStore:
             app,
             self.call_retried,
             self.call_confirmed,
-            Register(self._link.command, schedule_queues_key(app), shown_url),
+            Register(self._link.command, app, shown_url),
             marks=self._marks,
         )
         self.history = RedisHistory(self.call_retried)
         self._outbox = RedisOutbox(self.call_retried, self.call_confirmed, limits)
         self.shards = RedisShardRegister(self._link.command, self.call_retried, shards_key(app), shown_url)
         self._operating = RedisOperatorVerbs(
-            self.call_retried, self.call_confirmed, self._timetable.queues, limits
+            self.call_retried, self.call_confirmed, self._timetable.register, limits
         )
         self._skipped = SkippedLog()
         self._was_unreachable = False

@@ -220,7 +220,7 @@ class LeaseService:
     def _not_sent(self, request: LeaseRequest) -> None:
         """Send again what went with a renewal that has failed."""
         if request.about and self._announcer is not None:
-            self._announcer.failed()
+            self._announcer.failed(request.queue)
         if request.answers:
             self._unsent.setdefault(request.queue, []).extend(request.answers)
 

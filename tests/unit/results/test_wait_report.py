@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from aioq import App, gather
@@ -21,6 +22,8 @@ pytestmark = pytest.mark.anyio
 GONE = WorkerLease("gone", 0, 100)
 FETCHING = WorkerLease("host-1", 8000, 100)
 STUCK = WorkerLease("host-2", 8000, 42_000)
+PAUSED = WorkerLease("host-3", 8000, 100, msgspec.msgpack.encode({"paused": True}))
+IGNORANT = WorkerLease("host-4", 8000, 100, msgspec.msgpack.encode({"tasks": b""}))
 
 
 def info(state: JobState, **more: Any) -> Callable[[], JobInfo]:
@@ -47,6 +50,16 @@ def ago(seconds: float) -> datetime:
             info(JobState.QUEUED),
             [FETCHING, GONE],
             "queued; one worker serves queue 'default', and has not come to it",
+        ),
+        (
+            info(JobState.QUEUED),
+            [PAUSED],
+            "queued; no worker serves queue 'default': 1 worker is paused",
+        ),
+        (
+            info(JobState.QUEUED),
+            [IGNORANT, GONE],
+            "queued; no worker of queue 'default' knows the task 'shop.add'",
         ),
         (
             info(JobState.QUEUED),

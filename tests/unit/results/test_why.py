@@ -3,11 +3,12 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from aioq import Failure, JobInfo, JobState, Progress
 from aioq.results.why import Facts, WhyCode, reasons_of
-from aioq.store.leases import WorkerLease
+from aioq.store.leases import MOST_TASKS, WorkerLease, marks_of, serving
 from aioq.store.pauses import Pauses, Span
 from aioq.store.story import Counted
 from aioq.wire.messages import encode_cancellation
@@ -20,6 +21,14 @@ ALIVE, DEAD, STUCK = (
     WorkerLease("w-2", 5_000, 40_000),
 )
 LATE = Failure("TimeoutError", "slow")
+
+
+def says(**about: Any) -> WorkerLease:
+    """A worker that lives, and what it says of itself."""
+    return WorkerLease("w-3", 5_000, 10, msgspec.msgpack.encode({"queues": ["mail"], **about}))
+
+
+PAUSED, STOPPING, LEAVING = says(paused=True), says(draining=True), says(queues=["post"])
 UNKNOWN = Failure("aioq.UnknownTaskError", "no worker that has seen it knows the task 'send'")
 
 
@@ -100,6 +109,36 @@ REASONS: list[tuple[Facts, list[str]]] = [
         ],
     ),
     (
+        facts(JobState.QUEUED, {}, ahead=Counted(0), workers=[PAUSED, PAUSED, STOPPING]),
+        [
+            "no_worker: no worker serves queue 'mail': 2 workers are paused and 1 worker is leaving it",
+            "in_line: it is the next in queue 'mail', priority normal",
+        ],
+    ),
+    (
+        facts(JobState.QUEUED, {"queue": "mail#2"}, ahead=Counted(0), workers=[ALIVE, LEAVING]),
+        [
+            "in_line: it is the next in queue 'mail', shard 2, priority normal; "
+            "1 worker serves queue 'mail', 1 worker is leaving it",
+        ],
+    ),
+    (
+        facts(
+            *(JobState.QUEUED, {}),
+            ahead=Counted(0),
+            workers=[says(tasks=marks_of({"sand", "sent"})), says(tasks=b""), PAUSED],
+        ),
+        [
+            "unknown_task: no worker of queue 'mail' knows the task 'send'",
+            "in_line: it is the next in queue 'mail', priority normal; "
+            "2 workers serve queue 'mail', 1 worker is paused",
+        ],
+    ),
+    (
+        facts(JobState.QUEUED, {}, ahead=Counted(0), workers=[says(tasks=marks_of({"send", "sent"}))]),
+        ["in_line: it is the next in queue 'mail', priority normal; 1 worker serves queue 'mail'"],
+    ),
+    (
         facts(JobState.WAITING, {}, held_by="tick@1"),
         ['held_back: job tick@1 has not ended (overlap="one")'],
     ),
@@ -174,3 +213,14 @@ def test_each_reason_is_given(given: Facts, expected: list[str]) -> None:
 
 def test_every_code_is_given() -> None:
     assert {line.partition(":")[0] for _, lines in REASONS for line in lines} == {code.value for code in WhyCode}
+
+
+def test_a_worker_that_says_nothing_of_its_tasks_may_know_any() -> None:
+    for each in (ALIVE, says(), WorkerLease("w", 1, 1, b"\xc1"), says(tasks=None)):
+        assert serving(each).knows("send")
+    assert marks_of([f"task{n}" for n in range(MOST_TASKS + 1)]) is None
+    marks = marks_of([f"shop.task{n}" for n in range(MOST_TASKS)])
+    assert marks is not None
+    assert len(marks) == 4 * MOST_TASKS
+    knows = serving(says(tasks=marks)).knows
+    assert (knows("shop.task999"), knows("shop.task1000"), knows("\ud800")) == (True, False, False)

@@ -29,15 +29,20 @@ class Says:
         return [each.rev if each else 0 for each in said]
 
 
-def test_it_says_what_it_is_in_each_queue_and_then_changes_in_one() -> None:
+def test_it_says_what_it_is_and_what_has_changed_once_in_each_queue() -> None:
     says = Says()
     assert says.revs(("a", "join"), ("b", "join"), ("a", ""), ("a", "sweep"), ("b", "sweep")) == [1, 2, 0, 0, 0]
     says.announcer.changed()
-    assert says.revs(("b", ""), ("a", ""), ("a", "")) == [0, 3, 0]
-    says.announcer.failed()  # that renewal
-    assert says.revs(("a", ""), ("a", "")) == [4, 0]
+    assert says.revs(("b", ""), ("a", ""), ("a", ""), ("b", "")) == [3, 4, 0, 0]
+    says.announcer.failed("a")  # that renewal
+    assert says.revs(("b", ""), ("a", ""), ("a", "")) == [0, 5, 0]
     says.home = "b"  # it has left the other one
-    assert says.revs(("a", ""), ("b", ""), ("b", "")) == [0, 5, 0]
+    assert says.revs(("a", ""), ("b", ""), ("b", "")) == [0, 6, 0]
+
+
+def test_what_changes_while_it_is_described_is_said_once_more() -> None:
+    announcer = Announcer(lambda: (announcer.changed(), ABOUT)[1], lambda: "a")
+    assert [decode_about(announcer.due("a", mode)) is not None for mode in ("join", "", "")] == [True] * 3
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from aioq.store.redis.diagnosis.cluster import merged, slot_findings
 from aioq.store.redis.durability import Durability, sends_in_flight, settles_in_flight
 from aioq.store.redis.errors import SlotUnservedError, is_of_a_slot, slot_unserved
 from aioq.store.redis.history import RedisHistory, marks_arg
-from aioq.store.redis.keys import base_key, no_key, schedule_queues_key, shards_key
+from aioq.store.redis.keys import base_key, no_key, shards_key
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.operating import RedisOperatorVerbs
 from aioq.store.redis.outbox import RedisOutbox
@@ -89,13 +89,13 @@ class ClusterStore:
             app,
             self._call,
             self._call_confirmed,
-            Register(self._command, schedule_queues_key(app), shown_url),
+            Register(self._command, app, shown_url),
             marks=marks_arg(limits),
         )
         self.history = RedisHistory(self._call)
         self._outbox = RedisOutbox(self._call, self._call_confirmed, limits)
         self.shards = RedisShardRegister(self._command, self._call, shards_key(app), shown_url)
-        self._operating = RedisOperatorVerbs(self._call, self._call_confirmed, self._timetable.queues, limits)
+        self._operating = RedisOperatorVerbs(self._call, self._call_confirmed, self._timetable.register, limits)
         self._blocking: dict[tuple[str, str], RedisStore] = {}
 
     def _node_store(self, address: Address, topology: Topology) -> RedisStore:

@@ -351,7 +351,8 @@ class Announcing:
         self.asked.append((queue, mode))
         return b"about"
 
-    def failed(self) -> None:
+    def failed(self, queue: str) -> None:
+        assert queue == "a"
         self.failures += 1
 
 

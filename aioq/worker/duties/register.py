@@ -1,0 +1,50 @@
+"""Duty: notes which queues the worker serves, so that it is found by those who do not know these queues."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+
+from aioq.errors import ServerError
+from aioq.util.log import logger
+
+log = logger("aioq.worker")
+
+AGAIN = 86_400.0
+"""Seconds after which it is noted again: the server forgets a queue that nobody has noted for a month."""
+
+PATIENCE = 10.0
+"""Seconds until the next attempt after one that has failed. A guess: only a list of workers waits for it."""
+
+
+class QueueRegister:
+    """Notes the queues of a worker.
+
+    Args:
+        note: notes queues.
+        queues: the worker's queues at that time.
+    """
+
+    def __init__(
+        self, note: Callable[[Sequence[str]], Awaitable[None]], queues: Callable[[], Sequence[str]]
+    ) -> None:
+        self._note = note
+        self._queues = queues
+        self._changed = asyncio.Event()
+
+    def changed(self) -> None:
+        """The worker serves another queue."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Note them at the start, when they change, and once a day, until cancelled."""
+        while True:
+            self._changed.clear()
+            pause = AGAIN
+            try:
+                await self._note(self._queues())
+            except ServerError as error:
+                log.debug("could not note which queues this worker serves: %s", error)
+                pause = PATIENCE
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
