@@ -433,7 +433,7 @@ def test_the_names_of_keys_are_the_same_in_lua_and_in_python() -> None:
     ones = re.findall(r"':([a-z]+)'", "\n".join(re.findall(r"^Keys\.[A-Z, Keys.]+ = (':.*)$", text, re.MULTILINE)))
     many = re.findall(r"^function Keys\.\w+\(q, \w+\) return q.base .. ':([a-z]+):'", text, re.MULTILINE)
 
-    of_python = {keys.SYNCED, keys.SCHEDULE_QUEUES, keys.SHARDS}
+    of_python = {keys.SYNCED, keys.SCHEDULE_QUEUES, keys.SERVED, keys.SHARDS}
     assert {*ones, *keys.LANES, *keys.ASIDE} | of_python == keys.ONES
     assert set(many) - {"worker", "dispatched"} == keys.MANY, "and two channels"
 

@@ -29,10 +29,9 @@ _OF_WORKERS = ("workers", "fetched", "leases", "about", "idle", "standing", "wak
 _OF_JOBS = ("scheduled", "dead", "cut", "timers", "leftovers", "paused", "relays", "inbox")
 _FOR_PEOPLE = ("events", "listening", "history", "counters", "tasks", "operations")
 _OF_SCHEDULES = ("schedules", "owners", "declared", "noted")
+_OF_APPS = (SCHEDULE_QUEUES, SERVED, SHARDS)
 
-ONES = frozenset(
-    {*LANES, *ASIDE, SYNCED, SCHEDULE_QUEUES, SERVED, SHARDS, *_OF_WORKERS, *_OF_JOBS, *_FOR_PEOPLE, *_OF_SCHEDULES}
-)
+ONES = frozenset((*LANES, *ASIDE, SYNCED, *_OF_APPS, *_OF_WORKERS, *_OF_JOBS, *_FOR_PEOPLE, *_OF_SCHEDULES))
 """The names of keys of which a queue has one; `lua/lib/keys.lua` says what is in them."""
 
 MANY = frozenset(
