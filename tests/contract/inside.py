@@ -29,7 +29,7 @@ class Places:
         consumers: who the lanes know as a reader.
         fetched: of whom it is known when they last fetched.
         dead: the ids in the dead set.
-        left: how many ids the lanes name beside those of queued jobs, as it is noted; None where it is not.
+        leftovers: how many ids the lanes name beside those of queued jobs, as it is noted; None where it is not.
     """
 
     waiting: Counter[str] = field(default_factory=Counter[str])
@@ -42,7 +42,7 @@ class Places:
     consumers: set[str] = field(default_factory=set[str])
     fetched: set[str] = field(default_factory=set[str])
     dead: set[str] = field(default_factory=set[str])
-    left: int | None = None
+    leftovers: int | None = None
 
 
 class Inside(Protocol):
@@ -127,7 +127,7 @@ class ServerInside:
             consumers=set(found["consumers"]),
             fetched=set(found["fetched"]),
             dead=set(found["dead"]),
-            left=sum(map(int, found["left"])),
+            leftovers=sum(map(int, found["leftovers"])),
         )
         for worker, lane, entry, job_ids in found["delivered"]:
             places.delivered.setdefault(worker, set()).add(Token(lane, entry, tuple(job_ids)))
@@ -185,7 +185,7 @@ end
 found.workers = redis.call('ZRANGE', base .. ':workers', 0, -1)
 found.fetched = redis.call('ZRANGE', base .. ':fetched', 0, -1)
 found.dead = redis.call('ZRANGE', base .. ':dead', 0, -1)
-found.left = redis.call('HVALS', base .. ':leftovers')
+found.leftovers = redis.call('HVALS', base .. ':leftovers')
 local prefix = base .. ':held:'
 for _, key in ipairs(redis.call('KEYS', prefix .. '*')) do
   found.held[#found.held + 1] = {string.sub(key, #prefix + 1), redis.call('SMEMBERS', key)}

@@ -459,8 +459,8 @@ def check_places(model: Model, places: Places) -> None:
     assert places.delivered == {worker: set(tokens) for worker, tokens in model.tokens.items() if tokens}
     assert places.timers == model.timers.keys()
     entries = places.waiting + Counter(each for tokens in places.delivered.values() for each in named_by(tokens))
-    if places.left is not None:
-        assert places.left == entries.total() - len(model.queued())
+    if places.leftovers is not None:
+        assert places.leftovers == entries.total() - len(model.queued())
     for job in model.jobs.values():
         queued = job.state is JobState.QUEUED
         # A claim passes over what was not started in time, and so takes it off its lane.
