@@ -255,8 +255,8 @@ def test_what_is_refused(shop: Project, words: str, error: str) -> None:
 def test_the_lines_and_the_events_of_a_job_that_has_ended_come_in_the_order_of_time(shop: Project) -> None:
     asyncio.run(shop.ready_worker("shop:app"))
     assert aioq("send", "shop:app", "shop.tries", "--id", "tries", "--wait").code == 0
-    told = [line.split("  ")[1:] for line in aioq("tail", "shop:app", "tries").lines]
-    assert [each[1] if each[0] == "info" else each[0] for each in told] == [
+    parts = [line.split("  ")[1:] for line in aioq("tail", "shop:app", "tries").lines]
+    assert [each[1] if each[0] == "info" else each[0] for each in parts] == [
         *("sent", "started", "attempt 1", "retried", "started", "attempt 2", "succeeded")
     ]
 

@@ -79,8 +79,8 @@ function counts.queued()
   return found, 0
 end
 
--- By the time of that job, between the times of the first and the last entry that wait in its lane. What was left in
--- its lane is taken to be spread over it evenly.
+-- By the time of that job, between the times of the first and the last entry that wait in its lane. What was left
+-- in its lane is taken to be spread over it evenly.
 function counts.ahead()
   local left, named, found = Lanes.left(q), {}, 0
   for _, stream in ipairs(Keys.LANES) do

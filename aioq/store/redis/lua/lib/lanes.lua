@@ -6,13 +6,13 @@
 -- id) or several whose ids have equal lengths (`prefix`, `width`, `ids`): their common prefix, how many bytes each
 -- id has after it, and these rests, joined.
 --
--- A job that is cancelled, deleted, moved, put off or given another lane while it is queued leaves its entry, because
--- its record does not say which one that is; and of an entry that it shares with others nothing could be deleted.
--- A claim skips what was left. Until then it is counted, by lane, in LEFTOVERS: how many ids the lane's entries name,
--- the set aside ones included, beside those of its queued jobs. So what waits can be counted without looking at
--- records (count.lua). The number may be below zero for a moment: a claim also passes jobs that a timer is about to
--- end. It is a help for counting only. So its errors are ignored, and a script that fails half-way may leave it
--- wrong by some jobs.
+-- A job that is cancelled, deleted, moved, put off or given another lane while it is queued leaves its entry,
+-- because its record does not say which one that is; and of an entry that it shares with others nothing could be
+-- deleted. A claim skips what was left. Until then it is counted, by lane, in LEFTOVERS: how many ids the lane's
+-- entries name, the set aside ones included, beside those of its queued jobs. So what waits can be counted without
+-- looking at records (count.lua). The number may be below zero for a moment: a claim also passes jobs that a timer
+-- is about to end. It is a help for counting only. So its errors are ignored, and a script that fails half-way may
+-- leave it wrong by some jobs.
 --
 -- NEEDS: keys, standing
 local Lanes = {}
