@@ -97,8 +97,8 @@ class QueueControl:
         Returns:
             What is paused now.
 
-        Cancellation: the queue may be paused, in some of its shards only if it has several. Then call it again, or
-        `resume`.
+        Cancellation: the queue may be paused, in some of its shards only if it has several: `info().uneven` says
+        which differ. Then call it again, or `resume`.
 
         Raises:
             ConfigError: there is no such queue or task, and the message names those that there are; or `until` is

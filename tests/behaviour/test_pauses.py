@@ -176,6 +176,31 @@ class TestInMemory:
             await again
             assert ran[-2:] == ["tick", "again"]
 
+    async def test_a_pause_whose_caller_dies_between_two_shards_is_seen_and_made_whole_by_another_call(
+        self,
+    ) -> None:
+        app = App("shop", queues={"mail": Queue(shards=4)})
+
+        @app.task(name="note", queue="mail")
+        async def note() -> None: ...
+
+        async with app.test() as session:
+            queue, pauses, until = app.queue("mail"), session._store.operating.pauses, timedelta(hours=1)
+            assert (await queue.info()).uneven == []
+            await pauses.pause("mail", [])
+            await pauses.pause("mail#2", [])  # and dies
+            info = await queue.info()
+            assert (info.is_paused, info.uneven) == (True, [1, 3])
+            assert (await queue.pause()).uneven == []
+            await pauses.resume("mail#1", [])  # and dies
+            assert (await queue.info()).uneven == [1]
+            assert (await queue.resume()).uneven == []
+            await pauses.pause("mail#3", ["note"])
+            info = await queue.info()
+            assert (info.is_paused, info.tasks.keys(), info.uneven) == (False, {"note"}, [3])
+            assert (await queue.pause(tasks=[note], until=until)).uneven == []
+            assert (await queue.resume(tasks=[note])).uneven == []
+
     async def test_a_purge_tells_those_who_wait(self) -> None:
         app = App("shop")
         started, go = asyncio.Event(), asyncio.Event()

@@ -70,6 +70,8 @@ def facts(found: QueueShown) -> Iterator[tuple[str, str]]:
         yield "oldest", span(found.stats.oldest)
     yield "shards", f"{found.info.shards}" if found.info.shards > 1 else ""
     yield "state", paused(found.info.paused) or "open"
+    uneven = ", ".join(map(str, found.info.uneven))
+    yield "uneven", f"shard {uneven}: other than shard 0; pause or resume once more" if uneven else ""
     yield "tasks", ", ".join(f"{task} {paused(pause)}" for task, pause in found.info.tasks.items())
 
 
