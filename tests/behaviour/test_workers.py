@@ -84,16 +84,16 @@ async def test_a_worker_is_found_also_where_the_app_knows_none_of_its_queues(
 ) -> None:
     process = await project.ready_worker("steered:app", "--queue", "default")
     worker = await worker_when(steered.app, lambda each: each.alive)
-    await worker.add_queue("elsewhere")
+    await worker.add_queue("mail")
     await (await only_worker(steered.app)).remove_queue("default")
     with anyio.fail_after(SECONDS):
         while [each async for each in steered.app.workers(queue="default")]:  # noqa: ASYNC110 - as `until`
             await anyio.sleep(0.01)
     async with App(steered.app.name, url=project.settings["AIOQ_URL"]) as other:
         for app in (steered.app, other):
-            worker = await worker_when(app, lambda each: each.queues == ("elsewhere",))
+            worker = await worker_when(app, lambda each: each.queues == ("mail",))
             assert worker.pid == process.pid
-            assert (await app.workers().get(worker.id)).queues == ("elsewhere",)
+            assert (await app.workers().get(worker.id)).queues == ("mail",)
         assert (await worker.pause()).paused
     assert await process.stop() == 0
 
