@@ -111,22 +111,24 @@ async def test_a_pause_ends_by_itself(store: Store) -> None:
     since = (await pauses.read(QUEUE)).whole
     assert since is not None
     assert since.until_ms == now + LONG
-    await pauses.pause(QUEUE, [ADD], now + 300)
-    await pauses.pause(QUEUE, [], now + 150)
+    await pauses.pause(QUEUE, [ADD], now + LONG)
+    await pauses.pause(QUEUE, [], now + LONG // 2)
     found = await pauses.read(QUEUE)
     assert found.whole is not None
-    assert (found.whole.since_ms, found.whole.until_ms) == (since.since_ms, now + 150)
+    assert (found.whole.since_ms, found.whole.until_ms) == (since.since_ms, now + LONG // 2)
     pause = (await store.claim(QUEUE, "w", 5)).pause
     assert pause is not None
-    assert pause.ends_ms == now + 150
-    assert 0 < pause.left_ms <= 150
+    assert pause.ends_ms == now + LONG // 2
+    assert 0 < pause.left_ms <= LONG // 2
     await mixed(store, "a", "o", "b")
+    await pauses.pause(QUEUE, [], await store.operating.now_ms(QUEUE) + 50)
 
     async def other() -> list[str]:
         return ids(await take(store, "w"))
 
     assert await eventually(other) == ["o"]
     assert (await pauses.read(QUEUE)).whole is None
+    await pauses.pause(QUEUE, [ADD], await store.operating.now_ms(QUEUE) + 50)
     assert await eventually(other) == ["a", "b"]
     assert await pauses.read(QUEUE) == NOTHING
 
