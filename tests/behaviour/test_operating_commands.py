@@ -156,6 +156,14 @@ async def test_a_failed_job_whose_call_is_gone_is_not_said_to_need_to_have_faile
     assert (refused.code, refused.errors.strip()) == (1, f"aioq: the job {said}")
 
 
+def test_a_job_that_leaves_no_record_is_followed_to_its_end(shop: Project) -> None:
+    asyncio.run(shop.ready_worker("shop:app"))
+    asyncio.run(sys.modules["shop"].add.options(job_id="gone", result_ttl=0, delay=3).send(1))
+    followed = aioq("tail", "shop:app", "gone", "--json")
+    assert ([each["kind"] for each in followed.objects][-1], followed.code) == ("succeeded", 0)
+    assert "there is no job 'gone'" in aioq("tail", "shop:app", "gone").errors
+
+
 def test_a_change_is_reported_to_programs_too(shop: Project) -> None:
     aioq("send", "shop:app", "shop.add", "[1]", "--id", "one", "--delay", "1h")
     job = ("job", "shop:app", "one", "--json")

@@ -14,8 +14,8 @@ from aioq.app import App
 from aioq.cli import INTERRUPTED
 from aioq.cli.operate.output import moment, print_json, span
 from aioq.cli.targets import Wanted, find_app
-from aioq.errors import AioqError, ConfigError
-from aioq.jobs.events import LIVE, Event, EventKind
+from aioq.errors import AioqError, ConfigError, JobNotFoundError
+from aioq.jobs.events import ENDS, LIVE, Event, EventKind
 from aioq.jobs.job import JobState, Progress
 from aioq.jobs.loglines import LogLine
 from aioq.operate.events import EventStream
@@ -78,14 +78,15 @@ def run_tail(wanted: Wanted, *, as_json: bool) -> None:
             handle = app.handle(job_id)
             if not app.settings.history and not app.settings.logs:
                 raise ConfigError("aioq tail needs the setting 'history' or 'logs', which are both 0")
-            await _print_both(app, handle, as_json=as_json)
-            return 0 if await handle.status() is JobState.SUCCEEDED else 1
+            end = await _print_both(app, handle, as_json=as_json)
+            # An end that is not among the events is in the record, which may have gone with it (`result_ttl=0`).
+            return 0 if (end or (await handle.status()).value) == JobState.SUCCEEDED else 1
 
     sys.exit(asyncio.run(carry_out()))
 
 
-async def _print_both(app: App, handle: JobHandle[Any], *, as_json: bool) -> None:
-    """Print the events and the lines of a job, as far as the App keeps them, as they come."""
+async def _print_both(app: App, handle: JobHandle[Any], *, as_json: bool) -> str:
+    """Print the events and the lines of a job, as far as the App keeps them, as they come; how it has ended."""
     printer = _Printer(as_json=as_json)
     has_ended = (await handle.status()).ended
     printing = [] if has_ended else [asyncio.create_task(printer.print_as_they_come())]
@@ -94,12 +95,13 @@ async def _print_both(app: App, handle: JobHandle[Any], *, as_json: bool) -> Non
             if app.settings.history:
                 group.create_task(printer.collect(handle.events()))
             if app.settings.logs:
-                group.create_task(printer.collect(handle.follow_logs()))
+                group.create_task(printer.collect(handle.follow_logs(), has_events=app.settings.history != 0))
     except* AioqError as errors:
         raise errors.exceptions[0] from None
     finally:
         await end(printing)
         printer.print()  # of a job that has ended already, all
+    return printer.end
 
 
 class _Printer:
@@ -110,15 +112,21 @@ class _Printer:
         self._events: list[Event] = []
         self._lines: list[LogLine] = []
         self._has_some = asyncio.Event()
+        self.end = ""
 
-    async def collect(self, source: AsyncIterator[Event | LogLine]) -> None:
-        """Take all that a source has."""
-        async for item in source:
-            if isinstance(item, Event):
-                self._events.append(item)
-            else:
-                self._lines.append(item)
-            self._has_some.set()
+    async def collect(self, source: AsyncIterator[Event | LogLine], *, has_events: bool = False) -> None:
+        """Take all that a source has. Where there are events too, these say whether the job was there at all."""
+        try:
+            async for item in source:
+                if isinstance(item, Event):
+                    self._events.append(item)
+                    self.end = item.kind.value if item.kind in ENDS else ""
+                else:
+                    self._lines.append(item)
+                self._has_some.set()
+        except JobNotFoundError:
+            if not has_events:
+                raise
 
     async def print_as_they_come(self) -> None:
         """Print until cancelled."""

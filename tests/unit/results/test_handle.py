@@ -59,6 +59,9 @@ class Source:
     def keeps_history(self) -> bool:
         return True
 
+    def history_kept(self) -> int:
+        return 1
+
     def records_always(self) -> bool:
         return False
 
