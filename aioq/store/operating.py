@@ -135,6 +135,14 @@ class OperatorVerbs(Protocol):
         """
         ...
 
+    async def forget_queues(self) -> None:
+        """Forget which queues workers have said to serve; those that run say it again within a day.
+
+        Raises:
+            ServerUnavailableError: the server does not answer.
+        """
+        ...
+
     async def is_used(self, queue: str) -> bool:
         """Whether the server has jobs, schedules or workers of a queue."""
         ...

@@ -221,7 +221,8 @@ def options(command: click.Command) -> Iterator[str]:
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
 def test_an_option_in_the_text_is_one(page: Path) -> None:
     own = {*options(cli), *options(benchmark), "--help", *OF_OTHERS}
-    own |= set(re.findall(r'addoption\("(--[\w-]+)"', (ROOT / "tests/faults/conftest.py").read_text()))
+    for file in ("tests/conftest.py", "tests/faults/conftest.py"):
+        own |= set(re.findall(r'addoption\("(--[\w-]+)"', (ROOT / file).read_text()))
     text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     named = {
         option

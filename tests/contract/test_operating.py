@@ -378,3 +378,9 @@ async def test_the_queues_that_workers_serve_are_known(store: Store) -> None:
     await store.operating.note_queues([QUEUE, QUEUE + "-2"])
     await joined(store, "w", QUEUE + "-2")
     assert {QUEUE, QUEUE + "-2"} <= {*await store.operating.queues()}
+
+
+async def test_queues_that_were_noted_can_be_forgotten(redis_store: Store) -> None:
+    await redis_store.operating.note_queues([QUEUE])
+    await redis_store.operating.forget_queues()
+    assert QUEUE not in await redis_store.operating.queues()

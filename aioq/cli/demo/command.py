@@ -159,14 +159,18 @@ async def _demo(app: App, log: Path, stack: contextlib.ExitStack) -> int:
     console = Console(highlight=False, markup=False)
     started = time.monotonic()
     async with app:
-        server = await (await internals_of(app).store()).open()
+        store = await internals_of(app).store()
+        server = await store.open()
         where = "at AIOQ_URL" if app.settings.url else "embedded, in a temporary directory"
         console.print(f"server: {server.product} {server.version}, {where}", soft_wrap=True)
         worker = stack.enter_context(_worker(log))
         console.print(f"worker: aioq worker {TASKS}:app, process {worker.pid}", soft_wrap=True)
         with View(console) as view:
             run = DemoRun({name.removeprefix(f"{TASKS}."): task for name, task in app.tasks.items()}, view)
-            await _beside(worker, log, run.everything())
+            try:
+                await _beside(worker, log, run.everything())
+            finally:
+                await store.operating.forget_queues()  # they would be known for a month
     show_summary(console, run.tallies)
     return _verdict(console, run.tallies, time.monotonic() - started, log)
 

@@ -74,6 +74,9 @@ class MemoryOperatorVerbs:
     async def note_queues(self, queues: Sequence[str]) -> None:
         """Nothing: all queues that are used are known."""
 
+    async def forget_queues(self) -> None:
+        """Nothing, likewise."""
+
     async def is_used(self, queue: str) -> bool:
         """Whether there are jobs, schedules or workers of a queue."""
         if queue not in self._queues():

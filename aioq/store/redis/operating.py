@@ -86,6 +86,10 @@ class RedisOperatorVerbs:
         """Note that a worker serves these queues, so that they are known."""
         await self._register.note_served(queues)
 
+    async def forget_queues(self) -> None:
+        """Forget the queues that were noted."""
+        await self._register.forget_served()
+
     async def is_used(self, queue: str) -> bool:
         """Whether the server has jobs, schedules or workers of a queue."""
         return (await self._call("count", queue, ["keys", "", "", ""]))[1] > 0

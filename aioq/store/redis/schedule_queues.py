@@ -76,6 +76,14 @@ class Register:
         await self._send("ZREMRANGEBYSCORE", self._served_key, "-inf", now - SERVED)
         await self._send("PEXPIRE", self._served_key, 1000 * SERVED)
 
+    async def forget_served(self) -> None:
+        """Forget all that was noted.
+
+        Raises:
+            ServerUnavailableError: the server does not answer.
+        """
+        await self._send("DEL", self._served_key)
+
     async def served(self) -> list[str]:
         """The queues that workers serve, or have served lately, sorted by name.
 
