@@ -10,6 +10,7 @@ from aioq.store.contract import NewJob, Store, Verb
 from aioq.store.extra import Expiry, Extra
 from aioq.store.operating import Wanted
 from aioq.store.operations import Act, Step
+from aioq.store.relay import relay
 from aioq.wire.messages import encode_cancellation, encode_envelope
 from tests.contract.kit import (
     CALL,
@@ -130,6 +131,23 @@ async def test_a_job_that_was_given_back_is_not_counted_once_it_is_cancelled(sto
     await settle(store, "w", job, Verb.RELEASE)
     await store.cancel(QUEUE, ["a"], REASON, LONG)
     assert await queued(store) == 1
+    assert ids(await take(store, "w")) == ["b"]
+    assert (await queued(store), left()) == (0, {})
+
+
+@pytest.mark.parametrize("delay_ms", [None, LONG], ids=["queued", "scheduled"])
+async def test_a_job_that_is_cancelled_on_its_way_and_comes_back_is_not_counted(
+    store: Store, left: Left, delay_ms: int | None
+) -> None:
+    other = QUEUE + "-2"
+    await store.enqueue(other, [NewJob("a", CALL, nonce="theirs")])  # so ours is refused there
+    await store.enqueue(QUEUE, [NewJob("a", CALL, delay_ms=delay_ms), NewJob("b", CALL)])
+    await store.outbox.move(QUEUE, ["a"], other)
+    await store.cancel(QUEUE, ["a"], REASON, LONG)
+    await relay(store.outbox, QUEUE, other)
+    assert (await info(store, "a")).state is JobState.CANCELLED
+    assert await queued(store) == 1
+    await joined(store, "w")
     assert ids(await take(store, "w")) == ["b"]
     assert (await queued(store), left()) == (0, {})
 

@@ -14,11 +14,11 @@
 local target, limits, last, reply = ARGV[1], {tombstone = tonumber(ARGV[2])}, ARGV[3], {0}
 local key = Keys.outbox(q, target)
 
--- A job is here again. If it was cancelled meanwhile, it ends.
+-- A job is here again. If it was cancelled meanwhile, it ends, and comes to no lane: `Finish.finish` must not take
+-- it for a queued one, which would leave an entry.
 local function take_back(id, job)
   local move = Record.move_of(job)
   Moves.forget(job)
-  job[Field.STATE] = false
   if job[Field.CANCEL] then
     Finish.finish(q, limits, id, job, 'cancelled', job[Field.CANCEL], job[Field.CANCEL_TTL])
     return
