@@ -106,7 +106,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
         next_due_ms: how long until the next scheduled job is due, in milliseconds; None when none is scheduled.
         lost: the worker has lost its lease; it owns nothing any more and must join again under a new id.
         next_tick_ms: how long until the next tick of a schedule, in milliseconds; None when there is none.
-        more: call again: the claim stopped early, because it met many entries without a job to run.
+        more: call again: the claim stopped early, because it met large jobs, or many entries without any.
         pause: what of the queue is paused; None if nothing is.
     """
 

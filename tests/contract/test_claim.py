@@ -355,6 +355,19 @@ async def test_a_claim_is_closed_at_a_megabyte(redis_store: Store) -> None:
     assert sorted(job for jobs in taken for job in jobs) == list("abcdef")
 
 
+@pytest.mark.parametrize("stands", [False, True], ids=["blocks", "stands"])
+async def test_who_waits_once_there_is_no_more_has_all_large_jobs(store: Store, stands: bool) -> None:
+    worker = await joined(store, "w")
+    await send(store, *"abc", call=encode_envelope("shop.add", ["x" * 600_000], {}, None))
+
+    taken, more = list[str](), True
+    while more:
+        claim = await store.claim(QUEUE, worker, 10, idle=True, stands=stands)
+        taken, more = taken + ids(claim.jobs), claim.more
+
+    assert taken == list("abc")
+
+
 async def test_no_other_worker_gets_what_a_worker_missed(store: Store) -> None:
     worker, other = await joined(store, "w"), await joined(store, "other")
     await send(store, "job")

@@ -476,7 +476,7 @@ if taken > 0 and Events.are_recorded(q, ARGV[5]) then
   Events.add_calls(q, 'b', worker, taken_ids, calls)
 end
 for lane, number in pairs(passed) do Lanes.leave(q, lane, -number) end
-local is_cut = skipped >= SKIPPED_LIMIT or delivered >= DELIVERED_LIMIT
+local is_cut = skipped >= SKIPPED_LIMIT or delivered >= DELIVERED_LIMIT or bytes >= CLAIM_LIMIT
 if malformed ~= '' or unreadable ~= '' or is_cut then reply[3] = {malformed, unreadable, is_cut and 1 or 0} end
 reply[1] = Pauses.tell(q, Due.times(q), pauses)
 return reply
