@@ -111,8 +111,12 @@ async def test_a_process_task_that_still_runs_at_the_stop_is_ended_and_given_bac
 
 
 KEPT = """
+import contextvars
 import logging
 import os
+import threading
+import time
+from pathlib import Path
 
 from aioq import App, current_job
 
@@ -140,6 +144,37 @@ async def on_its_last_chance(number: int) -> int:
     if current_job().crashes == 0:
         os._exit(1)
     return pid
+
+
+def wait_for(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.01)
+
+
+def log_late(folder: Path, job, context) -> None:
+    for when in ("idle", "busy"):
+        wait_for(folder / when)
+        job.log("late: %s", when)
+        context.run(logging.getLogger("library").warning, "late, in its context: %s", when)
+        logging.getLogger("library").warning("late, in no context: %s", when)
+        (folder / f"{when}.logged").touch()
+
+
+@app.task(executor="process")
+def leaves_a_thread(folder: str) -> int:
+    job = current_job()
+    job.log("its own")
+    args = (Path(folder), job, contextvars.copy_context())
+    threading.Thread(target=log_late, args=args, daemon=True).start()
+    return os.getpid()
+
+
+@app.task(executor="process")
+def lets_it_log(folder: str) -> int:
+    (Path(folder) / "busy").touch()
+    wait_for(Path(folder) / "busy.logged")
+    current_job().log("its own too")
+    return os.getpid()
 """
 
 
@@ -158,4 +193,44 @@ async def test_what_a_task_logs_in_another_process_is_kept_with_its_job(project:
         assert error.level == "error"
         assert error.text.startswith("library: it broke\nTraceback")
         assert error.text.endswith("'none'")
+        assert await worker.stop() == 0
+
+
+async def test_a_job_on_its_last_chance_keeps_its_lines_too(project: Project) -> None:
+    project.write("kept.py", KEPT)
+    tasks = project.load("kept")
+    async with tasks.app:
+        # The supervisor of several processes gives a dead one's jobs back at once.
+        worker = project.worker("kept:app", "--processes", "2")
+        handle = await tasks.on_its_last_chance.send(7)
+        await handle.result(timeout=20)
+        assert "gets no process of its own" not in worker.log
+        assert [each.text.partition("\n")[0] for each in await handle.logs()] == [
+            "line 7",
+            "library: no route",
+            "library: it broke",
+        ]
+        assert await worker.stop() == 0
+
+
+async def test_what_a_thread_logs_after_its_task_has_ended_is_kept_with_no_other_job(
+    project: Project, tmp_path: Path
+) -> None:
+    project.write("kept.py", KEPT)
+    tasks = project.load("kept")
+    async with tasks.app:
+        worker = await project.ready_worker("kept:app", AIOQ_POOL_SIZE="1")
+        first = await tasks.leaves_a_thread.send(str(tmp_path))
+        child = await first.result(timeout=20)
+        (tmp_path / "idle").touch()
+        await until((tmp_path / "idle.logged").exists, "the lines of the thread while its process is idle")
+
+        second = await tasks.lets_it_log.send(str(tmp_path))
+        assert await second.result(timeout=20) == child
+
+        assert [each.text for each in await first.logs()] == ["its own"]
+        assert [each.text for each in await second.logs()] == ["its own too"]
+        for how in ("late", "late, in its context", "late, in no context"):
+            for when in ("idle", "busy"):  # the worker's own log has them all
+                await worker.saw(f"{how}: {when}")
         assert await worker.stop() == 0

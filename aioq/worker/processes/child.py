@@ -56,6 +56,7 @@ from aioq.worker.processes.protocol import (
     frame,
     kept_line,
     line_of,
+    order_here,
     read_order,
 )
 
@@ -310,7 +311,7 @@ def _context(order: Order, connection: _WorkerConnection) -> JobContext:
         headers=order.headers,
         tags=order.tags,
         sent_at=order.sent_at,
-        lines=(lambda level, text: connection.send(kept_line(level, text))) if order.keeps_lines else None,
+        lines=(lambda level, text: connection.send(kept_line(order, level, text))) if order.keeps_lines else None,
     )
 
 
@@ -319,6 +320,7 @@ def _begin(order: Order, context: JobContext, connection: _WorkerConnection) -> 
     if context.deadline is None and order.timeout is not None:
         context.deadline = datetime.now(UTC) + timedelta(seconds=order.timeout)
     enter_job(context)
+    order_here.set(order.number)
     here.jobs += 1  # from now on: there is nothing here but jobs
     connection.send(Begun())
 

@@ -16,10 +16,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextvars import Context
 
 from aioq.jobs.loglines import Sink
 from aioq.worker.processes.protocol import (
     HEADER,
+    NO_ORDER,
     Begun,
     KeptLine,
     LogLine,
@@ -138,6 +140,7 @@ class _Child:
         self._process = process
         self._reader = reader
         self._writer = writer
+        self._order = NO_ORDER
         self.report: Report | None = None
         self.lines: Sink | None = None
 
@@ -168,6 +171,7 @@ class _Child:
     async def begin(self, order: Order) -> None:
         """Send an order, and return when it is begun, or when it has ended before that (`report` is set then)."""
         self.report = None
+        self._order = order.number
         async with asyncio.timeout(START_LIMIT):
             self._writer.write(frame(order))
             await self._writer.drain()
@@ -188,11 +192,18 @@ class _Child:
             length = int.from_bytes(await self._reader.readexactly(HEADER))
             message = read_message(await self._reader.readexactly(length))
             if isinstance(message, LogLine):
-                log_line(message)
+                self._log(message)
             elif not isinstance(message, KeptLine):
                 return message
-            elif self.lines is not None:
+            elif self.lines is not None and message.order == self._order:
                 self.lines(message.level, message.text)
+
+    def _log(self, line: LogLine) -> None:
+        """Log a record of the child: in the context of the present job, if it is that job's."""
+        if line.order == self._order:
+            log_line(line)
+        else:
+            Context().run(log_line, line)
 
     def end(self) -> None:
         """Close the socket, so that the process ends. It ends before this process does."""

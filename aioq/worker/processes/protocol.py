@@ -7,10 +7,14 @@
            ◄── KeptLine ─       any number, if they are kept: what the job has logged by `current_job().log`
            ◄── Report ───       then the child is ready for the next order
 
+A line has the number of its order: a thread may log after its task has ended, even while the next order is carried
+out, and that line must not be kept with the next job.
+
 Both run the same aioq, so the format has no version and no test fixes it.
 """
 
 import logging
+from contextvars import ContextVar
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -25,6 +29,12 @@ from aioq.wire.messages import ENCODER, Failure
 
 HEADER = 4
 """The size in bytes of a frame's length, which is written with the most significant byte first."""
+
+NO_ORDER = 0
+"""Stands for the number of the order where there is none."""
+
+order_here: ContextVar[int] = ContextVar("aioq_order", default=NO_ORDER)
+"""In a child: the number of the order whose job runs in this context, as `current_job()` is that job."""
 
 
 class Ending(StrEnum):
@@ -43,6 +53,7 @@ class Order(msgspec.Struct, frozen=True):
     """The order to run one job.
 
     Attributes:
+        number: its number, which no other order of the worker has.
         module: the module to import.
         function: the task's qualified name in it.
         task: the task's name.
@@ -65,6 +76,7 @@ class Order(msgspec.Struct, frozen=True):
             inside the App's lifespan and middleware.
     """
 
+    number: int
     module: str
     function: str
     task: str
@@ -94,9 +106,11 @@ class LogLine(msgspec.Struct, frozen=True, tag="line"):
     """A log record.
 
     Attributes:
+        order: the number of the order in whose context it was logged.
         fields: the record's attributes that MessagePack can encode; `msg` is complete, the traceback is text.
     """
 
+    order: int
     fields: dict[str, Any]
 
 
@@ -104,10 +118,12 @@ class KeptLine(msgspec.Struct, frozen=True, tag="kept"):
     """A line that is kept with the job.
 
     Attributes:
+        order: the number of the job's order.
         level: its level.
         text: its text.
     """
 
+    order: int
     level: int
     text: str
 
@@ -174,16 +190,16 @@ def line_of(record: logging.LogRecord) -> LogLine:
     fields |= {"msg": plain(message_of(record)), "exc_text": plain(traceback_of(record)) or None}
     if raised := raised_of(record):
         fields.setdefault("exception", raised)
-    return LogLine(fields)
+    return LogLine(order_here.get(), fields)
 
 
 _IN_WORDS = {"args", "exc_info", "stack_info"}
 """Attributes of a record that its message and its traceback contain already."""
 
 
-def kept_line(level: int, text: str) -> KeptLine:
-    """The message for a line that is kept with the job."""
-    return KeptLine(level, cut(text, MAX_LINE))
+def kept_line(order: Order, level: int, text: str) -> KeptLine:
+    """The message for a line that is kept with the job of an order."""
+    return KeptLine(order.number, level, cut(text, MAX_LINE))
 
 
 def log_line(line: LogLine) -> None:

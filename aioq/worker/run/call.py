@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import contextvars
+import itertools
 import logging
 import math
 import threading
@@ -26,7 +27,7 @@ from aioq.wire.messages import Failure
 from aioq.wire.signature import BadArgumentsError
 from aioq.worker.failures import ChildError, caught, result_of
 from aioq.worker.processes.pool import Children, DiedError, NotBegunError
-from aioq.worker.processes.protocol import Ending, Order, Report
+from aioq.worker.processes.protocol import NO_ORDER, Ending, Order, Report
 from aioq.worker.run.run import Run
 
 log = logger("aioq.worker")
@@ -34,6 +35,8 @@ log = logger("aioq.worker")
 LAST_CHANCES = 16
 """How many jobs on their last chance run at once, each in a process of its own. A guess: a process that has
 imported an App takes about 50 MB, and jobs that take hours must not wait for each other."""
+
+_order_numbers = itertools.count(NO_ORDER + 1)
 
 Begin = Callable[[Run], None]
 
@@ -282,6 +285,7 @@ def _order(run: Run) -> Order:
     task, context, envelope = run.task, run.context, run.envelope
     assert task is not None and context is not None and envelope is not None  # noqa: PT018 - one fact: bound
     return Order(
+        number=next(_order_numbers),
         module=real_module(task.__module__),
         function=task.__qualname__,
         task=task.name,

@@ -1,6 +1,7 @@
 """Children and the orders they carry out, without a worker and without a server."""
 
 import asyncio
+import itertools
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
@@ -118,8 +119,12 @@ def deaths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], N
     return die
 
 
+numbers = itertools.count(1)
+
+
 def order(function: str, *args: Any, module: str = "unit_children") -> Order:
     return Order(
+        number=next(numbers),
         module=module,
         function=function,
         task=f"{module}.{function}",
