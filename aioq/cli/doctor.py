@@ -26,7 +26,7 @@ def run_doctor(wanted: Wanted, *, as_json: bool) -> int:
     """Check, print the result, and return the exit code: 0 if nothing is wrong, else 1."""
     with as_command_errors():
         app, _ = find_app(wanted)
-        found = asyncio.run(_diagnose(app, " ".join(wanted.words)))
+        found = asyncio.run(_diagnose(app, wanted.shown()))
     if as_json:
         print_json([found])
         return 1 if found.findings else 0

@@ -56,8 +56,7 @@ def _plan(wanted: Wanted, words: Sequence[str], *, drop_drained: bool) -> Shards
     if drop_drained and not words:
         raise click.UsageError("--drop-drained needs the QUEUE")
     number = None if len(words) < 2 else click.IntRange(1, MAX_SHARDS)(words[1])  # noqa: PLR2004 - QUEUE and NUMBER
-    target = " ".join(wanted.words[: len(wanted.words) - len(words)])
-    return ShardsPlan(target, words[0] if words else None, number, drop_drained)
+    return ShardsPlan(wanted.shown(len(words)), words[0] if words else None, number, drop_drained)
 
 
 async def _carry_out(app: App, plan: ShardsPlan) -> dict[str, Sequence[ShardInfo]]:

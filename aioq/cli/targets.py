@@ -9,6 +9,7 @@ import click
 from aioq.app import App
 from aioq.cli.loader import load_app
 from aioq.config.pyproject import DEFAULT_APP, default_app
+from aioq.config.urls import mask_url
 from aioq.errors import LoadError
 
 _NAME = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
@@ -28,6 +29,13 @@ class Wanted:
     words: Sequence[str]
     url: str | None = None
     name: str | None = None
+
+    def shown(self, others: int = 0) -> str:
+        """What a command that is advised says of the App; `others` of the words say something else."""
+        if self.name is None:
+            return " ".join(self.words[: len(self.words) - others])
+        at = [] if self.url is None else ["--url", mask_url(self.url)]
+        return " ".join([*at, "--name", self.name])
 
 
 def find_app(wanted: Wanted, *arguments: str, least: int | None = None) -> tuple[App, list[str]]:

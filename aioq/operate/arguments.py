@@ -77,6 +77,11 @@ class Parameters:
         names = [] if signature is None else [name for name, _ in signature.named(args, {})]
         for name, value in changes:
             if isinstance(name, str) and name not in names:
+                if args and signature is None and name not in kwargs:
+                    raise ArgumentError(
+                        f"task {task!r} is not known here, and its call has {len(args)} arguments by position: "
+                        f"give the position of {name!r}, from 0 on, in place of its name"
+                    )
                 kwargs[name] = value
                 continue
             place = names.index(name) if isinstance(name, str) else name

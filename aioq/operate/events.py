@@ -141,7 +141,7 @@ class EventStream:
             ConfigError: a queue does not exist; the message names those that do.
             ServerUnavailableError: the server cannot be reached.
         """
-        loop, pause, looked_at = asyncio.get_running_loop(), LEAST_PAUSE, float("-inf")
+        loop, pause, looked_at, has_read = asyncio.get_running_loop(), LEAST_PAUSE, float("-inf"), False
         while True:
             while self._pending:
                 place, (position, event) = self._pending.popleft()
@@ -150,17 +150,16 @@ class EventStream:
                 pause = LEAST_PAUSE
                 yield event
             self._note_positions()
+            if has_read and not any(each.is_behind for each in self._readers.values()):
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
             store = await self._source.store()
             if loop.time() - looked_at >= WORKERS_EVERY:
                 await self._find_shards(store)
                 self._pending += [(event.queue, (None, event)) for event in await self._look(store)]
                 looked_at = loop.time()
-            parts = await asyncio.gather(*(each.read(self._filters.match) for each in self._readers.values()))
-            self._pending += _merged(self._readers, parts)
-            if not self._pending:
-                self._note_positions()
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+            await self._read()
+            has_read = True
 
     def __iter__(self) -> Iterator[Event]:
         """`async for` for sync code, as `App.run_sync`."""
@@ -190,6 +189,18 @@ class EventStream:
         await asyncio.gather(*(self._readers[place].begin() for place in fresh))
         self._note_positions()
 
+    async def _read(self) -> None:
+        """Take what is next of all shards; what some have given stays if others fail, or if this is cancelled."""
+        parts: dict[str, Sequence[Placed]] = {}
+
+        async def read(place: str, reader: ShardEvents) -> None:
+            parts[place] = await reader.read(self._filters.match)
+
+        try:
+            await asyncio.gather(*(read(*each) for each in self._readers.items()))
+        finally:
+            self._pending += _merged(parts, list(parts.values()))
+
     def _note_positions(self) -> None:
         for place, reader in self._readers.items():
             if reader.position is not None:
@@ -215,19 +226,19 @@ class EventStream:
         queues = list(dict.fromkeys(map(queue_of_shard, self._readers)))
         now_ms = await store.operating.now_ms(queues[0])
         now, self._since_ms = datetime.fromtimestamp(now_ms / 1000, UTC), now_ms
-        if kinds & {*OF_WORKERS}:
-            leases = await asyncio.gather(*map(store.workers, queues))
-            for queue, found in zip(queues, leases, strict=True):
-                alive = frozenset(each.worker for each in found if each.lease_ms > 0)
-                before = self._workers.get(queue, alive)
-                self._workers[queue] = alive
-                for kind, workers in zip(OF_WORKERS, (alive - before, before - alive), strict=True):
-                    events += (Event(kind=kind, at=now, queue=queue, worker=each) for each in sorted(workers))
-        if kinds & {*OF_QUEUES}:
-            pauses = await asyncio.gather(*map(store.operating.pauses.read, queues))
-            for queue, paused in zip(queues, map(_since, pauses), strict=True):
-                events += _changed(queue, self._pauses.get(queue, paused), paused, now)
-                self._pauses[queue] = paused
+        # All is asked before anything is noted, or a cancellation would lose what was noted.
+        of_workers, of_queues = (queues if kinds & {*each} else [] for each in (OF_WORKERS, OF_QUEUES))
+        leases = await asyncio.gather(*map(store.workers, of_workers))
+        pauses = await asyncio.gather(*map(store.operating.pauses.read, of_queues))
+        for queue, found in zip(of_workers, leases, strict=True):
+            alive = frozenset(each.worker for each in found if each.lease_ms > 0)
+            before = self._workers.get(queue, alive)
+            self._workers[queue] = alive
+            for kind, workers in zip(OF_WORKERS, (alive - before, before - alive), strict=True):
+                events += (Event(kind=kind, at=now, queue=queue, worker=each) for each in sorted(workers))
+        for queue, paused in zip(of_queues, map(_since, pauses), strict=True):
+            events += _changed(queue, self._pauses.get(queue, paused), paused, now)
+            self._pauses[queue] = paused
         return [event for event in events if self._filters.match(event)]
 
 

@@ -57,6 +57,7 @@ class ShardEvents:
     ) -> None:
         self.place = place
         self.position = position
+        self.is_behind = False  # whether there was more than the last read has taken
         self._kept = kept
         self._since_ms = 0
         if position is None and since_ms is not None:
@@ -88,8 +89,9 @@ class ShardEvents:
             event = _event(self.place, each)
             if each.at_ms >= self._since_ms and wanted(event):
                 found.append((position, event))
-        self.position = _end(part, position)
-        return await self._with_progress(found)
+        found = await self._with_progress(found)
+        self.position, self.is_behind = _end(part, position), any(part.is_cut)
+        return found
 
     def _missed(self, part: EventPart, before: Position) -> list[Event]:
         """What is missing: rows that are not kept any more, and what was not recorded because nobody listened."""

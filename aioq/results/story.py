@@ -85,10 +85,10 @@ class JobStory(JobControl, eq=False):
             ServerUnavailableError: the server cannot be reached.
         """
         lines: list[LogLine] = []
-        _, some = await self._log_lines(after)
+        *_, some = await self._log_lines(after)
         while some:
             lines += some
-            _, some = await self._log_lines(lines[-1].number)
+            *_, some = await self._log_lines(lines[-1].number)
         return lines
 
     def logs_sync(self, *, after: int = 0) -> list[LogLine]:
@@ -108,9 +108,14 @@ class JobStory(JobControl, eq=False):
             JobNotFoundError: there is no such job (any more).
             ServerUnavailableError: the server cannot be reached.
         """
-        pause = LEAST_PAUSE
+        pause, queue = LEAST_PAUSE, ""
         while True:
-            ended, lines = await self._log_lines(after)
+            try:
+                queue, ended, lines = await self._log_lines(after)
+            except JobNotFoundError:
+                if not queue:
+                    raise
+                ended, lines = True, await self._lines_at(queue, after)  # its record went with its end
             for line in lines:
                 yield line
                 after = line.number
@@ -128,14 +133,17 @@ class JobStory(JobControl, eq=False):
         while (line := self._source.run_sync(instead, lambda: anext(lines, None))) is not None:
             yield line
 
-    async def _log_lines(self, after: int) -> tuple[bool, list[LogLine]]:
-        """Whether the job has ended, and then some of its lines: a job logs nothing after its end."""
+    async def _log_lines(self, after: int) -> tuple[str, bool, list[LogLine]]:
+        """Its queue, whether it has ended, and then some of its lines: a job logs nothing after its end."""
         if not self._source.keeps_logs():
             raise ConfigError(f"job {self.id}: no lines of its log are kept, for the setting 'logs' is 0")
         store = await self._source.store()
         place = await find(store, await self._locate(), self.id)
-        lines = await store.operating.story.log_lines(place.queue, self.id, after)
-        return place.info.state.ended, [decode_line(number, line) for number, line in lines]
+        return place.queue, place.info.state.ended, await self._lines_at(place.queue, after)
+
+    async def _lines_at(self, queue: str, after: int) -> list[LogLine]:
+        lines = await (await self._source.store()).operating.story.log_lines(queue, self.id, after)
+        return [decode_line(number, line) for number, line in lines]
 
     async def events(self) -> AsyncIterator[Event]:
         """What has happened to the job, and then what happens to it, until it has ended.
@@ -184,8 +192,10 @@ class JobStory(JobControl, eq=False):
             if reader is None:
                 raise
             past, is_over = [], True
-        fresh = [event for _, event in await reader.read(self._is_own)]
-        return reader, past, fresh, is_over
+        fresh = await reader.read(self._is_own)
+        while reader.is_behind:
+            fresh += await reader.read(self._is_own)
+        return reader, past, [event for _, event in fresh], is_over
 
     def _reader(self, store: Store, place: str) -> ShardEvents:
         source = self._source

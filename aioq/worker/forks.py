@@ -43,14 +43,13 @@ def _forked() -> None:
         if thread == get_ident():  # a fork has the one thread that made it
             task = asyncio.current_task(loop)
             frame = getattr(task and task.get_coro(), "cr_frame", None)
-            if frame is None:
-                _end_at_next_turn(loop)
-            else:
+            if frame is not None:
                 _end_when_it_awaits(frame)
+            _end_at_next_turn(loop)
 
 
 def _end_when_it_awaits(outermost: FrameType) -> None:
-    """End this process when the task that has forked is suspended: its outermost coroutine yields then.
+    """End this process when the task that has forked yields or returns, that is its outermost coroutine.
 
     A turn of the event loop later is too late: what starts tasks eagerly goes on with the next job at once, and
     uvloop looks at its sockets first, with an epoll instance that is the worker's too.
@@ -60,7 +59,7 @@ def _end_when_it_awaits(outermost: FrameType) -> None:
         if event == "return" and frame is outermost:
             _end_awaiting()
 
-    def yielded(_: object, __: int, ___: object) -> None:
+    def left_by(_: object, __: int, ___: object) -> None:
         here = inspect.currentframe()
         if here is not None and here.f_back is outermost:
             _end_awaiting()
@@ -74,12 +73,14 @@ def _end_when_it_awaits(outermost: FrameType) -> None:
         sys.setprofile(left)  # makes all functions of the fork slower
         return
     monitoring.use_tool_id(tool, "aioq")
-    monitoring.register_callback(tool, monitoring.events.PY_YIELD, yielded)
-    monitoring.set_local_events(tool, outermost.f_code, monitoring.events.PY_YIELD)
+    events = monitoring.events
+    for event in (events.PY_YIELD, events.PY_RETURN):
+        monitoring.register_callback(tool, event, left_by)
+    monitoring.set_local_events(tool, outermost.f_code, events.PY_YIELD | events.PY_RETURN)
 
 
 def _end_at_next_turn(loop: asyncio.AbstractEventLoop) -> None:
-    """The same for a fork of a callback of the loop, which no task has made."""
+    """The same for a fork that a callback of the loop has made, and for a task that ends by an error."""
     handle = loop.call_soon(_end_awaiting)
     # It has to run before the callbacks that are ready already, such as steps of other jobs. Their queue is no
     # public part of asyncio's loops, and uvloop hides its own. If none is found, the loop runs those callbacks

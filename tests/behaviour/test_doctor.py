@@ -130,7 +130,7 @@ async def test_each_node_of_a_cluster_is_looked_at(project: Project, cluster: Cl
             serves = cluster.node_of(cluster.slot_of(f"aioq:{{{project.name}:{queue}}}")).id == node.id
             assert (queue in row) == serves
     assert re.search(r"^reachability: redis://127\.0\.0\.1:1 cannot be reached: ", printed, re.MULTILINE)
-    assert process.printed[-1] == "1 finding"
+    assert process.printed[-1] == "1 finding", printed
 
 
 async def test_a_cluster_that_is_down_is_looked_at_all_the_same(

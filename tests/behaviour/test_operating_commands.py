@@ -17,9 +17,12 @@ from aioq import App, Retry
 from aioq.cli.main import main
 from aioq.cli.top.actions import change_job
 from aioq.worker import Worker
-from tests.behaviour.kit import SECONDS, Project
+from tests.behaviour.kit import SECONDS, Project, until
 
 SHOP = """
+import asyncio
+import os
+
 from aioq import App, Retry, current_job
 
 app = App(logs=10)
@@ -28,6 +31,13 @@ app = App(logs=10)
 @app.task(name="shop.add")
 async def add(x: int, y: int = 1) -> int:
     return x + y
+
+
+@app.task(name="shop.hold")
+async def hold(gate: str) -> None:
+    while not os.path.exists(gate):
+        current_job().log("it goes on")
+        await asyncio.sleep(0.02)
 
 
 @app.task(name="shop.charge")
@@ -124,6 +134,26 @@ def test_what_programs_get(shop: Project) -> None:
     assert (dry["state"], dry["total"], dry["done"]) == ("dry_run", 1, 0)
 
 
+def test_a_copy_without_the_code_needs_positions(shop: Project) -> None:
+    aioq("send", "shop:app", "shop.charge", "[7, 500]", "--id", "placed", "--delay", "1h")
+    there = ("--url", shop.settings["AIOQ_URL"], "--name", shop.name)
+    refused = aioq("job", *there, "placed", "--copy", "-a", "user=9")
+    assert (refused.code, "give the position of 'user', from 0 on" in refused.errors) == (2, True)
+    (copy,) = aioq("job", *there, "placed", "--copy", "-a", "0=9").lines
+    assert aioq("jobs", "shop:app", "-a", "user=9", "-a", "amount=500").lines[0].split("\t")[0] == copy
+
+
+def test_a_reader_that_has_enough_ends_what_follows_a_job_before_the_job_ends(shop: Project) -> None:
+    gate = shop.folder / "gate"
+    asyncio.run(shop.ready_worker("shop:app"))
+    aioq("send", "shop:app", "shop.hold", json.dumps([str(gate)]), "--id", "held")
+    tail = f"{sys.executable} -m aioq tail shop:app held | head -n 3 >/dev/null; echo ${{PIPESTATUS[0]}}"
+    shell = shop.run("bash", "-c", tail)
+    assert asyncio.run(shell.ended()) == 0
+    assert shell.printed == ["1"]
+    gate.touch()
+
+
 def test_a_copy_has_other_arguments_only_where_they_are_given(shop: Project) -> None:
     """By name or by position, whether the call has them by name or by position."""
     aioq("send", "shop:app", "shop.charge", '{"user": 7, "amount": 500}', "--id", "named", "--delay", "1h")
@@ -157,10 +187,19 @@ async def test_a_failed_job_whose_call_is_gone_is_not_said_to_need_to_have_faile
 
 
 def test_a_job_that_leaves_no_record_is_followed_to_its_end(shop: Project) -> None:
-    asyncio.run(shop.ready_worker("shop:app"))
-    asyncio.run(sys.modules["shop"].add.options(job_id="gone", result_ttl=0, delay=3).send(1))
-    followed = aioq("tail", "shop:app", "gone", "--json")
-    assert ([each["kind"] for each in followed.objects][-1], followed.code) == ("succeeded", 0)
+    queue = sys.modules["shop"].app.queue("default")
+
+    async def followed() -> list[str]:
+        await sys.modules["shop"].add.options(job_id="gone", result_ttl=0).send(1)
+        await queue.pause()
+        await shop.ready_worker("shop:app")
+        process = shop.python("-m", "aioq", "tail", "shop:app", "gone", "--json")
+        await until(lambda: process.printed)
+        await queue.resume()
+        assert await process.ended() == 0, process.log
+        return [json.loads(line)["kind"] for line in process.printed]
+
+    assert asyncio.run(followed())[-1] == "succeeded"
     assert "there is no job 'gone'" in aioq("tail", "shop:app", "gone").errors
 
 

@@ -1,6 +1,7 @@
 """What a user learns of one job: why it waits, what has happened to it, and what its task has logged."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -309,6 +310,38 @@ async def test_a_queue_that_a_cursor_does_not_have_is_read_from_its_time_on() ->
             aiter(app.events(queue=["default", "mail"], kinds="ended", cursor=stream.cursor)), "succeeded"
         )
         assert [event.job_id for event in events] == ["after"]
+
+
+async def test_a_rare_event_comes_at_once_behind_very_many_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "LEAST_PAUSE", 3600.0)
+    app = shop()
+    async with app.test() as session:
+        stream = app.events(kinds="ended", task="rare")
+        await stream.start()
+        for _ in range(300):
+            await app.send("ship", 1)
+        await session.drain()
+        await (await app.by_name("rare").options(delay=60).send()).cancel()
+        assert (await anext(aiter(stream))).task == "rare"
+
+
+async def test_what_was_read_stays_if_an_iteration_is_cancelled() -> None:
+    app = shop()
+    async with app.test() as session:
+        stream = app.events(kinds=["progress", "ended"])
+        await stream.start()
+        await app.send("ship", 1)
+        await session.drain()
+        found, turns = list[Event](), 0
+        while not found or found[-1].kind != "succeeded":
+            reading = asyncio.ensure_future(anext(aiter(stream)))
+            for _ in range(turns):  # each time it is cancelled a step later
+                await asyncio.sleep(0)
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                found.append(await reading)
+            turns += 1
+        assert [event.kind for event in found] == ["progress", "succeeded"]
 
 
 async def test_a_second_iteration_goes_on_where_the_first_was_left() -> None:

@@ -27,7 +27,7 @@ from aioq.cli.loader import load_app
 from aioq.cli.worker.child_env import ChildMark
 from aioq.config.settings import ENV_PREFIX
 from aioq.embedded import available
-from aioq.errors import EmbeddedServerError
+from aioq.errors import AioqError, EmbeddedServerError
 from aioq.util.printable import printable_lines
 
 TASKS = "aioq.cli.demo.tasks"
@@ -170,7 +170,8 @@ async def _demo(app: App, log: Path, stack: contextlib.ExitStack) -> int:
             try:
                 await _beside(worker, log, run.everything())
             finally:
-                await store.operating.forget_queues()  # they would be known for a month
+                with contextlib.suppress(AioqError):
+                    await store.operating.forget_queues()  # they would be known for a month
     show_summary(console, run.tallies)
     return _verdict(console, run.tallies, time.monotonic() - started, log)
 

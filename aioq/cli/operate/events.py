@@ -5,7 +5,6 @@ import signal
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from types import FrameType
 from typing import Any
 
 import click
@@ -20,7 +19,6 @@ from aioq.jobs.job import JobState, Progress
 from aioq.jobs.loglines import LogLine
 from aioq.operate.events import EventStream
 from aioq.results.handle import JobHandle
-from aioq.util.aio import end
 from aioq.util.printable import printable
 
 TOGETHER = 0.1
@@ -49,15 +47,13 @@ def run(
                     click.echo(f"go on with --cursor {stream.cursor}", err=True)
 
     # As Ctrl-C: so a service manager that stops this command gets the cursor too.
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         asyncio.run(carry_out())
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-
-
-def _interrupt(_: int, __: FrameType | None) -> None:
-    signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 async def _print_events(stream: EventStream, limit: int | None, *, as_json: bool) -> None:
@@ -88,19 +84,25 @@ def run_tail(wanted: Wanted, *, as_json: bool) -> None:
 async def _print_both(app: App, handle: JobHandle[Any], *, as_json: bool) -> str:
     """Print the events and the lines of a job, as far as the App keeps them, as they come; how it has ended."""
     printer = _Printer(as_json=as_json)
-    has_ended = (await handle.status()).ended
-    printing = [] if has_ended else [asyncio.create_task(printer.print_as_they_come())]
+    has_ended, collecting = (await handle.status()).ended, list[asyncio.Task[None]]()
     try:
         async with asyncio.TaskGroup() as group:
+            # In the group, so that all ends if nobody reads any more.
+            printing = [] if has_ended else [group.create_task(printer.print_as_they_come())]
             if app.settings.history:
-                group.create_task(printer.collect(handle.events()))
+                collecting.append(group.create_task(printer.collect(handle.events())))
             if app.settings.logs:
-                group.create_task(printer.collect(handle.follow_logs(), has_events=app.settings.history != 0))
+                has_events = app.settings.history != 0
+                collecting.append(group.create_task(printer.collect(handle.follow_logs(), has_events=has_events)))
+            await asyncio.wait(collecting)
+            for each in printing:
+                each.cancel()
     except* AioqError as errors:
+        printer.print()
         raise errors.exceptions[0] from None
-    finally:
-        await end(printing)
-        printer.print()  # of a job that has ended already, all
+    except* BrokenPipeError as errors:
+        raise errors.exceptions[0] from None
+    printer.print()  # what came last; of a job that has ended already, all
     return printer.end
 
 
@@ -112,6 +114,7 @@ class _Printer:
         self._events: list[Event] = []
         self._lines: list[LogLine] = []
         self._has_some = asyncio.Event()
+        self._runs = 0
         self.end = ""
 
     async def collect(self, source: AsyncIterator[Event | LogLine], *, has_events: bool = False) -> None:
@@ -138,15 +141,22 @@ class _Printer:
 
     def print(self) -> None:
         """Print what was taken."""
-        for item in in_order(self._events, self._lines):
+        for item in in_order(self._events, self._lines, runs=self._runs):
             _print(item, as_json=self._as_json, names_job=False)
+        self._runs += sum(event.kind is EventKind.STARTED for event in self._events)
         self._events.clear()
         self._lines.clear()
 
 
-def in_order(events: Sequence[Event], lines: Sequence[LogLine]) -> Iterator[Event | LogLine]:
-    """Both in the order of time; within a millisecond a line comes after its run's start and before its end."""
-    left, runs = deque(events), 0
+def in_order(events: Sequence[Event], lines: Sequence[LogLine], *, runs: int = 0) -> Iterator[Event | LogLine]:
+    """Both in the order of time; within a millisecond a line comes after its run's start and before its end.
+
+    Args:
+        events: the events.
+        lines: the lines.
+        runs: how many runs were started before these.
+    """
+    left = deque(events)
     for line in lines:
         while left and left[0].at <= line.at:
             if left[0].at == line.at and left[0].kind not in LIVE and runs >= line.attempt:

@@ -35,6 +35,26 @@ async def by_callback():
     asyncio.get_running_loop().call_soon(fork)
     return await code
 
+async def spawn(error=None):
+    if pid := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if error:
+        raise error
+
+async def by_task_that_returns():
+    return (await asyncio.gather(spawn()))[0]
+
+async def by_task_that_raises():
+    return (await asyncio.gather(spawn(ValueError())))[0]
+
+async def by_task_that_is_not_awaited():
+    task = asyncio.create_task(spawn())
+    while not task.done():
+        await asyncio.sleep(0)
+        if os.getpid() != worker:
+            os.write(1, b"another task ran in the fork ")
+    return task.result()
+
 def start(loop, work):
     if sys.version_info >= (3, 12):
         return asyncio.Task(work, loop=loop, eager_start=True)
@@ -51,7 +71,10 @@ async def main():
 """
 
 
-@pytest.mark.parametrize("made_by", ["job", "by_callback"])
+@pytest.mark.parametrize(
+    "made_by",
+    ["job", "by_callback", "by_task_that_returns", "by_task_that_raises", "by_task_that_is_not_awaited"],
+)
 @pytest.mark.parametrize("run", ["asyncio.run", "__import__('uvloop').run"])
 def test_nothing_else_runs_in_it(made_by: str, run: str) -> None:
     program = PROGRAM.format(made_by=made_by, run=run)
