@@ -13,6 +13,7 @@ from aioq.store.operations import Act, Step
 from aioq.store.relay import relay
 from aioq.wire.messages import encode_cancellation, encode_envelope
 from tests.contract.kit import (
+    BLOCK,
     CALL,
     LONG,
     QUEUE,
@@ -22,6 +23,7 @@ from tests.contract.kit import (
     ids,
     info,
     joined,
+    keep,
     running,
     send,
     settle,
@@ -186,6 +188,49 @@ async def test_what_was_set_aside_is_not_counted_once_it_is_cancelled(store: Sto
     assert await queued(store) == 2
     await pauses.resume(QUEUE, [ADD])
     assert ids(await take(store, "w")) == ["a2", "a3"]
+    assert (await queued(store), left()) == (0, {})
+
+
+async def test_a_wrong_number_goes_once_its_lane_is_empty(redis_store: Store, redis_backend: Backend) -> None:
+    store, left, database = redis_store, Left(redis_backend), redis_backend.database
+    assert database is not None
+    await send(store, *"abc")
+    await store.cancel(QUEUE, ["a", "b"], REASON, LONG)
+    with database.client() as client:
+        client.delete(redis_backend.key("normal"))  # the lane, by hand
+        client.hset(redis_backend.key("leftovers"), "low", "-3")  # claims have passed what was not counted
+    await send(store, *"de")
+    await joined(store, "w")  # which makes the group again
+    assert await queued(store) == 0  # not below
+    assert left() == {"normal": 2}  # a worker that joins sweeps too
+    tokens = await store.block(QUEUE, "w", BLOCK)
+    await keep(store, "w", "sweep")
+    assert left() == {"normal": 2}
+    assert ids((await store.claim(QUEUE, "w", 5, tokens)).jobs) == ["d", "e"]
+    await keep(store, "w", "sweep")
+    assert left() == {}
+    await send(store, "f")
+    assert await queued(store) == 1
+
+
+async def test_a_right_number_stays_in_a_sweep(redis_store: Store, redis_backend: Backend) -> None:
+    store, pauses, left = redis_store, redis_store.operating.pauses, Left(redis_backend)
+    await joined(store, "w")
+    await send(store, *"abc")
+    await store.cancel(QUEUE, ["a"], REASON, LONG)
+    await keep(store, "w", "sweep")
+    assert (await queued(store), left()) == (2, {"normal": 1})
+    await pauses.pause(QUEUE, [ADD])
+    assert await take(store, "w") == []
+    await store.cancel(QUEUE, ["b"], REASON, LONG)
+    await keep(store, "w", "sweep")
+    assert (await queued(store), left()) == (1, {"normal": 1})  # of what was set aside
+    await pauses.resume(QUEUE, [ADD])
+    assert ids(await take(store, "w")) == ["c"]
+    await store.enqueue(QUEUE, [NewJob("passed", CALL, extra=Extra(expires=Expiry(at_ms=1)))])
+    assert await take(store, "w") == []
+    await keep(store, "w", "sweep")
+    await store.promote(QUEUE, 100)  # its end, after a claim has passed its entry
     assert (await queued(store), left()) == (0, {})
 
 

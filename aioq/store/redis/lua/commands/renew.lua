@@ -1,9 +1,9 @@
 -- Takes or renews a worker's lease, and notes when the server last answered its fetcher: a worker with a valid
 -- lease is alive, and one that fetches does its work.
 --
--- NEEDS: call, keys, leases, pauses, due
--- USES: reads about, cancel, dead, fetched, held, lanes, leases, paused, scheduled, schedules, workers; writes
---   about, answer, cancel, fetched, lanes, leases, paused, workers
+-- NEEDS: call, keys, timers, leases, pauses, due
+-- USES: reads about, cancel, dead, fetched, held, lanes, leases, leftovers, paused, scheduled, schedules, workers;
+--   writes about, answer, cancel, fetched, lanes, leases, leftovers, paused, workers
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 lease in ms, 3 how many ms ago it last fetched, 4 the most dead jobs, 5 'join' for a new
 --   worker, 'sweep' to clean up after workers that are gone, '' for neither, then two for each thing that it says
@@ -126,6 +126,34 @@ local function check_lane(lane, most)
   return many
 end
 
+-- Whether a stream has entries that were not claimed.
+local function has_entries(stream)
+  local key = Keys.lane(q, stream)
+  local length = redis.pcall('XLEN', key)
+  if is_unreadable(length) or length == 0 then return false end
+  local group = group_of(key)
+  if not group or group.pending > 0 then return true end
+  return #redis.call('XRANGE', key, '(' .. group['last-delivered-id'], '+', 'COUNT', 1) > 0
+end
+
+-- Forgets how many ids are left in lanes that have no entries (lib/lanes.lua). Such a number is wrong, and would
+-- stay so: the lane was evicted or deleted by hand, or a version that does not count has sent or claimed. Not
+-- while a timer is due: it may be about to end a job whose entry a claim has passed.
+local function forget_leftovers()
+  local fields = redis.pcall('HGETALL', q.base .. Keys.LEFTOVERS)
+  if is_unreadable(fields) or not fields[1] then return end
+  local timer = redis.pcall('ZSCORE', q.base .. Keys.SCHEDULED, Timer.FIRST)
+  if is_unreadable(timer) or timer and tonumber(timer) <= q.now then return end
+  for i = 1, #fields, 2 do
+    local lane, has_any = fields[i], false
+    local front = Keys.front_of(lane)
+    for _, stream in ipairs({front, Keys.rest_of(lane), lane, Keys.aside_of(front), Keys.aside_of(lane)}) do
+      has_any = has_any or has_entries(stream)
+    end
+    if not has_any then redis.call('HDEL', q.base .. Keys.LEFTOVERS, lane) end
+  end
+end
+
 -- How many of the workers of a queue sweep: of more, each sweeps only now and then. With 1,000 workers the server
 -- would be busy with sweeps for a third of its time.
 local SWEEPERS = 8
@@ -143,6 +171,7 @@ local function sweep()
   for i, lease_end in ipairs(redis.call('ZMSCORE', q.base .. Keys.WORKERS, unpack(some))) do
     if not lease_end then restore_lease(some[i]) end
   end
+  forget_leftovers()
   local dead = redis.pcall('ZCARD', q.base .. Keys.DEAD)
   if type(dead) == 'number' and dead > tonumber(ARGV[4]) then wanted = 1 end
 end

@@ -12,7 +12,7 @@
 -- entries name, the set aside ones included, beside those of its queued jobs. So what waits can be counted without
 -- looking at records (count.lua). The number may be below zero for a moment: a claim also passes jobs that a timer
 -- is about to end. It is a help for counting only. So its errors are ignored, and a script that fails half-way may
--- leave it wrong by some jobs.
+-- leave it wrong by some jobs, until a sweep finds the lane without entries (renew.lua).
 --
 -- NEEDS: keys, standing
 local Lanes = {}
