@@ -11,8 +11,10 @@ from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import MISSING, Limits, Settlement, Verb
 from aioq.store.redis import RedisStore
 from aioq.store.redis import skipped as module
+from aioq.wire.messages import encode_envelope
 from tests.contract.inside import ServerInside
 from tests.contract.kit import (
+    BLOCK,
     CRASHED,
     LONG,
     QUEUE,
@@ -285,6 +287,34 @@ async def test_an_entry_that_names_a_running_job_gives_it_to_no_other_worker(
             await joined(redis_store, "w")
             client.xadd(redis_backend.key("normal"), {"job": "job"})
             assert await take(redis_store, "w") == []
+
+
+@pytest.mark.parametrize("paused", ["shop.add", "shop.other"])
+async def test_one_that_lost_its_worker_is_not_lost_beside_a_paused_task(
+    redis_store: RedisStore, newer: Newer, paused: str
+) -> None:
+    store, pauses = redis_store, redis_store.operating.pauses
+    await joined(store, "w")
+    await running(store, await joined(store, "gone"), "j1")
+    newer.write("field", "j1")
+    assert (await store.recover(QUEUE, CRASHED, 10, dead="gone")).returned == 0
+    newer.read("j1")
+    await send(store, "c1")
+    await store.cancel(QUEUE, ["c1"], REASON, 0)
+    await send(store, "b1")
+    newer.pass_time()
+    assert (await store.promote(QUEUE, 10)).count == 1
+    await send(store, "o1", call=encode_envelope("shop.other", [], {}, None))
+    assert ids(await take(store, "w", 1)) == ["b1"]  # it has read the others too, and puts them back together
+    await pauses.pause(QUEUE, [paused])
+    tokens = await store.block(QUEUE, "w", BLOCK)
+    assert [token.job_ids for token in tokens] == [("j1", "o1")]
+
+    assert (await store.claim(QUEUE, "w", 0, tokens)).jobs == []
+
+    assert ids(await take(store, "w")) == (["j1"] if paused == "shop.other" else ["o1"])
+    await pauses.resume(QUEUE, [paused])
+    assert ids(await take(store, "w")) == (["o1"] if paused == "shop.other" else ["j1"])
 
 
 async def test_a_batch_with_one_of_them_settles_the_others(redis_store: RedisStore, newer: Newer) -> None:

@@ -290,14 +290,15 @@ local function trim(lane, last, is_empty)
 end
 
 -- Sets aside what is left of an entry that was delivered to this worker, if some of that has to be; returns
--- whether it was. The others of the entry are set aside with those, to keep their order: the next claims look
--- there for them.
+-- whether it was. The others of the entry that a claim may take are set aside with those, to keep their order: the
+-- next claims look there for them.
 local function set_left_aside(left)
   if not pauses or not left[1] then return false end
   local texts, together, stream = texts_of(q, left), {}, nil
   for _, id in ipairs(left) do
     local job = Record.unpacked(texts[id])
-    if job and not job[Field.STATE] then
+    local orphan = job and job[Field.STATE] == 'running' and Newer.is_orphan(q, job)
+    if job and (orphan or not job[Field.STATE]) then
       local call, was_claimed = Record.whole(q, id, job[Field.JOB]), job[Field.CLAIM]
       together[#together + 1] = id
       if is_set_aside(id, call, false, was_claimed) then stream = aside_for(was_claimed) end
