@@ -8,6 +8,7 @@ import pytest
 from aioq.jobs.job import JobState, Progress
 from aioq.store.contract import MISSING, Limits, NewJob, Settlement, Store, Verb
 from aioq.store.extra import CALL_GONE
+from aioq.store.operating import Wanted
 from aioq.store.redis import RedisStore
 from aioq.wire.messages import CallOptions, decode_result_message, encode_envelope, encode_result
 from tests.contract.kit import (
@@ -21,6 +22,7 @@ from tests.contract.kit import (
     Listener,
     ids,
     joined,
+    send,
     settle,
     take,
 )
@@ -187,6 +189,8 @@ class TestTheKeyOfItsOwn:
         await store.promote(QUEUE, 10)
         assert [each and each.state for each in await store.info(QUEUE, ["a", "b"])] == ["failed", "running"]
         assert backend.timers() == []
+        await send(store, "c")
+        assert (await store.operating.count_jobs(QUEUE, Wanted(JobState.QUEUED))).count == 1
 
     async def test_what_is_no_record_is_no_job(self, store: RedisStore, backend: Backend) -> None:
         assert backend.database is not None

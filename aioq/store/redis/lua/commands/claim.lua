@@ -95,6 +95,9 @@ local for_others = 0
 -- By lane, how many ids fewer its entries name beside those of its queued jobs (lib/lanes.lua); and how many jobs
 -- were passed that are named again.
 local passed, named_again = {}, 0
+local function pass(lane, count)
+  if count ~= 0 then passed[lane] = (passed[lane] or 0) + count end
+end
 -- The last entry that is not aioq's, and the last job whose record this version cannot read.
 local malformed, unreadable = '', ''
 
@@ -176,6 +179,7 @@ local function take_other(id, text, is_held, lane)
       job[Field.STATE], job[Field.WORKER] = false, false
       Record.save(q, id, job)
       redis.call('SREM', Keys.held(q, worker), id)
+      if is_held then pass(job[Field.LANE] or Keys.NORMAL, 1) end -- its end takes it for one that has an entry
     end
     return false
   end
@@ -232,10 +236,6 @@ local function find_missing(ids, texts)
   if missing[1] and redis.call('EXISTS', unpack(missing)) == 0 then
     for _, id in ipairs(ids) do texts[id] = texts[id] or nil end
   end
-end
-
-local function pass(lane, count)
-  if count ~= 0 then passed[lane] = (passed[lane] or 0) + count end
 end
 
 -- Takes as many of the jobs of a stream's entries as possible; returns the position of the first one that is left.
