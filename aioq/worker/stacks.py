@@ -87,7 +87,7 @@ def take_stacks(loop: asyncio.AbstractEventLoop, loop_thread: int, blocked_for: 
     except RuntimeError:  # they changed all the time
         found = set[asyncio.Task[Any]]()
     tasks = sorted(found, key=lambda task: ("[" not in task.get_name(), task.get_name()))
-    shown = room.filled((printable(each.get_name()), _frames_of(each)) for each in tasks)
+    shown = room.filled((printable(each.get_name()), _frames_of(each, loop_thread)) for each in tasks)
     return WorkerStacks(blocked_for=round(blocked_for, 3), threads=threads, tasks=shown, left_out=room.left_out)
 
 
@@ -125,9 +125,28 @@ def _walk(frame: FrameType | None) -> list[_Frame]:
     return list(islice(traceback.walk_stack(frame), MOST_FRAMES))[::-1] if frame is not None else []
 
 
-def _frames_of(task: "asyncio.Task[Any]") -> list[_Frame]:
-    """The frames of a task: of its coroutine, of what that awaits, and so on."""
-    return list(_awaited(task.get_coro()))[-MOST_FRAMES:]
+def _frames_of(task: "asyncio.Task[Any]", loop_thread: int) -> list[_Frame]:
+    """The frames of a task: of its coroutine, of what that awaits, and so on.
+
+    While a coroutine runs, it does not say what it awaits: then they are those of its thread, from its own on.
+    """
+    coroutine, found = task.get_coro(), list[_Frame]()
+    for _ in range(3):  # it may begin to run, or be suspended, between two steps of this thread
+        if _runs(coroutine):
+            frame = sys._current_frames().get(loop_thread)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as above
+            every = [] if frame is None else list(traceback.walk_stack(frame))[::-1]
+            own = getattr(coroutine, "cr_frame", None)
+            start = next((at for at, (frame, _) in enumerate(every) if frame is own), None)
+            if start is not None:
+                return every[start:][-MOST_FRAMES:]
+        found = list(_awaited(coroutine))[-MOST_FRAMES:]
+        if not _runs(coroutine):
+            break
+    return found
+
+
+def _runs(coroutine: object) -> bool:
+    return bool(getattr(coroutine, "cr_running", False))
 
 
 def _awaited(begin: object) -> Iterator[_Frame]:

@@ -49,6 +49,22 @@ async def test_a_task_shows_where_it_waits_through_all_that_it_awaits() -> None:
     assert str(found).startswith("the event loop has been blocked for 2.0 s\n\nthread MainThread:\n")
 
 
+async def test_a_task_that_runs_just_now_shows_where() -> None:
+    loop, here, found = asyncio.get_running_loop(), threading.get_ident(), list[WorkerStacks]()
+
+    async def runs() -> None:
+        thread = threading.Thread(target=lambda: found.append(take_stacks(loop, here)))
+        thread.start()
+        thread.join()
+
+    async def begins() -> None:
+        await runs()
+
+    await asyncio.create_task(begins(), name="shop.add[1234]")
+    lines = [line for line in found[0].tasks[0].text.splitlines() if ", in " in line]
+    assert [line.rpartition(" in ")[2] for line in lines][:3] == ["begins", "runs", "join"]
+
+
 async def test_there_is_room_for_so_many_in_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = asyncio.Event()
     tasks = [asyncio.create_task(outer(gate), name="n" * 200) for _ in range(600)]
