@@ -28,14 +28,24 @@ class Branches(sysmon.SysMonitor):
 
     def __init__(self) -> None:
         super().__init__()
+        self._renew_locks()
         self._first: dict[tuple[int, int], int] = {}
-        os.register_at_fork(after_in_child=self._unlock)
+        os.register_at_fork(after_in_child=self._renew_locks)
 
-    def _unlock(self) -> None:
-        """In a fork nobody would release a lock that another thread held."""
-        self.lock = threading.Lock()
-        collector: Any = getattr(self.lock_data, "__self__")  # noqa: B009 - a function to the type checker
-        collector.data_lock = threading.Lock()
+    def start(self) -> None:
+        """Begin to measure."""
+        self._renew_locks()
+        super().start()
+
+    def _renew_locks(self) -> None:
+        """Have locks that a signal's handler may take once more, as coverage's own does for SIGTERM.
+
+        Also after a fork, in which nobody would release a lock that another thread held.
+        """
+        self.lock: Any = threading.RLock()
+        collector: Any = getattr(getattr(self, "lock_data", None), "__self__", None)  # none before it is begun
+        if collector is not None:
+            collector.data_lock = threading.RLock()
 
     # What began under another tracer of this process may go on under this one, which knows nothing of it.
 

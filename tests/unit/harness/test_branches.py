@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import coverage
+import pytest
 
-from tests.branches import IS_NEEDED
+from tests.branches import IS_NEEDED, Branches
 from tests.forkserver import ROOT
 
 SAMPLE = """
@@ -185,3 +186,11 @@ def test_what_began_under_one_tracer_goes_on_under_another(tmp_path: Path) -> No
     environment |= {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[2, 3]\n", "")
+
+
+@pytest.mark.skipif(not IS_NEEDED, reason="coverage measures branches without it")
+def test_a_signal_that_comes_while_something_is_noted_waits_for_nobody() -> None:
+    tracer = Branches()
+    with tracer.lock:
+        assert tracer.lock.acquire(blocking=False)
+        tracer.lock.release()
