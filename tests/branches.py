@@ -28,16 +28,16 @@ class Branches(sysmon.SysMonitor):
 
     def __init__(self) -> None:
         super().__init__()
-        self._renew_locks()
+        self.renew_locks()
         self._first: dict[tuple[int, int], int] = {}
-        os.register_at_fork(after_in_child=self._renew_locks)
+        os.register_at_fork(after_in_child=self.renew_locks)
 
     def start(self) -> None:
         """Begin to measure."""
-        self._renew_locks()
+        self.renew_locks()
         super().start()
 
-    def _renew_locks(self) -> None:
+    def renew_locks(self) -> None:
         """Have locks that a signal's handler may take once more, as coverage's own does for SIGTERM.
 
         Also after a fork, in which nobody would release a lock that another thread held.

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import coverage
-import pytest
 
 from tests.branches import IS_NEEDED, Branches
 from tests.forkserver import ROOT
@@ -188,9 +187,9 @@ def test_what_began_under_one_tracer_goes_on_under_another(tmp_path: Path) -> No
     assert (done.stdout, done.stderr) == ("[2, 3]\n", "")
 
 
-@pytest.mark.skipif(not IS_NEEDED, reason="coverage measures branches without it")
 def test_a_signal_that_comes_while_something_is_noted_waits_for_nobody() -> None:
-    tracer = Branches()
+    tracer = Branches.__new__(Branches)  # one that is not begun, for 3.11 cannot begin it
+    tracer.renew_locks()
     with tracer.lock:
         assert tracer.lock.acquire(blocking=False)
         tracer.lock.release()
