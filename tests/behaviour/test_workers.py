@@ -116,8 +116,11 @@ async def test_why_says_at_once_that_no_worker_knows_the_task(
     process = await project.ready_worker("steered:app", "--concurrency", "1", *QUEUES)
     gate = tmp_path / "gate"
     held = await begun(steered, gate)  # so that nothing else is taken
-    sent = [await steered.app.by_name(name).options(queue="mail").send() for name in ("no.such", "steered.mail")]
-    codes = [[reason.code for reason in (await each.why()).reasons] for each in sent]
+    codes = [["running"]]
+    while ["running"] in codes:  # a read that had begun before `held` did may bring a job or two
+        names = ("no.such", "steered.mail")
+        sent = [await steered.app.by_name(name).options(queue="mail").send() for name in names]
+        codes = [[reason.code for reason in (await each.why()).reasons] for each in sent]
     assert codes == [["unknown_task", "in_line"], ["in_line"]]
     gate.touch()
     await held
