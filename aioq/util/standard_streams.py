@@ -1,4 +1,4 @@
-"""The three standard streams of an aioq process: kept open, and printed lines appear at once."""
+"""The three standard streams of an aioq process: kept open, and printed lines appear at once and whole."""
 
 import io
 import os
@@ -30,7 +30,11 @@ def open_standard_streams() -> None:
 
 
 def print_at_once() -> None:
-    """Make each printed line appear at once, also where standard output is a file or a pipe."""
-    stream = cast("object", sys.stdout)  # or a replacement
-    if isinstance(stream, io.TextIOWrapper):
-        cast("Any", stream).reconfigure(line_buffering=True)
+    """Make each printed line appear at once and whole, also where standard output is a file or a pipe.
+
+    Under PYTHONUNBUFFERED, as in most images, `print("a", 1)` makes four writes. The processes of a worker share
+    their output, so that lines of others would come in between.
+    """
+    for stream in (cast("object", sys.stdout), cast("object", sys.stderr)):  # or replacements
+        if isinstance(stream, io.TextIOWrapper):
+            cast("Any", stream).reconfigure(line_buffering=True, write_through=False)

@@ -110,7 +110,7 @@ class Duties:
         self._whole = set(worker_queues(app_parts, ())) <= by_queue(queues).keys()
         self.slots = Slots(concurrency)
         self.watchdog = Watchdog(settings.loop_lag_warning)
-        self.reporter = Reporter(store)
+        self.reporter = Reporter(store, lambda key: self.executor.is_running(*key))
         every = settings.logs_from == "all"
         self.logs = LogWriter(store, settings.logs, all_loggers=every) if settings.logs else None
         self.hooks = Hooks(app_parts.middleware, store)

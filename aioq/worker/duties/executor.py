@@ -125,6 +125,11 @@ class Executor:
         """How many jobs run now."""
         return len(self._running)
 
+    def is_running(self, queue: str, worker: str, job_id: str, claim: int) -> bool:
+        """Whether the function of a job runs, under this claim."""
+        run = self._running.get((queue, worker, job_id))
+        return run is not None and run.claimed.claim == claim and not run.returned
+
     def submit(self, queue: str, worker: str, claimed: Claimed, *, at_once: bool = False) -> None:
         """Run a claimed job, now or when a slot is free; its slot is counted as taken already.
 
@@ -269,10 +274,7 @@ class Executor:
         self._not_entered += 1
         work, context = self._execute(run), self._context.copy()
         try:
-            if at_once:
-                run.handle = _run_at_once(work, context)
-            else:
-                run.handle = loop.create_task(work, context=context)
+            run.handle = _run_at_once(work, context) if at_once else loop.create_task(work, context=context)
         except BaseException as error:  # a task factory of the user's has raised
             self._not_entered -= 1
             work.close()
@@ -289,9 +291,8 @@ class Executor:
         self._not_entered -= 1
         self._prepare(run)
         if run.settlement is None:
-            (run.handle or cast("asyncio.Task[None]", asyncio.current_task())).set_name(
-                f"{run.name}[{run.claimed.id}]"
-            )
+            asyncio_task = run.handle or cast("asyncio.Task[None]", asyncio.current_task())
+            asyncio_task.set_name(f"{run.name}[{run.claimed.id}]")
             try:
                 run.result = await self._caller.call(run, self._begin)
             except BaseException as error:

@@ -28,19 +28,25 @@ _Report = tuple[str, int, bytes]
 _Key = tuple[str, str, str, int]
 """Queue, worker id, job id and claim."""
 
+IsRunning = Callable[[_Key], bool]
+"""Whether the function of a job runs."""
+
 
 class Reporter:
     """Writes the progress reports of all running jobs of a worker, in batches.
 
     Args:
         store: where to write.
+        is_running: whether a claimed job's function runs. Reports of others are dropped: a thread goes on when its
+            job is cancelled or timed out, and the server would refuse what it reports then.
 
     Attributes:
         refused: how many reports the fence has refused.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, is_running: IsRunning) -> None:
         self._store = store
+        self._is_running = is_running
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._latest: dict[_Key, Progress] = {}
@@ -62,16 +68,18 @@ class Reporter:
         """
         key = (queue, worker, job_id, claim)
         progress = self._latest.pop(key, None)
-        if progress is not None:
-            return self._loop.create_task(self._write({key: progress}))
-        return self._writing if key in self._in_flight else None
+        writing = self._writing if key in self._in_flight else None
+        if progress is None:
+            return writing
+        return self._loop.create_task(self._write_last(key, progress, writing))
 
     async def run(self) -> None:
         """Write until cancelled."""
         while True:
             await self._fresh.wait()
             self._fresh.clear()
-            latest, self._latest = self._latest, {}
+            latest = {key: progress for key, progress in self._latest.items() if self._is_running(key)}
+            self._latest = {}
             self._in_flight = latest
             self._writing = self._loop.create_task(self._write(latest))
             try:
@@ -87,8 +95,14 @@ class Reporter:
             self._loop.call_soon_threadsafe(self._note, key, progress)
 
     def _note(self, key: _Key, progress: Progress) -> None:
-        self._latest[key] = progress
-        self._fresh.set()
+        if self._is_running(key):
+            self._latest[key] = progress
+            self._fresh.set()
+
+    async def _write_last(self, key: _Key, progress: Progress, writing: "asyncio.Task[None] | None") -> None:
+        if writing is not None:
+            await asyncio.wait([writing])  # else the earlier report might come after the later one
+        await self._write({key: progress})
 
     async def _write(self, latest: "Mapping[_Key, Progress]") -> None:
         groups: dict[tuple[str, str], list[tuple[str, int, bytes]]] = {}

@@ -20,8 +20,13 @@ class Noting:
         self.faults: list[Exception] = []
         self.stale: set[str] = set()
         self.poison: set[str] = set()
+        self.begun = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
 
     async def progress(self, queue: str, worker: str, reports: list[tuple[str, int, bytes]]) -> list[bool]:
+        self.begun += 1
+        await self.gate.wait()
         if self.faults:
             raise self.faults.pop(0)
         if not self.poison.isdisjoint(job_id for job_id, _, _ in reports):
@@ -41,8 +46,9 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAUSE", 0)
 
 
-def make(store: Noting) -> Reporter:
-    return Reporter(store)  # pyright: ignore[reportArgumentType]
+def make(store: Noting, ended: "set[str] | None" = None) -> Reporter:
+    over = ended if ended is not None else set()
+    return Reporter(store, lambda key: key[2] not in over)  # pyright: ignore[reportArgumentType]
 
 
 async def test_of_several_reports_the_latest_is_written(store: Noting):
@@ -99,6 +105,40 @@ async def test_the_last_report_is_written_before_the_outcome(store: Noting):
     assert store.written == [(QUEUE, "w", [("a", 1, Progress(1))])]
     assert reporter.flush(QUEUE, "w", "a", 1) is None
     assert reporter.flush(QUEUE, "w", "b", 2) is None  # another claim
+
+
+async def test_the_last_report_waits_for_an_earlier_one_that_is_on_its_way(store: Noting):
+    """Else the outcome might come before one of them, and the earlier one after the later one."""
+    reporter = make(store)
+    report = reporter.reporter(QUEUE, "w", "a", 1)
+    async with running(reporter.run()):
+        store.gate.clear()
+        report(Progress(1))
+        await until(lambda: store.begun == 1)
+        report(Progress(2))
+        flushed = reporter.flush(QUEUE, "w", "a", 1)
+        assert flushed is not None
+        await turns()
+        assert store.begun == 1
+        store.gate.set()
+        await within(asyncio.wait([flushed]))
+    assert store.written == [(QUEUE, "w", [("a", 1, Progress(1))]), (QUEUE, "w", [("a", 1, Progress(2))])]
+
+
+async def test_what_a_job_reports_that_has_ended_is_dropped(store: Noting):
+    """A thread goes on after its job was cancelled: what it reports may come after the last report was written."""
+    ended: set[str] = set()
+    reporter = make(store, ended)
+    report, other = (reporter.reporter(QUEUE, "w", job_id, 1) for job_id in "ab")
+    report(Progress(1))
+    other(Progress(1))
+    ended.add("a")  # between its report and the write
+    async with running(reporter.run()):
+        await asyncio.to_thread(report, Progress(2))
+        assert reporter.flush(QUEUE, "w", "a", 1) is None
+        await until(lambda: store.written)
+        await turns()
+    assert store.written == [(QUEUE, "w", [("b", 1, Progress(1))])]
 
 
 @pytest.mark.usefixtures("_no_pause")
