@@ -1,7 +1,6 @@
 """One empty database and one app name for each test, and the check of what the test left there."""
 
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,16 +74,15 @@ def empty(server: Server, app_name: str) -> list[str]:
     with server.client(single_connection=True) as client:
         # INFO names the databases that hold anything: one call for all sixteen after most tests.
         numbers = [int(key[2:]) for key in client.info("keyspace")]
-        found = [key for number in numbers for key in _keys(client, number) if not _is_own(key, own)]
-        if numbers:
-            client.flushall()
-    return sorted(found)
+        return sorted(key for number in numbers for key in _taken(client, number) if not _is_own(key, own))
 
 
-def _keys(client: redis.Redis, number: int) -> Iterator[str]:
+def _taken(client: redis.Redis, number: int) -> list[str]:
+    """Empty a database, and give its keys. FLUSHALL would write a snapshot too, and wait for the disk."""
     client.select(number)
-    for key in client.scan_iter(count=1000):
-        yield f"{number}/{key}"
+    keys = [f"{number}/{key}" for key in client.scan_iter(count=1000)]
+    client.flushdb()
+    return keys
 
 
 def _is_own(numbered_key: str, own: tuple[str, ...]) -> bool:

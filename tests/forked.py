@@ -9,6 +9,7 @@ the fork runs.
 """
 
 import asyncio
+import atexit
 import builtins
 import ctypes
 import fcntl
@@ -55,11 +56,16 @@ MODULES = (
     "aioq.worker.processes.child",
     "aioq.worker.worker",
     "anyio._backends._asyncio",
+    "encodings.idna",
+    "importlib.resources.readers",
 )
 """What each command imports when it is called, and each child; `aioq` imports its parts late, as does anyio."""
 
 WITH_CHILDREN = frozenset({"worker", "demo"})
 """The commands that may start processes of aioq."""
+
+USED_TO_THE_END = {*sys.builtin_module_names, "__main__", "linecache", "traceback", "tracemalloc", "warnings"}
+"""Modules that Python looks for while it ends."""
 
 IN_POOL = "from aioq.worker.processes.child import serve;"
 """In the code that a child of the pool runs."""
@@ -299,6 +305,16 @@ def _without_frames_of_this_file(
     sys.__excepthook__(kind, error.with_traceback(trace), trace)
 
 
+def _keep_whole(modules: dict[str, types.ModuleType]) -> None:
+    """Have Python take apart at its end only what this fork has imported itself.
+
+    To take apart what it shares with its parent would copy all of that before, and take longer than its start.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(modules))
+    for name in modules.keys() - USED_TO_THE_END:
+        sys.modules.pop(name, None)
+
+
 def _as_main(file: str, text: str | None = None) -> tuple[types.CodeType, dict[str, Any]]:
     """The code of a script, or of `-c`, and its globals: those of the module `__main__`."""
     script = sys.modules["__main__"] = types.ModuleType("__main__")
@@ -317,6 +333,8 @@ if __name__ == "__main__":
     for name in (*MODULES, *sys.argv[3:]):
         importlib.import_module(name)
     cli.main = entry  # the module of the same name has taken the function's place
+    importlib.import_module("pydantic").create_model("First", number=(int, ...))  # it imports the rest of it
+    atexit.register(_keep_whole, dict(sys.modules))
     gc.freeze()  # a fork looks through none of these at its end, which takes longer than all else it does
     del sys.path[0]
     with socket.socket(fileno=int(sys.argv[1])) as control:

@@ -74,6 +74,22 @@ mine = set(globals()) - {"__annotations__", "__cached__"}  # not of each version
 print(sorted(mine), __doc__, __spec__, __package__)
 """
 
+END = """
+import sys, warnings
+from aioq import App
+
+class Held:
+    def __del__(self):
+        print("gone", sys.is_finalizing())
+
+async def never():
+    pass
+
+warnings.simplefilter("always")
+app, held, never_run, file = App("shop"), Held(), never(), open(__file__)
+held.itself = held
+"""
+
 pytestmark = pytest.mark.needs_host("pidfd_open")  # without it all commands are new processes
 
 
@@ -109,6 +125,7 @@ def forked(command: list[str], folder: Path, environment: dict[str, str]) -> tup
         [sys.executable, "inside/shop.py", "-m", "aioq"],
         [sys.executable, "broken.py"],
         [sys.executable, "late.py"],
+        [sys.executable, "end.py"],
     ],
     ids=lambda command: " ".join(command[1:]),
 )
@@ -118,6 +135,7 @@ def test_it_prints_what_a_new_process_prints(tmp_path: Path, command: list[str])
         (tmp_path / file).write_text(APP)
     (tmp_path / "broken.py").write_text("def f():\n    raise SystemError('ä')\nf()\n")
     (tmp_path / "late.py").write_text(LATE)
+    (tmp_path / "end.py").write_text(END)
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "ONLY": "here"}
 
     ours = forked(command, tmp_path, environment)

@@ -40,12 +40,12 @@ class Topology:
     @property
     def serving(self) -> frozenset[Address]:
         """The nodes that serve a slot."""
-        return frozenset(address for address in self.primaries if address is not None)
+        return frozenset(address for address in set(self.primaries) if address is not None)
 
     @property
     def uncovered(self) -> int:
         """How many slots nobody serves."""
-        return sum(address is None for address in self.primaries)
+        return self.primaries.count(None)
 
 
 _SHARDED_SINCE = 7
