@@ -13,8 +13,8 @@ SERVERS ?=
 export SERVERS
 # How many processes run the tests. Three for each core, since many a test waits for a process that it has started.
 TEST_PROCESSES ?= $(shell echo $$((3 * $$(getconf _NPROCESSORS_ONLN))))
-# A process gets one file after the other, in the order of `pytest_collection_modifyitems`: long files first. Single
-# tests, as xdist hands them out by default, left one process alone with the last minute of a run.
+# A process gets one file after the other, as `tests/handing_out.py` says: long files first. Single tests, as xdist hands
+# them out by default, left one process alone with the last minute of a run.
 SIDE_BY_SIDE = -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 # For one's own additions: make test PYTEST_ARGS="-x -k lease"
 PYTEST_ARGS ?=

@@ -28,11 +28,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.remote import Producer
 
 from tests import hosts, leaks
 from tests.clusters import Cluster, Clusters
 from tests.databases import Database, Pool, foreign_keys, new_app_name
 from tests.flavours import CHOICE
+from tests.handing_out import FromBothEnds
 from tests.sentinels import Sentinels, SharedSentinels
 from tests.servers import SERVERS, Server, Tls, available, chosen, missing, with_tls
 
@@ -41,6 +43,7 @@ REQUIRED = "AIOQ_REQUIRE_SERVERS"
 # The first of these that runs here serves the tests that need only one: its wheel is there wherever
 # aioq[embedded] is installed.
 PREFERENCE = ("valkey-9.1", "redis-7.0", "redis-8.2", "redis-6.2")
+WAITING = {"behaviour", "faults", "embedded"}  # the directories of tests that wait for what they have started
 OVER_TLS = {"start_tls_server", "start_tls_cluster", "start_tls_sentinels"}
 
 _in_ci = os.environ.get("CI") == "true"
@@ -99,7 +102,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what no server here can, or not this host: an empty parameter set would be an error, rightly.
 
-    Full sizes get their time. The longest files come first, so that none of them is all that runs at the end.
+    Full sizes get their time. The longest files come first, so that none of them is all that runs at the end, then
+    those that mostly wait, and last those that mostly compute (`tests/handing_out.py` begins at both ends).
     """
     left_out = [item for item in items if _lacks_its_server(item) or _lacks_its_host(item)]
     if left_out:
@@ -108,7 +112,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items if config.getoption("full") else ():
         for mark in item.iter_markers("scale"):
             item.add_marker(pytest.mark.timeout(mark.kwargs["minutes"] * 60))
-    items.sort(key=_seconds, reverse=True)
+    items.sort(key=_turn, reverse=True)
 
 
 def pytest_collection_finish() -> None:
@@ -117,10 +121,16 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-def _seconds(item: pytest.Item) -> float:
-    """What the mark `long` says; where it does not stand, the order stays random."""
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FromBothEnds | None:
+    """Hand out files from both ends, where files are what is handed out."""
+    return FromBothEnds(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def _turn(item: pytest.Item) -> tuple[float, bool]:
+    """What the mark `long` says, and whether it waits; of those that are alike in that, the order stays random."""
     mark = item.get_closest_marker("long")
-    return mark.kwargs["seconds"] if mark else 0
+    return mark.kwargs["seconds"] if mark else 0, not WAITING.isdisjoint(item.nodeid.split("/")[:2])
 
 
 def _lacks_its_server(item: pytest.Item) -> bool:

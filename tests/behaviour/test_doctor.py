@@ -15,7 +15,7 @@ from tests.records import put_record
 from tests.sentinels import Sentinels
 from tests.servers import Login, Server
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60), pytest.mark.long(seconds=15)]
 
 TASKS = """
 from aioq import App

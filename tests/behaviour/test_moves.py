@@ -27,7 +27,7 @@ from tests.clusters import Cluster
 from tests.databases import Database
 from tests.servers import Server
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60), pytest.mark.long(seconds=30)]
 
 TASKS = """
 from aioq import App, Retry, current_job
