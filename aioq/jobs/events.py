@@ -40,6 +40,9 @@ OF_WORKERS = (EventKind.WORKER_JOINED, EventKind.WORKER_LEFT)
 OF_QUEUES = (EventKind.QUEUE_PAUSED, EventKind.QUEUE_RESUMED)
 """The kinds that are about a queue, or about a task of it."""
 
+OF_JOBS = tuple(kind for kind in EventKind if kind not in {*OF_WORKERS, *OF_QUEUES, EventKind.MISSED})
+"""The kinds that are about a job."""
+
 
 @public
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,13 +51,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         kind: what. `retried` and `crashed` end an attempt that is followed by another one. `missed` stands for
             events that are not recorded any more, or never were.
-        at: when, in UTC by the server's clock; of workers, and of the end of a pause, when that was noticed; of
-            `missed` until when.
+        at: when, in UTC by the server's clock; of a worker that died, and of a pause that ended by itself, when
+            that was noticed; of `missed` until when.
         queue: the queue.
         job_id: the job; empty for none.
         task: its task's name; empty if that is not known. Of a pause the task that is paused, empty for all.
         worker: the worker; empty for none.
-        error: the error in a few words; empty for none.
+        error: the error in a few words; of a worker that has left why, if it did not end by itself; empty for
+            none.
         seconds: how long the run took that has ended; None if that is not known.
         waited: how long the job had waited for a worker before that run, likewise.
         progress: what the job has reported last, of `progress`.

@@ -11,7 +11,7 @@ purges it, with what is in `pauses` and `purge`; `queue_tasks` are its tasks, `s
 shows. `overview` is what a live view reads of all queues.
 
 Workers: `workers` is what `app.workers(...)` gives, `worker` one of them, `registered` what the server knows of
-them. `events` is what `app.events(...)` gives.
+them. `events` is what `app.events(...)` gives, `changes` which of workers and pauses are news there.
 
 Imports `worker`, `schedules`, `tasks`, `producer`, `results`, `store`, `wire`, `jobs`, `config`, `util`,
 `errors` and `public`.

@@ -7,7 +7,6 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from fnmatch import translate
 from glob import escape
 from typing import Any, Protocol, TypedDict, cast
@@ -18,12 +17,12 @@ from aioq.errors import ConfigError
 from aioq.jobs.events import ENDS, OF_QUEUES, OF_WORKERS, Event, EventKind
 from aioq.jobs.options import check_name
 from aioq.jobs.shards import queue_of_shard
+from aioq.operate.changes import Look, QueueChanges, Saved
 from aioq.operate.jobs import QuerySource
 from aioq.public import public
 from aioq.results.events import Placed, ShardEvents
 from aioq.store.contract import Store
 from aioq.store.events import Position
-from aioq.store.pauses import Pauses
 from aioq.tasks.task import Task
 from aioq.util.printable import brief
 from aioq.util.suggestions import did_you_mean
@@ -33,11 +32,16 @@ WHERE = "app.events"
 LEAST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 """Seconds between two questions: after an event, and while there are none."""
 
-WORKERS_EVERY = 2.0
-"""Seconds between two looks at the workers, the pauses and the shards."""
+SHARDS_EVERY = 2.0
+"""Seconds between two looks at which queues and shards there are."""
+
+COMPARED_EVERY = 5.0
+"""Seconds between two looks at the workers and the pauses, for changes that no event says."""
 
 ENDED = "ended"
 """Stands for all kinds with which a job ends."""
+
+_CHANGES = frozenset((*OF_WORKERS, *OF_QUEUES))
 
 
 class EventSource(QuerySource, Protocol):
@@ -111,17 +115,19 @@ class EventStream:
         self._source = source
         self._filters = _checked(cast("dict[str, Any]", given))
         cursor = given.get("cursor")
-        self._positions = {} if cursor is None else _decode(cursor)
+        saved = {} if cursor is None else _decode(cursor)
+        self._positions = {place: each.position for place, each in saved.items()}
+        self._changes = {place: QueueChanges(place, each.saved) for place, each in saved.items()}
         self._readers: dict[str, ShardEvents] = {}
         self._pending: deque[tuple[str, tuple[Position | None, Event]]] = deque()  # read, and not given yet
         self._since_ms = min((each.at_ms for each in self._positions.values()), default=None)
-        self._workers: dict[str, frozenset[str]] = {}
-        self._pauses: dict[str, Mapping[str, int]] = {}
+        self._looks: dict[str, Look] = {}  # not compared yet
+        self._found_at = self._looked_at = float("-inf")
 
     @property
     def cursor(self) -> str:
         """Where a new stream continues: after the last event that this one has given."""
-        return _encode(self._positions)
+        return _encode(self._positions, self._changes)
 
     async def start(self) -> None:
         """Begin to listen now, and not only with the first event that is asked for.
@@ -132,7 +138,8 @@ class EventStream:
         """
         store = await self._source.store()
         await self._find_shards(store)
-        await self._look(store)
+        if not self._looks:
+            await self._look(store)
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         """The events, until the iteration is left; another one goes on where that was.
@@ -141,23 +148,22 @@ class EventStream:
             ConfigError: a queue does not exist; the message names those that do.
             ServerUnavailableError: the server cannot be reached.
         """
-        loop, pause, looked_at, has_read = asyncio.get_running_loop(), LEAST_PAUSE, float("-inf"), False
+        pause, has_read = LEAST_PAUSE, False
+        self._found_at = self._looked_at = float("-inf")
         while True:
             while self._pending:
                 place, (position, event) = self._pending.popleft()
                 if position is not None:
                     self._positions[place] = position
+                if event.kind in _CHANGES:
+                    self._changes[place].give(event)
                 pause = LEAST_PAUSE
                 yield event
             self._note_positions()
-            if has_read and not any(each.is_behind for each in self._readers.values()):
+            if has_read and not self._is_behind:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
-            store = await self._source.store()
-            if loop.time() - looked_at >= WORKERS_EVERY:
-                await self._find_shards(store)
-                self._pending += [(event.queue, (None, event)) for event in await self._look(store)]
-                looked_at = loop.time()
+            await self._look_again(await self._source.store())
             await self._read()
             has_read = True
 
@@ -167,13 +173,29 @@ class EventStream:
         while True:
             yield self._source.run_sync("async for event in app.events(...)", lambda: anext(events))
 
+    @property
+    def _is_behind(self) -> bool:
+        return any(each.is_behind for each in self._readers.values())
+
+    async def _look_again(self, store: Store) -> None:
+        """Look at the shards, the workers and the pauses, if it is time to."""
+        now = asyncio.get_running_loop().time()
+        if now - self._found_at >= SHARDS_EVERY:
+            await self._find_shards(store)
+            self._found_at = now
+        if now - self._looked_at >= COMPARED_EVERY and not self._looks:
+            await self._look(store)
+            self._looked_at = now
+
     async def _find_shards(self, store: Store) -> None:
         """Read the shards that are not read yet.
 
         What a cursor does not have is read from its time on, and what is found later from the look before it: a
         stream without a cursor begins now.
         """
-        places = [each for queue in await self._queues(store) for each in await self._source.shards_of(queue)]
+        queues = await self._queues(store)
+        now_ms = await store.operating.now_ms(queues[0])
+        places = [each for queue in queues for each in await self._source.shards_of(queue)]
         fresh = [each for each in places if each not in self._readers]
         kinds, always = self._filters.kinds, self._source.records_always()
         for place in fresh:
@@ -186,22 +208,45 @@ class EventStream:
                 position=self._positions.get(place),
                 since_ms=self._since_ms,
             )
+            if place not in self._changes and place == queue_of_shard(place):
+                self._changes[place] = QueueChanges(place, None)
         await asyncio.gather(*(self._readers[place].begin() for place in fresh))
+        self._since_ms = now_ms
         self._note_positions()
 
     async def _read(self) -> None:
-        """Take what is next of all shards; what some have given stays if others fail, or if this is cancelled."""
+        """Take what is next of all shards; what some have given stays if others fail, or if this is cancelled.
+
+        At the end of all, what a look has shown is compared.
+        """
         parts: dict[str, Sequence[Placed]] = {}
 
         async def read(place: str, reader: ShardEvents) -> None:
-            parts[place] = await reader.read(self._filters.match)
+            parts[place] = await reader.read(self._is_read)
 
         try:
             await asyncio.gather(*(read(*each) for each in self._readers.items()))
         finally:
-            self._pending += _merged(parts, list(parts.values()))
+            # This notes what has changed, and is not done again: all that is noted must be given.
+            for place, (position, event) in _merged(parts, list(parts.values())):
+                if event.kind is EventKind.MISSED:
+                    self._looked_at = float("-inf")
+                if event.kind not in _CHANGES or (self._changes[place].note(event) and self._filters.match(event)):
+                    self._pending.append((place, (position, event)))
+
+        if not self._is_behind:
+            self._compare()
+
+    def _is_read(self, event: Event) -> bool:
+        """Whether an event is wanted, or at least what it says."""
+        return event.kind in _CHANGES or self._filters.match(event)
 
     def _note_positions(self) -> None:
+        """Note that all is given that was read."""
+        if self._pending:
+            return
+        for each in self._changes.values():
+            each.pass_all()
         for place, reader in self._readers.items():
             if reader.position is not None:
                 self._positions[place] = reader.position
@@ -220,40 +265,28 @@ class EventStream:
                 )
         return wanted or known
 
-    async def _look(self, store: Store) -> list[Event]:
-        """What has changed since the last look: workers that came or went, and what is paused."""
-        kinds, events = set(self._filters.kinds), list[Event]()
-        queues = list(dict.fromkeys(map(queue_of_shard, self._readers)))
-        now_ms = await store.operating.now_ms(queues[0])
-        now, self._since_ms = datetime.fromtimestamp(now_ms / 1000, UTC), now_ms
-        # All is asked before anything is noted, or a cancellation would lose what was noted.
-        of_workers, of_queues = (queues if kinds & {*each} else [] for each in (OF_WORKERS, OF_QUEUES))
-        leases = await asyncio.gather(*map(store.workers, of_workers))
-        pauses = await asyncio.gather(*map(store.operating.pauses.read, of_queues))
-        for queue, found in zip(of_workers, leases, strict=True):
-            alive = frozenset(each.worker for each in found if each.lease_ms > 0)
-            before = self._workers.get(queue, alive)
-            self._workers[queue] = alive
-            for kind, workers in zip(OF_WORKERS, (alive - before, before - alive), strict=True):
-                events += (Event(kind=kind, at=now, queue=queue, worker=each) for each in sorted(workers))
-        for queue, paused in zip(of_queues, map(_since, pauses), strict=True):
-            events += _changed(queue, self._pauses.get(queue, paused), paused, now)
-            self._pauses[queue] = paused
-        return [event for event in events if self._filters.match(event)]
+    async def _look(self, store: Store) -> None:
+        """Look at the workers and at what is paused; `_compare` says what is news."""
+        kinds = set(self._filters.kinds)
+        queues = [place for place in self._readers if place == queue_of_shard(place)]
+        for queue in queues:
+            self._changes[queue].begin_look()
+        workers, pauses = (bool(kinds & {*each}) for each in (OF_WORKERS, OF_QUEUES))
+        leases = await asyncio.gather(*map(store.workers, queues if workers else []))
+        paused = await asyncio.gather(*map(store.operating.pauses.read, queues if pauses else []))
+        if workers or pauses:
+            self._looks = {
+                queue: Look(leases[i] if workers else None, paused[i] if pauses else None)
+                for i, queue in enumerate(queues)
+            }
 
-
-def _since(pauses: Pauses) -> Mapping[str, int]:
-    """Since when something is paused, in ms: by the name of a task, "" for the whole queue."""
-    whole = {} if pauses.whole is None else {"": pauses.whole.since_ms}
-    return {**whole, **{task: span.since_ms for task, span in pauses.tasks.items()}}
-
-
-def _changed(queue: str, before: Mapping[str, int], after: Mapping[str, int], now: datetime) -> Iterator[Event]:
-    paused, resumed = OF_QUEUES
-    for task in sorted(before.keys() - after.keys()):
-        yield Event(kind=resumed, at=now, queue=queue, task=task)
-    for task in sorted(after.keys() - before.keys()):
-        yield Event(kind=paused, at=datetime.fromtimestamp(after[task] / 1000, UTC), queue=queue, task=task)
+    def _compare(self) -> None:
+        """Add what a look has shown, once all is read that has happened before it."""
+        for queue, look in self._looks.items():
+            position = self._readers[queue].position
+            news = self._changes[queue].compare(look, 0 if position is None else position.at_ms)
+            self._pending += [(queue, (None, event)) for event in news if self._filters.match(event)]
+        self._looks = {}
 
 
 def _merged(places: Iterable[str], parts: Sequence[Sequence[Placed]]) -> list[tuple[str, Placed]]:
@@ -303,21 +336,44 @@ def _kinds(given: Sequence[str] | None) -> Sequence[EventKind]:
     return found
 
 
-_POSITIONS = msgspec.msgpack.Decoder(dict[str, Position])
+class _Place(msgspec.Struct, frozen=True, array_like=True):
+    """What a cursor has of a queue or shard; one of an earlier version has the first three items only."""
+
+    row: int
+    live: int
+    at_ms: int
+    gone: Sequence[str] = ()
+    pauses: Mapping[str, bool] | None = None
+
+    @property
+    def position(self) -> Position:
+        return Position(self.row, self.live, self.at_ms)
+
+    @property
+    def saved(self) -> Saved:
+        return Saved(self.gone, self.pauses)
+
+
+_PLACES = msgspec.msgpack.Decoder(dict[str, _Place])
 _CHECKSUM = 4
 
 
-def _encode(positions: dict[str, Position]) -> str:
-    packed = msgspec.msgpack.encode(positions)
+def _encode(positions: Mapping[str, Position], changes: Mapping[str, QueueChanges]) -> str:
+    found: dict[str, Position | _Place] = {**positions}
+    for place, each in changes.items():
+        if place in positions and each.saved != Saved():
+            position = positions[place]
+            found[place] = _Place(position.row, position.live, position.at_ms, each.saved.gone, each.saved.pauses)
+    packed = msgspec.msgpack.encode(found)
     return urlsafe_b64encode(packed + zlib.crc32(packed).to_bytes(_CHECKSUM, "big")).decode().rstrip("=")
 
 
-def _decode(text: object) -> dict[str, Position]:
+def _decode(text: object) -> dict[str, _Place]:
     try:
         raw = urlsafe_b64decode(str(text) + "=" * (-len(str(text)) % 4))
         packed, checksum = raw[:-_CHECKSUM], raw[-_CHECKSUM:]
         if checksum == zlib.crc32(packed).to_bytes(_CHECKSUM, "big"):
-            return _POSITIONS.decode(packed)
+            return _PLACES.decode(packed)
     except (ValueError, msgspec.DecodeError):
         pass
     raise ConfigError(f"{WHERE}: cursor={brief(text)}: expected the cursor of a stream, as stream.cursor gives it")

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from msgspec.structs import replace
 
-from aioq.jobs.events import LIVE, Event, EventKind
+from aioq.jobs.events import LIVE, OF_JOBS, OF_QUEUES, OF_WORKERS, Event, EventKind
 from aioq.jobs.job import JobInfo
 from aioq.jobs.shards import queue_of_shard
 from aioq.results.timeline import JobEvent, timeline_of
@@ -17,12 +17,20 @@ _KINDS = {
     LiveKind.SENT: EventKind.SENT,
     LiveKind.STARTED: EventKind.STARTED,
     LiveKind.PROGRESS: EventKind.PROGRESS,
+    LiveKind.JOINED: EventKind.WORKER_JOINED,
+    **dict.fromkeys((LiveKind.LEFT, LiveKind.LAPSED, LiveKind.DIED), EventKind.WORKER_LEFT),
+    LiveKind.PAUSED: EventKind.QUEUE_PAUSED,
+    LiveKind.RESUMED: EventKind.QUEUE_RESUMED,
     End.SUCCEEDED: EventKind.SUCCEEDED,
     End.FAILED: EventKind.FAILED,
     End.CANCELLED: EventKind.CANCELLED,
     End.RETRIED: EventKind.RETRIED,
     End.CRASHED: EventKind.CRASHED,
 }
+
+LEASE_ENDED = "its lease has ended"
+_WHY = {LiveKind.LAPSED: LEASE_ENDED, LiveKind.DIED: "its process has died"}
+"""Why a worker has left, if it did not end by itself."""
 
 Placed = tuple[Position, Event]
 """An event, and the position after it."""
@@ -35,7 +43,8 @@ class ShardEvents:
 
     Args:
         store: where.
-        place: the queue or shard.
+        place: the queue or shard. Workers and pauses are the same in all shards, so of a queue that has several
+            only the first one is read for them.
         kinds: which kinds are wanted; of some there is nothing while nobody listens.
         always: whether these are recorded always (`history="full"`).
         kept: how many rows the history keeps at least.
@@ -63,15 +72,16 @@ class ShardEvents:
         if position is None and since_ms is not None:
             self.position, self._since_ms = Position(0, 0, since_ms), since_ms
         self._store = store
-        self._listens = any(kind in LIVE for kind in kinds)
-        self._reads_rows = any(kind in _KINDS.values() and kind not in LIVE for kind in kinds)
+        kinds = frozenset(kinds)
+        self._listens = not kinds.isdisjoint(LIVE)
+        self._watches = place == queue_of_shard(place) and not kinds.isdisjoint((*OF_WORKERS, *OF_QUEUES))
+        self._reads_rows = not kinds.isdisjoint(frozenset(OF_JOBS) - frozenset(LIVE))
         self._always = always
 
     async def begin(self) -> None:
         """Begin now, if there is no position yet."""
         if self.position is None:
-            part = await self._store.operating.story.events(self.place, None, listens=self._listens)
-            self.position = part.last
+            self.position = (await self._part(None)).last
 
     async def read(self, wanted: Wanted) -> list[Placed]:
         """The next events that are wanted, in the order of time; those that were missed come first.
@@ -81,29 +91,35 @@ class ShardEvents:
         await self.begin()
         assert self.position is not None
         before = self.position
-        part = await self._store.operating.story.events(self.place, before, listens=self._listens)
+        part = await self._part(before)
         found = [(before, event) for event in self._missed(part, before) if wanted(event)]
         position = before
         for each in _in_order(part):
             position = _after(position, each)
             event = _event(self.place, each)
+            if event.kind not in OF_JOBS and not self._watches:
+                continue
             if each.at_ms >= self._since_ms and wanted(event):
                 found.append((position, event))
         found = await self._with_progress(found)
         self.position, self.is_behind = _end(part, position), any(part.is_cut)
         return found
 
+    async def _part(self, after: Position | None) -> EventPart:
+        story = self._store.operating.story
+        return await story.events(self.place, after, listens=self._listens, watches=self._watches)
+
     def _missed(self, part: EventPart, before: Position) -> list[Event]:
         """What is missing: rows that are not kept any more, and what was not recorded because nobody listened."""
         missed: list[Event] = []
         gaps = [_gap(before, before.row, part.rows, part.last.row, self._kept)] if self._reads_rows else []
-        if self._listens:
+        if self._listens or self._watches:
             gaps.append(_gap(before, before.live, part.live, part.last.live, MOST_LIVE))
         count = sum(gap for gap in gaps if gap is not None)
         if count or None in gaps:
             missed.append(self._missed_event(part.last.at_ms, before, None if None in gaps else count))
         since = part.last.at_ms if part.since_ms is None else part.since_ms
-        if self._listens and not self._always and since > before.at_ms:
+        if (self._listens or self._watches) and not self._always and since > before.at_ms:
             missed.append(self._missed_event(since, before, None))
         return missed
 
@@ -174,7 +190,13 @@ def _event(place: str, each: Row | LiveEvent) -> Event:
     queue, at = queue_of_shard(place), _moment(each.at_ms)
     if isinstance(each, LiveEvent):
         return Event(
-            kind=_KINDS[each.what], at=at, queue=queue, job_id=each.job_id, task=each.task, worker=each.worker
+            kind=_KINDS[each.what],
+            at=at,
+            queue=queue,
+            job_id=each.job_id,
+            task=each.task,
+            worker=each.worker,
+            error=_WHY.get(each.what, ""),
         )
     report = each.report
     return Event(

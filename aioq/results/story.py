@@ -8,7 +8,7 @@ from datetime import datetime
 from msgspec.structs import replace
 
 from aioq.errors import ConfigError, JobNotFoundError
-from aioq.jobs.events import ENDS, Event, EventKind
+from aioq.jobs.events import ENDS, OF_JOBS, Event, EventKind
 from aioq.jobs.job import JobState
 from aioq.jobs.loglines import LogLine, decode_line
 from aioq.results.control import JobControl
@@ -199,9 +199,7 @@ class JobStory(JobControl, eq=False):
 
     def _reader(self, store: Store, place: str) -> ShardEvents:
         source = self._source
-        return ShardEvents(
-            store, place, kinds=EventKind, always=source.records_always(), kept=source.history_kept()
-        )
+        return ShardEvents(store, place, kinds=OF_JOBS, always=source.records_always(), kept=source.history_kept())
 
     def _is_own(self, event: Event) -> bool:
         return event.job_id == self.id

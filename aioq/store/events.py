@@ -1,8 +1,9 @@
-"""Live events: jobs were sent, were started, or report. They are recorded while somebody listens.
+"""Live events: jobs were sent, were started, or report; workers come and go; a queue is paused, or a task.
 
-The history has a row for each end and each further attempt. What happens before that is recorded where somebody
-reads the events of the queue, or has done so within `LISTENING_MS`, or where the setting is `history="full"`. Both
-are numbered, each for itself, so two numbers are a place from which a reader can go on.
+The history has a row for each end and each further attempt. All else is recorded where somebody reads such events
+of the queue, or has done so within `LISTENING_MS`, or where the setting is `history="full"`. Those of jobs cost
+something for each job, so they are not recorded for somebody who reads only the others. Rows and live events are
+numbered, each for itself, so two numbers are a place from which a reader can go on.
 """
 
 import enum
@@ -23,23 +24,33 @@ ENTRIES_AT_ONCE = 64
 
 
 class LiveKind(enum.StrEnum):
-    """What has happened to a job that has not ended."""
+    """What has happened to a job that has not ended; to a worker; or, from `PAUSED` on, to a queue or a task.
+
+    A worker has joined; has left by itself; or its jobs were given back because its lease had ended, or because
+    its process was seen to have died. No letter is one of `End`: both are looked up in one table.
+    """
 
     SENT = "q"
     STARTED = "b"
     PROGRESS = "p"
+    JOINED = "j"
+    LEFT = "l"
+    LAPSED = "e"
+    DIED = "d"
+    PAUSED = "z"
+    RESUMED = "u"
 
 
 class LiveEvent(msgspec.Struct, frozen=True, gc=False):
-    """One event of a job that has not ended.
+    """One live event.
 
     Attributes:
         number: its number.
         at_ms: when it was written, in milliseconds since the Unix epoch.
-        job_id: the job.
-        what: what has happened to it.
-        worker: the worker that has it; empty for none.
-        task: its task; empty where the call cannot be read.
+        job_id: the job; empty for an event that is not of a job.
+        what: what has happened.
+        worker: the worker, or that which has the job; empty for none.
+        task: the job's task; empty where the call cannot be read. Of a pause the task, empty for the whole queue.
         row: the number of the last row of the history then: this came after it, and before the next one.
     """
 
@@ -71,7 +82,8 @@ class EventPart(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         last: the last numbers that were given, and the server's time.
-        since_ms: since when live events are recorded without a gap; None if nobody has listened before this call.
+        since_ms: since when the live events that were asked for are recorded without a gap; None if nobody has
+            listened to all of them before this call.
         rows: rows of the history, the oldest first.
         live: live events, the oldest first.
         is_cut: whether there are more rows, and whether there are more live events.

@@ -77,7 +77,9 @@ class Story(Protocol):
         """
         ...
 
-    async def events(self, queue: str, after: Position | None, *, listens: bool) -> EventPart:
+    async def events(
+        self, queue: str, after: Position | None, *, listens: bool, watches: bool = False
+    ) -> EventPart:
         """What has happened after a position; without one nothing, but where to begin.
 
         It may be only a part; the next call continues with the position of what was read.
@@ -87,5 +89,6 @@ class Story(Protocol):
             after: where to begin.
             listens: whether events of jobs that have not ended are read too; then they are written for
                 `LISTENING_MS` from now on.
+            watches: the same for events of workers and of pauses.
         """
         ...

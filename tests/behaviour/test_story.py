@@ -372,8 +372,7 @@ async def test_why_a_job_was_cancelled_is_said_by_all_that_show_it() -> None:
             assert (await handle.why()).text.endswith(f": {reason}")
 
 
-async def test_a_pause_is_an_event_and_is_why_a_job_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "WORKERS_EVERY", 0.0)
+async def test_a_pause_is_an_event_and_is_why_a_job_waits() -> None:
     app = shop()
     async with app.test():
         stream = app.events(kinds=["queue_paused", "queue_resumed"])
@@ -387,9 +386,9 @@ async def test_a_pause_is_an_event_and_is_why_a_job_waits(monkeypatch: pytest.Mo
         await app.queue("default").resume()
         await app.queue("default").resume(tasks=["ship"])
         found += [await anext(coming), await anext(coming)]
-        assert {(event.kind, event.task) for event in found} == {
-            *((kind, task) for kind in ("queue_paused", "queue_resumed") for task in ("", "ship"))
-        }
+        assert [(event.kind, event.task) for event in found] == [
+            (kind, task) for kind in ("queue_paused", "queue_resumed") for task in ("", "ship")
+        ]
         await handle
         stream = app.events(task="ship", kinds=["queue_paused"])
         await stream.start()
@@ -398,10 +397,27 @@ async def test_a_pause_is_an_event_and_is_why_a_job_waits(monkeypatch: pytest.Mo
         assert (await anext(aiter(stream))).task == "ship"
 
 
-async def test_the_workers_of_a_queue_come_and_go(
-    redis_server: Database, app_name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(events, "WORKERS_EVERY", 0.1)
+async def test_what_changed_while_nobody_listened_is_found_by_who_comes_back() -> None:
+    app, kinds = shop(), ["queue_paused", "queue_resumed"]
+    async with app.test() as session:
+        stream, queue = app.events(kinds=kinds), app.queue("default")
+        await stream.start()
+        await queue.pause(tasks=["ship"])
+        assert (await anext(aiter(stream))).task == "ship"
+        following = app.events(kinds=kinds, cursor=stream.cursor)
+        await session.advance(3600)
+        await queue.resume(tasks=["ship"])
+        await queue.pause()
+        for each in (stream, following):
+            found = await seen(aiter(each), "queue_paused")
+            assert [(event.kind, event.task) for event in found] == [
+                ("missed", ""),
+                ("queue_resumed", "ship"),
+                ("queue_paused", ""),
+            ]
+
+
+async def test_the_workers_of_a_queue_come_and_go(redis_server: Database, app_name: str) -> None:
     app = App(app_name, url=redis_server.url)
     ship = app.task(name="ship")(shop().tasks["ship"].function)
     async with app:
@@ -418,10 +434,10 @@ async def test_the_workers_of_a_queue_come_and_go(
         worker.stop()
         await running
         found.append(await anext(coming))
-        joined, left = found[0 if found[0].kind == "worker_joined" else 1], found[2]
-        assert {event.kind for event in found[:2]} == {"worker_joined", "succeeded"}
-        assert (left.kind, left.worker, left.queue) == ("worker_left", joined.worker, "default")
-        assert handle.id in {event.job_id for event in found}
+        joined, ended, left = found
+        assert [event.kind for event in found] == ["worker_joined", "succeeded", "worker_left"]
+        assert (left.worker, left.queue, left.error) == (joined.worker, "default", "")
+        assert ended.job_id == handle.id
 
 
 async def test_wrong_filters_and_no_history_are_errors_that_say_so() -> None:

@@ -372,6 +372,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":history": ("trimmed", history),
     ":events": ("trimmed", events),
     ":listening": ("expires", listening),
+    ":watched": ("expires", listening),
     ":counters": ("two", counters),
     ":tasks": ("capped", tasks),
     ":stats:<period>": ("expires", stats),
@@ -423,7 +424,7 @@ def look(redis_backend: Backend, limits: Limits) -> Iterator[Look]:
 
 async def use_everything(store: RedisStore) -> None:
     """Every verb, in the midst of things: jobs in each state, workers that live, are gone, and left."""
-    await store.operating.story.events(QUEUE, None, listens=True)
+    await store.operating.story.events(QUEUE, None, listens=True, watches=True)
     for worker in ("w1", "w2", "gone", "left"):
         await joined(store, worker)
     await set_some_aside(store)

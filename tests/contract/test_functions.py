@@ -209,7 +209,7 @@ async def _tells(store: RedisStore, queue: str, job: Claimed) -> object:
 async def _shown(store: RedisStore, queue: str) -> object:
     """What is known of single jobs; the first one stands in no lane, so that its place is estimated."""
     story, far = store.operating.story, JobInfo(id="none", queue=queue, task="", state=JobState.QUEUED)
-    part = await story.events(queue, Position(1, 1, 0), listens=True)
+    part = await story.events(queue, Position(1, 1, 0), listens=True, watches=True)
     rows = [(each.job_id, each.end) for each in part.rows], [(each.job_id, each.what) for each in part.live]
     lines = await story.log_lines(queue, "a", 0)
     return await story.ahead(queue, far), await story.held_by(queue, "s@2"), lines, rows
@@ -239,8 +239,8 @@ async def tour(store: RedisStore, queue: str, *, bears: tuple[type[Exception], .
         return None
 
     with suppress(*bears):
+        await store.operating.story.events(queue, None, listens=True, watches=True)
         await joined(store, "w", queue)
-        await store.operating.story.events(queue, None, listens=True)
     timetable = store.timetable
     await add(
         store.enqueue(queue, [NewJob("a", CALL, waiter="me"), NewJob("b", CALL), NewJob("c", CALL, delay_ms=1)])

@@ -37,6 +37,23 @@ _PERIODS = ((MINUTE_MS, MINUTE_KEPT_MS), (HOUR_MS, HOUR_KEPT_MS))
 """The length of a period of the statistics and for how long it is kept, in ms."""
 
 
+class _Heard:
+    """Whether somebody listens to some kinds of live events."""
+
+    def __init__(self) -> None:
+        self._since_ms = self._until_ms = 0
+
+    def since_ms(self, now: int) -> int | None:
+        """Since when somebody does; None if nobody does."""
+        return self._since_ms if now < self._until_ms else None
+
+    def hear(self, now: int) -> int | None:
+        """Listen from now on; returns since when somebody already did."""
+        since = self.since_ms(now)
+        self._since_ms, self._until_ms = now if since is None else since, now + LISTENING_MS
+        return since
+
+
 class QueueHistory:
     """What has ended in one queue.
 
@@ -56,7 +73,7 @@ class QueueHistory:
         self._report: Report | None = None
         self._live: deque[LiveEvent] = deque(maxlen=MOST_LIVE)
         self._last_live = 0
-        self._listening: tuple[int, int] | None = None  # since when, and until when
+        self._listening, self._watched = _Heard(), _Heard()
 
     @property
     def is_on(self) -> bool:
@@ -92,24 +109,38 @@ class QueueHistory:
 
     def add_live(self, record: Record, what: LiveKind) -> None:
         """Record what has happened to a job, if somebody listens."""
-        now = self._clock.now_ms()
-        is_heard = self._limits.full or (self._listening is not None and now < self._listening[1])
-        if self._limits.history and is_heard:
-            self._last_live += 1
-            task, worker = describe(record.envelope or b"", None).task, record.worker or ""
-            self._live.append(LiveEvent(self._last_live, now, record.id, what, worker, task, self._last))
+        if self._records(self._listening):
+            self._add(what, record.id, record.worker or "", describe(record.envelope or b"", None).task)
 
-    def events(self, after: Position | None, *, listens: bool) -> EventPart:
+    def add_of_worker(self, worker: str, what: LiveKind) -> None:
+        """Record that a worker has come or gone, if somebody watches."""
+        if self._records(self._watched):
+            self._add(what, worker=worker)
+
+    def add_of_pauses(self, tasks: Iterable[str], what: LiveKind) -> None:
+        """Record that tasks were paused or resumed, "" for the whole queue, if somebody watches."""
+        for task in tasks if self._records(self._watched) else ():
+            self._add(what, task=task)
+
+    def _records(self, heard: "_Heard") -> bool:
+        return self._limits.history > 0 and (self._limits.full or heard.since_ms(self._clock.now_ms()) is not None)
+
+    def _add(self, what: LiveKind, job_id: str = "", worker: str = "", task: str = "") -> None:
+        self._last_live += 1
+        now = self._clock.now_ms()
+        self._live.append(LiveEvent(self._last_live, now, job_id, what, worker, task, self._last))
+
+    def events(self, after: Position | None, *, listens: bool, watches: bool) -> EventPart:
         """What has happened after a position; see `Story.events`."""
         now = self._clock.now_ms()
-        since = None if self._listening is None or now >= self._listening[1] else self._listening[0]
-        if listens:
-            self._listening = now if since is None else since, now + LISTENING_MS
+        asked = [*([self._listening] if listens else ()), *([self._watched] if watches else ())]
+        begun = [each.hear(now) for each in asked]
+        since = max((each for each in begun if each is not None), default=None) if None not in begun else None
         last = Position(self._last, self._last_live, now)
         if after is None:
             return EventPart(last, since)
         rows = [row for row in self._rows if row.number > after.row]
-        live = [each for each in self._live if each.number > after.live] if listens else []
+        live = [each for each in self._live if each.number > after.live] if asked else []
         most = ENTRIES_AT_ONCE
         return EventPart(last, since, rows[:most], live[:most], (len(rows) > most, len(live) > most))
 

@@ -90,11 +90,11 @@ class Leases:
         """The workers whose id begins with this prefix."""
         return sorted(worker for worker in self._ends if worker.startswith(prefix))
 
-    def forget(self, worker: str) -> None:
-        """Deregister a worker."""
+    def forget(self, worker: str) -> bool:
+        """Deregister a worker; False if there was none, but only entries that were delivered to it later."""
         self._ends.pop(worker, None)
-        self._fetched.pop(worker, None)
         self._about.pop(worker, None)
+        return self._fetched.pop(worker, None) is not None
 
 
 class MemoryLeaseClient(LeaseClient):

@@ -1,9 +1,10 @@
 """What is paused in a queue in memory, and the verbs for it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from aioq.store.events import LiveKind
 from aioq.store.leases import WorkerLease
 from aioq.store.memory.lanes import Lanes
 from aioq.store.pauses import CHANGED, Pause, Pauses, Span
@@ -22,6 +23,7 @@ class QueuePauses:
         clock: the store's clock.
         workers: the workers of the queue.
         send: sends `CHANGED_MESSAGE` to one of them.
+        note: records that tasks were paused or resumed, "" for the whole queue.
     """
 
     def __init__(
@@ -30,11 +32,13 @@ class QueuePauses:
         clock: Clock,
         workers: Callable[[], Sequence[WorkerLease]],
         send: Callable[[str], None],
+        note: Callable[[Iterable[str], LiveKind], None],
     ) -> None:
         self._lanes = lanes
         self._clock = clock
         self._workers = workers
         self._send = send
+        self._note = note
         self._whole: Span | None = None
         self._tasks: dict[str, Span] = {}
 
@@ -68,6 +72,7 @@ class QueuePauses:
     def pause(self, tasks: Sequence[str], until_ms: int | None) -> None:
         """Pause tasks, or the whole queue if none are given."""
         now = self._clock.now_ms()
+        self._note([each for each in tasks or [""] if self._span(each) is None], LiveKind.PAUSED)
         for task in tasks:
             self._tasks[task] = Span(self._tasks[task].since_ms if task in self._tasks else now, until_ms)
         if not tasks:
@@ -76,6 +81,7 @@ class QueuePauses:
 
     def resume(self, tasks: Sequence[str]) -> None:
         """End the pause of tasks, or that of the whole queue if none are given."""
+        self._note([each for each in tasks or [""] if self._span(each) is not None], LiveKind.RESUMED)
         for task in tasks:
             self._tasks.pop(task, None)
         if not tasks:
@@ -87,13 +93,19 @@ class QueuePauses:
         if self.next_ms() != 0:
             return
         now = self._clock.now_ms()
-        self.resume([task for task, span in self._tasks.items() if _is_over(span, now)] or [""])
+        over = [task for task, span in self._tasks.items() if _is_over(span, now)]
+        if over:
+            self.resume(over)
         if self._whole is not None and _is_over(self._whole, now):
             self.resume([])
 
     def look_again(self) -> None:
         """Put all that was set aside back into its lanes: claims set aside again what must not run."""
         self._changed()
+
+    def _span(self, task: str) -> Span | None:
+        """The pause of a task, of the whole queue for ""."""
+        return self._tasks.get(task) if task else self._whole
 
     def _changed(self) -> None:
         self._lanes.closed = self.whole

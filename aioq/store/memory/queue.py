@@ -2,7 +2,7 @@
 
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from aioq.jobs.job import JobInfo, JobState, Priority
@@ -74,7 +74,7 @@ class MemoryQueue:
         self.requests = QueueRequests(
             self._leases.is_registered, lambda worker: self.mail.send(worker_channel(app, name, worker), ASK)
         )
-        self.pauses = QueuePauses(self.lanes, clock, self._leases.all, self._notify_of_pauses)
+        self.pauses = QueuePauses(self.lanes, clock, self._leases.all, self._notify_of_pauses, self._note_pauses)
         self.timetable = MemoryQueueTimetable(
             self._records,
             revisions,
@@ -148,6 +148,8 @@ class MemoryQueue:
         if mode != "join" and self._leases.is_lost(worker):
             return Renewal(lost=True)
         outage = mode != "join" and self._leases.has_ended(worker)
+        if mode == "join" and not self._leases.knows(worker):
+            self.history.add_of_worker(worker, LiveKind.JOINED)
         self._leases.take(worker, request.fetched_ms, request.about)
         self.requests.answer(worker, request.answers)
         if mode:
@@ -225,7 +227,7 @@ class MemoryQueue:
         if not found:
             return Recovery()
         self._leases.begin_recovery(found[0])
-        step = self._empty(found[0], limit, crash_outcome)
+        step = self._empty(found[0], limit, crash_outcome, LiveKind.DIED if dead else LiveKind.LAPSED)
         return Recovery(step.worker, step.returned, step.buried, step.more or len(found) > 1)
 
     def backlog(self) -> Backlog:
@@ -243,7 +245,7 @@ class MemoryQueue:
 
     def depart(self, worker: str) -> None:
         """Give back what a worker holds, and deregister it."""
-        self._empty(worker, sys.maxsize, None)
+        self._empty(worker, sys.maxsize, None, LiveKind.LEFT)
 
     def wait(self, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
         """Return each job's outcome, or register the channel to be notified of it."""
@@ -336,7 +338,10 @@ class MemoryQueue:
     def _notify_of_pauses(self, worker: str) -> None:
         self.mail.send(dispatch_channel(self._app, self._name, worker), CHANGED_MESSAGE)
 
-    def _empty(self, worker: str, limit: int, crash_outcome: bytes | None) -> Recovery:
+    def _note_pauses(self, tasks: Iterable[str], what: LiveKind) -> None:
+        self.history.add_of_pauses(tasks, what)
+
+    def _empty(self, worker: str, limit: int, crash_outcome: bytes | None, what: LiveKind) -> Recovery:
         """Take up to `limit` jobs and entries from a worker, and forget it when nothing is left."""
         buried: list[str] = []
         returned = 0
@@ -352,7 +357,8 @@ class MemoryQueue:
         more = len(held) + len(tokens) >= limit
         if not more:
             self.lanes.stand(worker, waits=False)
-            self._leases.forget(worker)
+            if self._leases.forget(worker):
+                self.history.add_of_worker(worker, what)
             del self._held[worker]
             self._cancelling.pop(worker, None)
             self.requests.forget(worker)

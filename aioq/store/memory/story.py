@@ -106,10 +106,12 @@ class MemoryStory:
             numbered = enumerate(kept.lines, kept.last - len(kept.lines) + 1)
             return [each for each in numbered if each[0] > after][:MOST_LINES]
 
-    async def events(self, queue: str, after: Position | None, *, listens: bool) -> EventPart:
+    async def events(
+        self, queue: str, after: Position | None, *, listens: bool, watches: bool = False
+    ) -> EventPart:
         """What has happened after a position."""
         with self._locked(queue) as locked:
-            return locked.history.events(after, listens=listens)
+            return locked.history.events(after, listens=listens, watches=watches)
 
     def forget(self, queue: str, job_id: str) -> None:
         """Drop the log of a job that is deleted."""

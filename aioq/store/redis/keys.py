@@ -27,7 +27,7 @@ SYNCED, SCHEDULE_QUEUES, SERVED, SHARDS = "synced", "schedule-queues", "served",
 
 _OF_WORKERS = ("workers", "fetched", "leases", "about", "idle", "standing", "wakeable")
 _OF_JOBS = ("scheduled", "dead", "cut", "timers", "leftovers", "paused", "relays", "inbox")
-_FOR_PEOPLE = ("events", "listening", "history", "counters", "tasks", "operations")
+_FOR_PEOPLE = ("events", "listening", "watched", "history", "counters", "tasks", "operations")
 _OF_SCHEDULES = ("schedules", "owners", "declared", "noted")
 _OF_APPS = (SCHEDULE_QUEUES, SERVED, SHARDS)
 

@@ -13,6 +13,7 @@ from aioq.store.contract import Limits
 from aioq.store.leases import LeaseClient, LeaseRequest, Renewal
 from aioq.store.redis.calls import MOST_TRIES, Calls
 from aioq.store.redis.errors import CLIENT_ERRORS, translate
+from aioq.store.redis.history import marks_arg
 from aioq.store.redis.keys import base_key
 from aioq.store.redis.net.connection import ANONYMOUS, Arg
 from aioq.store.redis.net.failover import Failover
@@ -57,6 +58,7 @@ class RedisLeaseClient(LeaseClient):
         self._shown_url = shown_url
         self._app = app
         self._limits = limits
+        self._marks = marks_arg(limits)
         self._calls = calls
         # A renewal that is not answered within a quarter of the lease is tried again on a new connection.
         patience = max(limits.lease_ms / 4000, 0.5)
@@ -101,7 +103,7 @@ class RedisLeaseClient(LeaseClient):
     def _args(self, request: LeaseRequest) -> Sequence[Arg]:
         limits = self._limits
         args: list[Arg] = [base_key(self._app, request.queue), request.worker, limits.lease_ms, request.fetched_ms]
-        args += (limits.dead_limit, request.mode)
+        args += (limits.dead_limit, self._marks, request.mode)
         if request.about:
             args += ("", request.about)
         for answered in request.answers:

@@ -60,7 +60,7 @@ class RedisOperatorVerbs:
         register: Register,
         limits: Limits,
     ) -> None:
-        self.pauses = RedisPauses(call, call_confirmed)
+        self.pauses = RedisPauses(call, call_confirmed, limits)
         self._call = call
         self._call_confirmed = call_confirmed
         self._register = register

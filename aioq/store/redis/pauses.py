@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+from aioq.store.contract import Limits
 from aioq.store.pauses import Pauses
+from aioq.store.redis.history import marks_arg
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.paging import BEGIN, ScriptCall
 from aioq.store.redis.replies import parse_pauses
@@ -17,9 +19,11 @@ class RedisPauses:
     Args:
         call: calls a script.
         call_confirmed: calls a script, and returns once the server has confirmed what it wrote (`durability`).
+        limits: how much the server keeps.
     """
 
-    def __init__(self, call: ScriptCall, call_confirmed: ScriptCall) -> None:
+    def __init__(self, call: ScriptCall, call_confirmed: ScriptCall, limits: Limits) -> None:
+        self._marks = marks_arg(limits)
         self._call = call
         self._call_confirmed = call_confirmed
 
@@ -42,6 +46,6 @@ class RedisPauses:
     async def _change(self, queue: str, what: str, until_ms: int, tasks: Sequence[str]) -> None:
         cursor: Arg = BEGIN
         while True:
-            cursor = await self._call_confirmed("pause", queue, [what, until_ms, cursor, *tasks])
+            cursor = await self._call_confirmed("pause", queue, [what, until_ms, cursor, self._marks, *tasks])
             if cursor == BEGIN:
                 return

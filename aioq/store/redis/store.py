@@ -366,7 +366,7 @@ class RedisStore:
     async def _recover(self, queue: str, mode: str, worker: str, crash_outcome: bytes, limit: int) -> Recovery:
         limits = self._limits
         args = [mode, worker, limit, limits.max_crashes, crash_outcome, limits.dead_ttl_ms, limits.dead_limit]
-        args += (limits.tombstone_ms, limits.result_ttl_ms, self._about, error_text(crash_outcome))
+        args += (limits.tombstone_ms, limits.result_ttl_ms, self._about, error_text(crash_outcome), self._marks)
         cursor = BEGIN
         while True:
             reply = await self.call_retried("recover", queue, [*args, cursor])

@@ -109,10 +109,13 @@ class RedisStory:
         numbers = (int(entry.partition(b"-")[0]) for entry in reply[::2])
         return list(zip(numbers, reply[1::2], strict=True))
 
-    async def events(self, queue: str, after: Position | None, *, listens: bool) -> EventPart:
+    async def events(
+        self, queue: str, after: Position | None, *, listens: bool, watches: bool = False
+    ) -> EventPart:
         """What has happened after a position."""
         row, live = ("", "") if after is None else (after.row, after.live)
-        args: list[Arg] = [row, live if listens else "", ENTRIES_AT_ONCE, LISTENING_MS if listens else ""]
+        recorded = ("j" if listens else "") + ("w" if watches else "")
+        args: list[Arg] = [row, live if recorded else "", ENTRIES_AT_ONCE, recorded, LISTENING_MS]
         now, last_row, last_live, since, rows, events = await self._call("events", queue, args)
         return EventPart(
             Position(last_row, last_live, now),

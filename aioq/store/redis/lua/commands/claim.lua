@@ -11,8 +11,8 @@
 -- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, standing, timers, hooks, leases
 -- NEEDS: history, pauses, due, entries, newer, held_set, events
 -- USES: reads body, counters, fetched, held, job, lanes, listening, paused, scheduled, schedules, standing,
---   workers; writes counters, events, held, idle, job, lanes, leftovers, outbox, paused, scheduled, standing,
---   timers, wakeable, workers; publishes dispatched
+--   watched, workers; writes counters, events, held, idle, job, lanes, leftovers, outbox, paused, scheduled,
+--   standing, timers, wakeable, workers; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 the most jobs to take, 3 the known jobs, see below, 4 how the worker waits for jobs after this
 --   call when it gets fewer than it asks for: 'idle' if it blocks, 'standing' if it stands, '' if it does not
@@ -32,7 +32,7 @@
 local worker, count = ARGV[1], tonumber(ARGV[2])
 local lost, is_marked, lease_end = Leases.is_lost(q, worker)
 -- While the whole queue is paused, jobs that were delivered to this worker stay where they are.
-local pauses = is_marked and not lost and Pauses.now(q) or nil
+local pauses = is_marked and not lost and Pauses.now(q, ARGV[5]) or nil
 local is_paused = pauses and pauses.queue
 if is_marked and lease_end and not lost and not pauses then
   redis.call('ZADD', q.base .. Keys.WORKERS, 'XX', lease_end - lease_end % 1, worker)

@@ -1,13 +1,14 @@
--- Reads what has happened in a queue, by its numbers: rows of the history, and live events.
+-- Reads what has happened in a queue, by its numbers: rows of the history, and live events; and says which of
+-- these are to be recorded from now on.
 --
 -- NEEDS: call, keys
--- USES: reads counters, events, history, listening; writes listening
+-- USES: reads counters, events, history, listening, watched; writes listening, watched
 -- KEYS: 1 base key
 -- ARGV: 1 the number in the history after which to begin, '' to read nothing, 2 the number in the events,
---   likewise, 3 the most entries of each, 4 for how many ms from now on live events are recorded, '' to change
---   nothing
--- REPLY: {time in ms; the last number in the history, and in the events; since when live events are recorded in
---   ms, -1 if they were not; the entries of the history, {id, {fields and values}} each, the first of which may
+--   likewise, 3 the most entries of each, 4 which live events are recorded from now on: `j` those of jobs, `w`
+--   those of workers and pauses, 'jw' both, '' to change nothing, 5 for how many ms
+-- REPLY: {time in ms; the last number in the history, and in the events; since when all of these are recorded in
+--   ms, -1 if some were not; the entries of the history, {id, {fields and values}} each, the first of which may
 --   also hold earlier jobs; the same of the events}
 local after, most = {ARGV[1], ARGV[2]}, tonumber(ARGV[3])
 -- A stream is read up to the entry with which it has as many bytes.
@@ -29,16 +30,21 @@ end
 
 local counters = redis.pcall('HMGET', q.base .. Keys.COUNTERS, 'history', 'events')
 if is_unreadable(counters) then counters = {} end
-local since = redis.pcall('GET', q.base .. Keys.LISTENING)
-if is_unreadable(since) then since = false end
-if ARGV[4] ~= '' then
-  if since then
-    redis.call('PEXPIRE', q.base .. Keys.LISTENING, ARGV[4])
-  else
-    redis.call('SET', q.base .. Keys.LISTENING, q.now, 'PX', ARGV[4])
+
+local since = ARGV[4] == '' and -1 or 0
+local function listen(key)
+  local found = redis.pcall('GET', key)
+  if is_unreadable(found) or not found then
+    redis.call('SET', key, q.now, 'PX', ARGV[5])
+    since = -1
+    return
   end
+  redis.call('PEXPIRE', key, ARGV[5])
+  if since >= 0 then since = math.max(since, tonumber(found)) end
 end
+if string.find(ARGV[4], 'j', 1, true) then listen(q.base .. Keys.LISTENING) end
+if string.find(ARGV[4], 'w', 1, true) then listen(q.base .. Keys.WATCHED) end
 return {
-  q.now, tonumber(counters[1] or 0), tonumber(counters[2] or 0), tonumber(since or -1),
+  q.now, tonumber(counters[1] or 0), tonumber(counters[2] or 0), since,
   read(Keys.HISTORY, after[1]), read(Keys.EVENTS, after[2]),
 }

@@ -3,22 +3,25 @@
 -- If there is no worker to recover, dead jobs over the limit are dropped.
 --
 -- NEEDS: call, keys, record, results, lanes, standing, hooks, history, finish, leases, entries, newer
--- USES: reads body, cut, dead, held, job, lanes, leases, schedule, scheduled, standing, workers; writes about,
---   body, cancel, counters, cut, dead, fetched, held, history, idle, job, lanes, leases, leftovers, outbox,
---   owners, schedule, scheduled, standing, stats, tasks, timers, tombstone, wakeable, workers; publishes
---   dispatched, waiter
+-- NEEDS: events
+-- USES: reads body, counters, cut, dead, held, job, lanes, leases, schedule, scheduled, standing, watched,
+--   workers; writes about, body, cancel, counters, cut, dead, events, fetched, held, history, idle, job, lanes,
+--   leases, leftovers, outbox, owners, schedule, scheduled, standing, stats, tasks, timers, tombstone, wakeable,
+--   workers; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 'lapsed' for any worker whose lease has ended, 'dead' for a worker that is known to have died, whether
 --   or not its lease has ended, 'departing' for a worker that departs;
 --   2 the id of the departing worker, or the prefix of the ids of dead workers; 3 the most jobs in this step; 4
 --   the most crashes that a job may survive; 5 the outcome of a job with more; 6 dead ttl in ms; 7 dead limit; 8
 --   for how many ms after its send a job must be found; 9 result ttl in ms, for a job with too many crashes; 10
---   `about` of lib/history.lua; 11 the error of 5 in words; 12 where to continue the search for a dead worker (0
---   to begin)
+--   `about` of lib/history.lua; 11 the error of 5 in words; 12 the marks of lib/events.lua, '' for none; 13 where
+--   to continue the search for a dead worker (0 to begin)
 -- REPLY: {worker or '', jobs given back, 1 if there is more, where the next call continues the search if no worker
 --   was found yet ('0' if nothing is left), ids of jobs that were dead-lettered ...}
 local mode, worker, limit, max_crashes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local crashed = mode ~= 'departing'
+-- The event that a worker leaves, by mode.
+local LEFT = {lapsed = 'e', dead = 'd', departing = 'l'}
 local limits = {dead_ttl = tonumber(ARGV[6]), dead_limit = tonumber(ARGV[7]), tombstone = tonumber(ARGV[8])}
 -- The assumed length of a lease whose worker has not noted it, in ms: a day.
 local LONGEST = 86400000
@@ -33,7 +36,7 @@ local function find()
     local ended = redis.call('ZRANGEBYSCORE', q.base .. Keys.WORKERS, '-inf', '(' .. q.now, 'LIMIT', 0, 2)
     return ended[1], ended[2] ~= nil, '0'
   end
-  local some = redis.call('ZSCAN', q.base .. Keys.WORKERS, ARGV[12], 'COUNT', LOOKED_AT)
+  local some = redis.call('ZSCAN', q.base .. Keys.WORKERS, ARGV[13], 'COUNT', LOOKED_AT)
   local following, members, found = some[1], some[2], nil
   for i = 1, #members, 2 do
     if string.sub(members[i], 1, #worker) == worker then
@@ -136,13 +139,15 @@ else
     redis.pcall('XGROUP', 'DELCONSUMER', Keys.lane(q, name), Keys.GROUP, worker)
   end
   redis.call('ZREM', q.base .. Keys.WORKERS, worker)
-  redis.call('ZREM', q.base .. Keys.FETCHED, worker)
+  -- A consumer that was delivered to after its worker had gone is no worker: FETCHED does not have it.
+  local was_worker = redis.call('ZREM', q.base .. Keys.FETCHED, worker) == 1
   redis.pcall('HDEL', q.base .. Keys.LEASES, worker)
   redis.pcall('HDEL', q.base .. Keys.ABOUT, worker)
   redis.pcall('ZREM', q.base .. Keys.IDLE, worker)
   Standing.withdraw(q, worker)
   redis.pcall('HDEL', q.base .. Keys.OWNERS, worker)
   redis.call('UNLINK', Keys.held(q, worker), Keys.cancel(q, worker)) -- the second may be large
+  if was_worker and Events.are_watched(q, ARGV[12]) then Events.add_worker(q, LEFT[mode], worker) end
   reply[3] = another and 1 or 0
 end
 Results.publish(q)

@@ -1,18 +1,20 @@
 -- Takes or renews a worker's lease, and notes when the server last answered its fetcher: a worker with a valid
 -- lease is alive, and one that fetches does its work.
 --
--- NEEDS: call, keys, timers, leases, pauses, due
--- USES: reads about, cancel, dead, fetched, held, lanes, leases, leftovers, paused, scheduled, schedules, workers;
---   writes about, answer, cancel, fetched, lanes, leases, leftovers, paused, workers
+-- NEEDS: call, keys, timers, leases, pauses, due, events
+-- USES: reads about, cancel, counters, dead, fetched, held, lanes, leases, leftovers, paused, scheduled,
+--   schedules, watched, workers; writes about, answer, cancel, counters, events, fetched, lanes, leases,
+--   leftovers, paused, workers
 -- KEYS: 1 base key
--- ARGV: 1 worker, 2 lease in ms, 3 how many ms ago it last fetched, 4 the most dead jobs, 5 'join' for a new
---   worker, 'sweep' to clean up after workers that are gone, '' for neither, then two for each thing that it says
---   besides: a request and its answer, or '' and what it says of itself
+-- ARGV: 1 worker, 2 lease in ms, 3 how many ms ago it last fetched, 4 the most dead jobs, 5 the marks of
+--   lib/events.lua, '' for none, 6 'join' for a new worker, 'sweep' to clean up after workers that are gone, ''
+--   for neither, then two for each thing that it says besides: a request and its answer, or '' and what it says of
+--   itself
 -- REPLY: {-2} if the lease is lost. Else {ms until the next scheduled job, ms until the next tick} (-1 for none;
 --   and what `Pauses.tell` adds), 1 if another worker's lease has ended or there are too many dead jobs, 1 if this
 --   worker's own lease had ended (it is renewed now), 1 if there is a held set of this worker, and the ids of this
 --   worker's jobs that are to be cancelled, and with a line break in front what it is asked for
-local worker, lease, mode = ARGV[1], tonumber(ARGV[2]), ARGV[5]
+local worker, lease, mode = ARGV[1], tonumber(ARGV[2]), ARGV[6]
 local ended, wanted, is_marked, lease_end = 0, 0, true, nil
 if mode == 'join' then
   for _, name in ipairs(Keys.LANES) do
@@ -27,13 +29,15 @@ else
   if lease_end and lease_end < q.now then ended = 1 end
 end
 -- A pause may have left this worker out, if it was not carried out to its end.
-local pauses = (is_marked or mode == 'sweep') and Pauses.now(q) or nil
-redis.call('ZADD', q.base .. Keys.WORKERS, q.now + lease + (pauses and Leases.MARK or 0), worker)
+local pauses = (is_marked or mode == 'sweep') and Pauses.now(q, ARGV[5]) or nil
+local lease_until = q.now + lease + (pauses and Leases.MARK or 0)
+local is_new = redis.call('ZADD', q.base .. Keys.WORKERS, lease_until, worker) == 1
+if is_new and mode == 'join' and Events.are_watched(q, ARGV[5]) then Events.add_worker(q, 'j', worker) end
 redis.call('ZADD', q.base .. Keys.FETCHED, q.now - tonumber(ARGV[3]), worker)
 Leases.cut(q, lease, lease)
 -- For how long an answer is kept, in ms.
 local ANSWER_TTL = 60000
-for i = 6, #ARGV, 2 do
+for i = 7, #ARGV, 2 do
   if ARGV[i] == '' then
     redis.pcall('HSET', q.base .. Keys.ABOUT, worker, ARGV[i + 1])
   else

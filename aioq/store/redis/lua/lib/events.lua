@@ -1,14 +1,16 @@
--- Live events, of jobs that have not ended: that they were sent, were started, and report progress. They are
--- recorded while somebody listens, which is while LISTENING exists, or always, as the marks of a call say: `s` for
--- statistics, `e` for events while somebody listens, `f` for events always.
+-- Live events: jobs that have not ended were sent, were started, and report progress; workers come and go; the
+-- queue and tasks are paused and resumed. Those of jobs are recorded while LISTENING exists, the others, which are
+-- rare, while WATCHED does; or all always, as the marks of a call say: `s` for statistics, `e` for events while
+-- somebody listens, `f` for events always.
 --
 -- An entry of EVENTS holds what one call records. Its id is the number of its last job, a hyphen, and the time in
 -- ms; the numbers count on by one for each job. Its fields:
 --
---   what    `q` sent, `b` started, `p` progress
+--   what    `q` sent, `b` started, `p` progress; of a worker `j` joined, `l` left, `e` its lease has ended, `d` it
+--           has died; of pauses `z` paused, `u` resumed
 --   by      the worker, '' for none
---   ids     a MessagePack array of job ids
---   tasks   a MessagePack array of names of tasks
+--   ids     a MessagePack array of job ids, '' for an event that is not of a job
+--   tasks   a MessagePack array of names of tasks; of a pause '' for the whole queue
 --   of      a MessagePack array: for each job the position of its task in `tasks`, from 1
 --   row     the number of the last job in HISTORY, after which this has happened
 --
@@ -23,6 +25,12 @@ function Events.are_recorded(q, marks)
   if marks == '' then return false end
   if string.find(marks, 'f', 1, true) then return true end
   return string.find(marks, 'e', 1, true) ~= nil and redis.pcall('EXISTS', q.base .. Keys.LISTENING) == 1
+end
+
+-- The same of what is not about jobs.
+function Events.are_watched(q, marks)
+  if string.find(marks, 'f', 1, true) then return true end
+  return string.find(marks, 'e', 1, true) ~= nil and redis.pcall('EXISTS', q.base .. Keys.WATCHED) == 1
 end
 
 -- Records what has happened to jobs; `tasks` are the names of their tasks.
@@ -56,4 +64,14 @@ function Events.add_calls(q, what, worker, ids, calls)
   local tasks = {}
   for i, call in ipairs(calls) do tasks[i] = History.task_in(call) end
   Events.add(q, what, worker, ids, tasks)
+end
+
+-- Records what has happened to a worker.
+function Events.add_worker(q, what, worker) Events.add(q, what, worker, {''}, {''}) end
+
+-- Records that something was paused or resumed, given as fields of PAUSED.
+function Events.add_pauses(q, what, fields)
+  local ids, tasks = {}, {}
+  for i, field in ipairs(fields) do ids[i], tasks[i] = '', string.match(field, '^task (.*)$') or '' end
+  Events.add(q, what, '', ids, tasks)
 end

@@ -29,8 +29,9 @@ Keys.LEFTOVERS = ':leftovers'
 Keys.PAUSED = ':paused'
 -- By target, when its entries in the outbox were last read; by source, the last entry that was applied here.
 Keys.RELAYS, Keys.INBOX = ':relays', ':inbox'
--- What has happened to jobs that have not ended, and since when somebody listens to that; see lib/events.lua.
-Keys.EVENTS, Keys.LISTENING = ':events', ':listening'
+-- What has happened to jobs that have not ended, to workers and to pauses; since when somebody listens to that of
+-- jobs; and since when to the rest. See lib/events.lua.
+Keys.EVENTS, Keys.LISTENING, Keys.WATCHED = ':events', ':listening', ':watched'
 -- What has ended, the counters of a queue, and the tasks that it has statistics of; see lib/history.lua.
 Keys.HISTORY, Keys.COUNTERS, Keys.TASKS = ':history', ':counters', ':tasks'
 Keys.SCHEDULES = ':schedules'

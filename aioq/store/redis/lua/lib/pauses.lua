@@ -16,7 +16,7 @@
 -- entry. Other jobs of the same entry may be set aside with it, to keep their order: claims look there for them at
 -- once.
 --
--- NEEDS: call, keys
+-- NEEDS: call, keys, events
 local Pauses = {}
 -- The message to a worker after which it has to look at what is paused.
 Pauses.CHANGED = '-1'
@@ -36,8 +36,8 @@ end
 
 -- What is paused now: whether the whole `queue` is, the `tasks` that are, and their `count`; `ends`, when the
 -- first of these pauses ends, 0 for none; and `aside`, by stream, as above. Nil if there is nothing of it. Ends
--- the pauses whose time is over.
-function Pauses.now(q)
+-- the pauses whose time is over; `marks` are those of lib/events.lua.
+function Pauses.now(q, marks)
   local fields = redis.pcall('HGETALL', q.base .. Keys.PAUSED)
   if is_unreadable(fields) or not fields[1] then return nil end
   local found, over = {tasks = {}, count = 0, ends = 0, aside = {}}, {}
@@ -54,7 +54,10 @@ function Pauses.now(q)
       if kind == 'task' then found.tasks[name], found.count = true, found.count + 1 end
     end
   end
-  if over[1] then Pauses.lift(q, over, found) end
+  if over[1] then
+    Pauses.lift(q, over, found)
+    if Events.are_watched(q, marks) then Events.add_pauses(q, 'u', over) end
+  end
   return (found.queue or found.count > 0 or next(found.aside)) and found or nil
 end
 
