@@ -8,7 +8,7 @@ import pytest
 from aioq.jobs.job import JobState
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Store, Verb
 from aioq.store.extra import Expiry, Extra
-from aioq.store.history import COUNTER_OF, SENT, TOTAL, End, Report, Row, run_times
+from aioq.store.history import COUNTER_OF, SENT, TOTAL, End, Report, Row, places_of, run_times
 from tests.contract.kit import (
     BROKEN,
     CALL,
@@ -118,6 +118,66 @@ async def test_a_settlement_that_is_refused_is_not_recorded(store: Store) -> Non
     assert [row.job_id for row in rows] == ["a", "c"]
     assert rows[1].number == rows[0].number + 1
     assert await counted(store) == {End.SUCCEEDED: 2}
+
+
+def _refuse(settlement: Settlement) -> None:
+    settlement.claim -= 1
+
+
+def _keep_longer(settlement: Settlement) -> None:
+    settlement.ttl_ms += 1_000
+
+
+def _fail(settlement: Settlement) -> None:
+    settlement.verb, settlement.outcome = Verb.FAILED, BROKEN
+
+
+def _leave(settlement: Settlement) -> None:
+    settlement.report = Report("one")  # never begun: without times
+
+
+@pytest.mark.parametrize(
+    ("change", "end"),
+    [
+        (None, End.SUCCEEDED),
+        (_refuse, None),
+        (_keep_longer, End.SUCCEEDED),
+        (_fail, End.FAILED),
+        (_leave, End.SUCCEEDED),
+    ],
+)
+async def test_many_jobs_of_two_tasks_are_counted_each_with_its_times(
+    store: Store, change: Callable[[Settlement], None] | None, end: End | None
+) -> None:
+    """The worker counts many that have all succeeded; what the server refuses is in no count."""
+    await joined(store, "w")
+    names = ["one", "two", "one", "two", "two"] * 3
+    await send(store, *(f"job{number}" for number in range(len(names))))
+    settlements = [
+        Settlement(job.id, job.claim, Verb.SUCCEEDED, THREE, 0, LONG, Report(name, 0.1 + number, 0.01 * number))
+        for number, (job, name) in enumerate(zip(await take(store, "w", 100), names, strict=True))
+    ]
+    if change is not None:
+        change(settlements[7])
+    reports = [each.report for each in settlements]
+    accepted = await store.settle(QUEUE, "w", settlements)
+
+    assert accepted == [number != 7 or end is not None for number in range(len(names))]
+    taken = [number for number in range(len(names)) if accepted[number]]
+    rows = await store.history.rows(QUEUE, 100, after=0)
+    assert sorted(row.job_id for row in rows) == sorted(f"job{number}" for number in taken)
+    ends_of: Counter[tuple[str, End]] = Counter()
+    places: Counter[tuple[str, int]] = Counter()
+    for number in taken:
+        report = reports[number]
+        assert report is not None
+        how = end if number == 7 and end is not None else End.SUCCEEDED
+        ends_of[report.task, how] += 1
+        places.update((report.task, place) for place in places_of(how, report))
+    for name in ("one", "two"):
+        assert await counted(store, name) == {how: n for (task, how), n in ends_of.items() if task == name}
+        found = (await store.history.statistics(QUEUE)).hour.tasks[name]
+        assert dict(found) == {place: n for (task, place), n in places.items() if task == name}
 
 
 async def test_tasks_are_kept_apart(store: Store) -> None:

@@ -4,17 +4,21 @@
 """
 
 import struct
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
-from aioq.store.contract import Limits, Settlement
+from aioq.store.contract import Limits, Settlement, Verb
 from aioq.store.history import (
+    COUNTER_OF,
     COUNTERS,
     HOURS,
+    LONGEST,
     MINUTES,
+    NO_BUCKET,
     NO_REPORT,
     SUMMED,
     End,
@@ -22,7 +26,6 @@ from aioq.store.history import (
     Report,
     Row,
     Statistics,
-    bucket_of,
     minutes,
     page_of,
     statistics,
@@ -33,6 +36,13 @@ ScriptCall = Callable[[str, str, Sequence[Any]], Awaitable[Any]]
 _encode = msgspec.msgpack.encode
 
 _ROW = struct.Struct(">HBBHff")
+_Task = tuple[int, bytearray, bytearray]
+"""A task's number among those of a settle, and the buckets of the run times and of the wait times of its jobs."""
+
+COUNTED_HERE = 8
+"""From so many settlements on they are counted by the worker: in a tenth of the time that a script takes, and it
+is the server that all workers share."""
+
 TASKS_AT_ONCE = 20
 """How many tasks' statistics are read with one call: 1,700 strings, which take 3 ms if all are there."""
 
@@ -73,23 +83,46 @@ def marks_arg(limits: Limits) -> str:
     return ("s" if limits.stats else "") + events
 
 
-def report_args(settlements: Sequence[Settlement], limits: Limits) -> tuple[bytes, bytes]:
-    """What a settle sends for the history: `about` and `rows`; both are empty if nothing is kept."""
+def report_args(settlements: Sequence[Settlement], limits: Limits) -> tuple[bytes, bytes, bytes]:
+    """What a settle sends for the history: `about`, `rows` and `counts`; all are empty if nothing is kept."""
     if not limits.history and not limits.stats:
-        return b"", b""
-    tasks: dict[str, int] = {}
+        return b"", b"", b""
+    tasks: dict[str, _Task] = {}
     errors: dict[str, int] = {}
     pack, rows = _ROW.pack, list[bytes]()
-    name, task = None, 0
+    name, task, runs, waits = None, 0, bytearray(), bytearray()
+    all_succeeded = True
     for settlement in settlements:
         report = settlement.report or NO_REPORT
         if report.task is not name:  # most of a batch are of one task
             name = report.task
-            task = tasks.setdefault(name, len(tasks))
+            task, runs, waits = tasks.setdefault(name, (len(tasks), bytearray(), bytearray()))
+        if settlement.verb is not Verb.SUCCEEDED:
+            all_succeeded = False
         error = errors.setdefault(report.error, len(errors) + 1) if report.error else 0
         seconds, waited = report.seconds, report.waited
-        rows.append(pack(task, bucket_of(seconds), bucket_of(waited), error, seconds, waited))
-    return _encode((limits.history, limits.stats, list(tasks), list(errors))), b"".join(rows)
+        # `bucket_of`, twice: the calls took a quarter of this loop.
+        run = NO_BUCKET if seconds < 0 else bisect_left(LONGEST, seconds)
+        wait = NO_BUCKET if waited < 0 else bisect_left(LONGEST, waited)
+        runs.append(run)
+        waits.append(wait)
+        rows.append(pack(task, run, wait, error, seconds, waited))
+    about = _encode((limits.history, limits.stats, list(tasks), list(errors)))
+    are_counted = limits.stats and all_succeeded and len(settlements) >= COUNTED_HERE
+    return about, b"".join(rows), _counts(tasks.values()) if are_counted else b""
+
+
+def _counts(tasks: Iterable[_Task]) -> bytes:
+    """What jobs that have succeeded add to the counters of each task."""
+    counts: list[list[int]] = []
+    for _, runs, waits in tasks:
+        of_task = [COUNTER_OF[End.SUCCEEDED], len(runs)]
+        for first, buckets in ((SUMMED, runs), (SUMMED + 1, waits)):
+            for bucket, count in Counter(buckets).items():
+                if bucket != NO_BUCKET:
+                    of_task += (first + 2 * bucket, count)
+        counts.append(of_task)
+    return _encode(counts)
 
 
 class RedisHistory:

@@ -8,9 +8,9 @@
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 dead ttl in ms, 3 dead limit, 4 for how many ms after its send a job must be found, 5 result
 --   ttl in ms, for a job that was parked for too long, 6 the usual ttl in ms, 7 'idle' if the worker waits for
---   jobs, else '', 8 `about` of lib/history.lua, '' for none, 9 `rows` of it, then four per job: id, claim,
---   outcome, and '' if it succeeded and has the usual ttl. Else the fourth is the verb, the delay in ms (for a
---   crash or a cut: the most crashes that a job may survive) and the ttl in ms, separated by spaces
+--   jobs, else '', 8 `about` of lib/history.lua, '' for none, 9 `rows` of it, 10 `counts` of it, then four per
+--   job: id, claim, outcome, and '' if it succeeded and has the usual ttl. Else the fourth is the verb, the delay
+--   in ms (for a crash or a cut: the most crashes that a job may survive) and the ttl in ms, separated by spaces
 -- REPLY: the positions (from 1) of the jobs that were refused; below zero, those of jobs that are left for another
 --   call, because this one already notifies too many processes
 local worker, usual_ttl = ARGV[1], tonumber(ARGV[6])
@@ -40,26 +40,20 @@ local function settle_first(i, id, text)
   return waiters
 end
 
--- Counts a job that has succeeded in its first run; `at` is its position.
-local function note_first(at)
-  local h = q.history
-  if h then h.ends[at], h.count = 's', h.count + 1 end
-end
-
 local function wait_again()
   if ARGV[7] ~= '' then redis.pcall('ZADD', q.base .. Keys.IDLE, 'XX', q.now, worker) end
 end
 
 -- One job alone needs no tables; docs/design.md, "Commands are functions of the server if it has any". Its outcome
 -- is small enough for a result message. The held set is written after the record.
-local FIRST = 10
+local FIRST = 11
 if #ARGV == FIRST + 3 then
   local id, outcome = ARGV[FIRST], ARGV[FIRST + 2]
   local text = redis.pcall('GET', Keys.job(q, id))
   local waiters = settle_first(FIRST, id, type(text) == 'string' and text)
   if waiters ~= nil then
     History.begin(q, ARGV[8], worker, {id}, ARGV[9])
-    note_first(1)
+    History.note_succeeded(q, {'s'}, 1, '')
     History.write(q)
     redis.call('SREM', Keys.held(q, worker), id)
     if waiters then Results.send(waiters, Results.message(1, Results.entry(id, outcome))) end
@@ -78,13 +72,14 @@ local function finish_call()
 end
 
 local ids = {}
-for i = 10, #ARGV, 4 do ids[#ids + 1] = ARGV[i] end
+for i = 11, #ARGV, 4 do ids[#ids + 1] = ARGV[i] end
 History.begin(q, ARGV[8], worker, ids, ARGV[9])
 local texts, is_full = texts_of(q, ids), false
+local ends = {} -- of those that have succeeded, by position
 local function position(i) return (i - FIRST) / 4 + 1 end
 local function leave(i) refused[#refused + 1] = -position(i) end
-for i = 10, #ARGV, 4 do
-  local id = ARGV[i]
+for at, id in ipairs(ids) do
+  local i = FIRST + 4 * (at - 1)
   if is_full then
     leave(i)
   else
@@ -92,8 +87,7 @@ for i = 10, #ARGV, 4 do
     if waiters == nil then
       others[#others + 1] = i
     else
-      settled[#settled + 1] = id
-      note_first(position(i))
+      settled[#settled + 1], ends[at] = id, 's'
     end
     if waiters then
       Results.notify(q, id, waiters, ARGV[i + 2], true)
@@ -102,6 +96,7 @@ for i = 10, #ARGV, 4 do
   end
   texts[id] = nil -- if the id comes again in this call, its record is not the same any more
 end
+History.note_succeeded(q, ends, #settled, #settled == #ids and ARGV[10] or '')
 if #others == 0 then
   History.write(q)
   return finish_call()

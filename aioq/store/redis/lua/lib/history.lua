@@ -16,7 +16,9 @@
 --           time (1 and 1; 255 for none), error (2, from 1; 0 for none), run time and wait time in seconds (floats
 --           of 4 bytes; below 0 for none)
 --
--- A worker sends `about` and `rows` ready-made, so that a script reads no call. The statistics of a minute, and of
+-- A worker sends `about` and `rows` ready-made, so that a script reads no call. With many jobs that have all
+-- succeeded it sends `counts` too, '' otherwise: by task, in a MessagePack array, a list of counters, each with
+-- what is to be added to it. The statistics of a minute, and of
 -- an hour, are one string for each task, of counters of 32 bits: see `aioq/store/history.py` for their places.
 --
 -- NEEDS: keys, msgpack, record
@@ -43,11 +45,9 @@ History.HEAD = 512
 function History.begin(q, about, worker, ids, rows, texts)
   if about == '' then return end
   local parts = cmsgpack.unpack(about)
-  local ends = {}
-  for i = 1, ids and #ids or 0 do ends[i] = '-' end
   q.history = {
     most = parts[1], has_stats = parts[2], tasks = parts[3], errors = parts[4], about = ids and about,
-    worker = worker, ids = ids or {}, ends = ends, rows = rows or {}, texts = texts or {}, count = 0,
+    worker = worker, ids = ids or {}, ends = {}, rows = rows or {}, texts = texts or {}, count = 0,
     places = {tasks = {}, errors = {}},
   }
 end
@@ -91,6 +91,13 @@ function History.note(q, id, letter, at, outcome, task)
   local error_place = text and History.place_of(h, 'errors', text) or 0
   h.rows[n] = struct.pack('>HBBHff', History.place_of(h, 'tasks', task) - 1, History.NO_BUCKET, History.NO_BUCKET,
     error_place, -1, -1)
+end
+
+-- Gathers the jobs of a worker that have succeeded: `ends` has their letters by position. `counts` is as above.
+function History.note_succeeded(q, ends, count, counts)
+  local h = q.history
+  if not h then return end
+  h.ends, h.count, h.counts = ends, count, counts ~= '' and counts or nil
 end
 
 -- Adds the attempt that has just failed to the log in the job's record, which has only the last ones: its letter,
@@ -182,9 +189,21 @@ function History.tally(ends, rows)
   return by_task
 end
 
+-- By task, how much is to be added to which counter, out of `counts`.
+function History.counted(counts)
+  local by_task = cmsgpack.unpack(counts)
+  for task, list in ipairs(by_task) do
+    local counters = {}
+    for i = 1, #list, 2 do counters[list[i]] = list[i + 1] end
+    by_task[task] = counters
+  end
+  return by_task
+end
+
 function History.write_stats(q, h, rows)
   local is_new = false
-  for number, counters in pairs(History.tally(h.ends, rows)) do
+  local by_task = h.counts and History.counted(h.counts) or History.tally(h.ends, rows)
+  for number, counters in pairs(by_task) do
     local total, changes, n = 0, {'INCRBY', 'u32', '#0', 0}, 4
     for place, count in pairs(counters) do
       if place < History.SENT then total = total + count end
@@ -233,6 +252,9 @@ function History.write(q)
   local h = q.history
   if not h or h.count == 0 then return end
   local rows = type(h.rows) == 'string' and h.rows or table.concat(h.rows)
+  if h.count < #h.ids then
+    for i = 1, #h.ids do h.ends[i] = h.ends[i] or '-' end
+  end
   local is_quiet = h.has_stats and History.write_stats(q, h, rows)
   if h.most > 0 then History.add(q, h, rows, is_quiet) end
   h.count = 0
