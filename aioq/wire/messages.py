@@ -88,6 +88,10 @@ class OutcomeKind(enum.IntEnum):
     CANCELLED = 2
 
 
+_SUCCEEDED = OutcomeKind.SUCCEEDED
+"""Looked up once, as in aioq/worker/run/settlements.py."""
+
+
 class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """How a job ended, as it was read from the wire.
 
@@ -194,7 +198,7 @@ def encode_result(task: str, value: object, encoder: msgspec.msgpack.Encoder = E
     Raises:
         Exception: `value` has no MessagePack form.
     """
-    return encoder.encode((VERSION, OutcomeKind.SUCCEEDED, task, value))
+    return encoder.encode((VERSION, _SUCCEEDED, task, value))
 
 
 def encode_failure(task: str, failure: Failure) -> bytes:

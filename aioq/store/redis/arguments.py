@@ -11,7 +11,7 @@ from aioq.store.redis.history import report_args
 from aioq.store.redis.net.connection import Arg
 
 _encode = msgspec.msgpack.encode
-
+_SUCCEEDED = Verb.SUCCEEDED  # looked up once, as in aioq/worker/run/settlements.py
 
 BODY_LIMIT = 1024
 """The largest envelope that is kept in the job's record, in bytes; the same as in `lib/record_text_write.lua`."""
@@ -52,11 +52,11 @@ def enqueue_args(jobs: NewJobs, *, again: bool, marks: str = "") -> list[Arg]:
 
 def settle_args(worker: str, settlements: Sequence[Settlement], limits: Limits, *, idle: bool) -> list[Arg]:
     """The arguments of `settle.lua`; see `aioq.store.contract.Store.settle`."""
-    usual_ttl = next((s.ttl_ms for s in settlements if s.verb is Verb.SUCCEEDED), 0)
+    usual_ttl = next((s.ttl_ms for s in settlements if s.verb is _SUCCEEDED), 0)
     args: list[Arg] = [worker, limits.dead_ttl_ms, limits.dead_limit, limits.tombstone_ms, limits.result_ttl_ms]
     args += (usual_ttl, "idle" if idle else "", *report_args(settlements, limits))
     for s in settlements:
-        usual = s.verb is Verb.SUCCEEDED and s.ttl_ms == usual_ttl
+        usual = s.verb is _SUCCEEDED and s.ttl_ms == usual_ttl
         args += (s.job_id, s.claim, s.outcome, "" if usual else f"{s.verb.value} {_number(s, limits)} {s.ttl_ms}")
     return args
 

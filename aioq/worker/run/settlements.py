@@ -49,6 +49,9 @@ worker will ever know."""
 MAX_RETRY_MESSAGE = 500
 """The most characters that are kept of an attempt's error message if another attempt follows."""
 
+_SUCCEEDED = Verb.SUCCEEDED
+"""Looked up once: on Python 3.11 that takes a twentieth of a microsecond or more, and each job that ends needs it."""
+
 _WITH_ERROR = (Verb.FAILED, Verb.RETRY, Verb.CANCELLED, Verb.CRASH, Verb.CUT, Verb.PARK)
 
 
@@ -181,7 +184,7 @@ def _succeeded(run: Run, environment: RunEnvironment) -> Settlement:
         envelope is not None and envelope.options.headers
     ):  # tested here to save a call, because most jobs have none
         outcome = with_headers(outcome, envelope.options.headers)
-    return Settlement(run.claimed.id, run.claimed.claim, Verb.SUCCEEDED, outcome, ttl_ms=run.result_ttl_ms)
+    return Settlement(run.claimed.id, run.claimed.claim, _SUCCEEDED, outcome, 0, run.result_ttl_ms)
 
 
 def failed(run: Run, failure: Failure) -> Settlement:
@@ -275,9 +278,9 @@ def report_of(run: Run, settlement: Settlement, seconds: float) -> Report:
     It raises nothing, as `Executor._finish` requires.
     """
     verb, claimed, envelope = settlement.verb, run.claimed, run.envelope
-    error = "" if verb is Verb.SUCCEEDED or verb not in _WITH_ERROR else error_text(settlement.outcome)
+    error = "" if verb is _SUCCEEDED or verb not in _WITH_ERROR else error_text(settlement.outcome)
     if not run.begun:
-        return Report(_task_of(run), error=error)
+        return Report(_task_of(run), -1.0, -1.0, error)
     waited_ms = claimed.started_ms - (claimed.ready_ms or claimed.sent_ms)
     waited = (waited_ms / 1000 if waited_ms > 0 else 0.0) + run.waited
     return Report("" if envelope is None else envelope.task, seconds if seconds > 0 else 0.0, waited, error)
