@@ -50,7 +50,7 @@ MAX_RETRY_MESSAGE = 500
 """The most characters that are kept of an attempt's error message if another attempt follows."""
 
 _SUCCEEDED = Verb.SUCCEEDED
-"""Looked up once: on Python 3.11 that takes a twentieth of a microsecond or more, and each job that ends needs it."""
+"""Looked up once: on Python 3.11 that takes 0.05 µs or more, and each job that ends needs it."""
 
 _WITH_ERROR = (Verb.FAILED, Verb.RETRY, Verb.CANCELLED, Verb.CRASH, Verb.CUT, Verb.PARK)
 
