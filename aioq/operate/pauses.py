@@ -42,7 +42,8 @@ class QueueInfo(msgspec.Struct, frozen=True, kw_only=True):
         paused: the pause of the whole queue; None if it is not paused. Some of its tasks may be all the same.
         tasks: its paused tasks, by name.
         uneven: the shards in which not the same is paused as in the first one, by number: whoever has paused or
-            resumed the queue was interrupted. To call that once more does the rest.
+            resumed the queue has not come to them yet, or was interrupted. Then the queue's workers do the rest
+            within some seconds; without workers, to call that once more does.
     """
 
     queue: str
@@ -66,14 +67,8 @@ def queue_info(queue: str, shards: Sequence[Pauses]) -> QueueInfo:
         shards=len(shards),
         paused=_shown(whole[0]) if whole else None,
         tasks={task: _shown(tasks[task]) for task in sorted(tasks)},
-        uneven=[number for number, each in enumerate(shards) if _ends(each) != _ends(shards[0])],
+        uneven=[number for number, each in enumerate(shards) if each.ends != shards[0].ends],
     )
-
-
-def _ends(pauses: Pauses) -> Mapping[str | None, int | None]:
-    """When what is paused ends, by task; None is the whole queue. When it began differs between shards."""
-    spans = {**pauses.tasks, **({} if pauses.whole is None else {None: pauses.whole})}
-    return {name: span.until_ms for name, span in spans.items()}
 
 
 def _shown(span: Span) -> PauseInfo:

@@ -11,6 +11,7 @@ from aioq.operate.operations import OperationSource
 from aioq.operate.pauses import QueueInfo, Tasks, check_number, end_ms, queue_info, task_names
 from aioq.operate.purge import purge, purged_states
 from aioq.operate.queue_tasks import check_known, seen
+from aioq.operate.shard_pauses import change_pauses
 from aioq.producer.shards import Shards
 from aioq.store.contract import Store
 from aioq.store.shards import StoredShards
@@ -97,8 +98,9 @@ class QueueControl:
         Returns:
             What is paused now.
 
-        Cancellation: the queue may be paused, in some of its shards only if it has several: `info().uneven` says
-        which differ. Then call it again, or `resume`.
+        Cancellation: the queue may be paused. If it has several shards, some of them may not be yet
+        (`info().uneven`): workers of the queue do the rest after some seconds, also if this process dies. Without
+        workers, call it again, or `resume`.
 
         Raises:
             ConfigError: there is no such queue or task, and the message names those that there are; or `until` is
@@ -113,7 +115,7 @@ class QueueControl:
             await self._check_tasks(where, store, shards, names)
             check_number(where, {*names, *(await self.info()).tasks})
         pauses = store.operating.pauses
-        await asyncio.gather(*(pauses.pause(shard, names or [], until_ms) for shard in shards))
+        await change_pauses(store, shards, lambda shard: pauses.pause(shard, names or [], until_ms))
         return await self.info()
 
     def pause_sync(self, *, tasks: Tasks = None, until: datetime | Duration | None = None) -> QueueInfo:
@@ -148,7 +150,7 @@ class QueueControl:
             paused = {task for each in await asyncio.gather(*map(pauses.read, shards)) for task in each.tasks}
             others = [name for name in names if name not in paused]
             await self._check_tasks(where, store, shards, others, paused)
-        await asyncio.gather(*(pauses.resume(shard, names or []) for shard in shards))
+        await change_pauses(store, shards, lambda shard: pauses.resume(shard, names or []))
         return await self.info()
 
     def resume_sync(self, *, tasks: Tasks = None) -> QueueInfo:

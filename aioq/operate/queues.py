@@ -11,6 +11,7 @@ from aioq.jobs.job import JobState
 from aioq.jobs.shards import shard_names
 from aioq.operate.queue_control import QueueControl
 from aioq.operate.queue_tasks import QueueTask, with_jobs
+from aioq.operate.shard_pauses import carried_on
 from aioq.operate.statistics import QueueStats, activity
 from aioq.public import public
 from aioq.schedules.homes import move_schedules
@@ -161,9 +162,11 @@ class QueueHandle(QueueControl):
         stored = await self._stored(store)
         if number != stored.number:
             added = shard_names(self.name, number)[stored.number :]
-            await copy_pauses(store.operating.pauses, self.name, added)
-            await store.shards.change(self.name, number, stored.number)
-            await copy_pauses(store.operating.pauses, self.name, added)  # it may just have been paused or resumed
+            async with carried_on(store, self.name):
+                await copy_pauses(store.operating.pauses, self.name, added)
+                await store.shards.change(self.name, number, stored.number)
+                # It may have been paused or resumed meanwhile.
+                await copy_pauses(store.operating.pauses, self.name, added)
             stored = await self._stored(store)
         names = shard_names(self.name, stored.served)
         await move_schedules(store.timetable, names[number:], names[:number])

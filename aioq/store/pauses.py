@@ -4,6 +4,7 @@ Part of the store contract. A pause is the server's state: a claim from a paused
 another queue none of a paused task. Jobs are sent, become due and expire as always.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -63,8 +64,17 @@ class Pauses(msgspec.Struct, frozen=True):
     whole: Span | None = None
     tasks: Mapping[str, Span] = MappingProxyType({})
 
+    @property
+    def ends(self) -> Mapping[str | None, int | None]:
+        """When what is paused ends, by task; None is the whole queue. When it began differs between shards."""
+        spans = {**self.tasks, **({} if self.whole is None else {None: self.whole})}
+        return {name: span.until_ms for name, span in spans.items()}
+
 
 NOTHING = Pauses()
+
+_COPIES_AT_ONCE = 100
+"""To how many shards pauses are copied at once."""
 
 _SHOWN = 10
 """How many paused tasks a line of the log names."""
@@ -117,20 +127,52 @@ class PauseVerbs(Protocol):
         ...
 
 
-async def copy_pauses(verbs: PauseVerbs, source: str, queues: Sequence[str]) -> None:
+async def copy_pauses(verbs: PauseVerbs, source: str, queues: Sequence[str]) -> list[str]:
     """Pause in other queues, which are shards, what is paused in the first one, and nothing else.
 
-    They are read after it, and written only where they differ.
+    They are read after it, and written only where something else is paused, or until another time. If the first
+    one has changed meanwhile, this is done again: so of several callers the one that has changed it last counts.
+
+    Returns:
+        Those that were changed.
+
+    Raises:
+        ServerError: some could not be changed; all others were.
+
+    Cancellation: some are changed.
     """
+    changed: dict[str, None] = {}
     wanted = await verbs.read(source) if queues else NOTHING
-    for queue in queues:
-        there = await verbs.read(queue)
-        if there.whole is not None and wanted.whole is None:
-            await verbs.resume(queue, [])
-        if over := [task for task in there.tasks if task not in wanted.tasks]:
-            await verbs.resume(queue, over)
-        if wanted.whole is not None and there.whole != wanted.whole:
-            await verbs.pause(queue, [], wanted.whole.until_ms)
-        for task, span in wanted.tasks.items():
-            if there.tasks.get(task) != span:
-                await verbs.pause(queue, [task], span.until_ms)
+    while queues:
+        errors: list[BaseException] = []
+        for start in range(0, len(queues), _COPIES_AT_ONCE):
+            some = queues[start : start + _COPIES_AT_ONCE]
+            done = await asyncio.gather(*(_adapt(verbs, each, wanted) for each in some), return_exceptions=True)
+            errors += [each for each in done if isinstance(each, BaseException)]
+            changed.update((queue, None) for queue, each in zip(some, done, strict=True) if each is True)
+        before, wanted = wanted, await verbs.read(source)
+        if errors:
+            raise errors[0]
+        if wanted.ends == before.ends:
+            break
+    return list(changed)
+
+
+async def _adapt(verbs: PauseVerbs, queue: str, wanted: Pauses) -> bool:
+    """Pause this in a queue, and nothing else; returns whether that has changed anything."""
+    ends = (await verbs.read(queue)).ends
+    if None in ends and wanted.whole is None:
+        await verbs.resume(queue, [])
+    if over := [task for task in ends if task is not None and task not in wanted.tasks]:
+        await verbs.resume(queue, over)
+    by_end: dict[int | None, list[str]] = {}
+    for name, until_ms in wanted.ends.items():
+        if name in ends and ends[name] == until_ms:
+            continue
+        if name is None:
+            await verbs.pause(queue, [], until_ms)
+        else:
+            by_end.setdefault(until_ms, []).append(name)
+    for until_ms, tasks in by_end.items():
+        await verbs.pause(queue, tasks, until_ms)
+    return ends != wanted.ends

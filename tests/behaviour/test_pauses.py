@@ -1,13 +1,19 @@
 """Pausing a queue, or tasks of it: under load, with real workers and several shards, and with a clock to move."""
 
 import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from aioq import App, ConfigError, JobCancelledError, JobState, Queue
-from aioq.store.pauses import CHANGED
+from aioq import App, ConfigError, JobCancelledError, JobState, Queue, QueueHandle, QueueInfo
+from aioq.operate import shard_pauses
+from aioq.operate.pauses import queue_info
+from aioq.store.pauses import CHANGED, NOTHING, PauseVerbs
+from aioq.testing.session import MemorySession
 from aioq.worker.duties.fetcher import Fetcher
 from aioq.worker.duties.leases import LeaseService
 from tests.behaviour.kit import Project, state_is, until
@@ -28,6 +34,26 @@ app = App(queues={"mail": Queue(shards=2)})
 @app.task(queue="mail")
 async def send(number: int) -> int:
     return number
+"""
+
+DIES = """
+import asyncio, os, signal
+from aioq.operate import shard_pauses
+from aioq.store.redis.pauses import RedisPauses
+from mail import app
+
+change = RedisPauses._change
+shard_pauses.REMINDED_AFTER_MS = 100
+
+
+async def dying(self, queue, *args):
+    if queue != "mail":
+        os.kill(os.getpid(), signal.SIGKILL)
+    await change(self, queue, *args)
+
+
+RedisPauses._change = dying
+app.queue("mail").pause_sync()
 """
 
 
@@ -134,6 +160,71 @@ async def test_workers_say_what_is_paused_and_shards_that_are_added_are_paused_t
     assert await worker.stop() == 0
 
 
+async def test_a_worker_does_what_a_killed_process_has_left(project: Project, redis_server: Database) -> None:
+    project.write("mail.py", MAIL)
+    project.write("dies.py", DIES)
+    worker = await project.ready_worker("mail:app")
+    async with App(project.name, url=redis_server.url, queues={"mail": Queue(shards=2)}) as app:
+        queue = app.queue("mail")
+        assert await project.python("dies.py").ended() == -signal.SIGKILL
+        await worker.saw("queue mail: whoever has paused or .* interrupted; this now holds in mail#1 too")
+        info = await queue.info()
+        assert (info.is_paused, info.uneven) == (True, [])
+        await queue.resume()
+        assert await (await app.by_name("mail.send").options(queue="mail").send(1)) == 1
+    assert await worker.stop() == 0
+
+
+class Half:
+    """Callers that come to the first shard only."""
+
+    def __init__(self, pauses: PauseVerbs) -> None:
+        self._pauses = pauses
+
+    async def stops(self, change: Callable[[], Awaitable[QueueInfo]]) -> "asyncio.Task[QueueInfo]":
+        """Stop a caller before its change of another shard."""
+        self.came, self.gate = asyncio.Event(), asyncio.Event()
+        came, gate = self.came, self.gate
+
+        def stopped(verb: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+            async def stop(queue: str, *args: Any) -> None:
+                if asyncio.current_task() is not me and queue != "mail":
+                    came.set()
+                    await gate.wait()
+                await verb(queue, *args)
+
+            return stop
+
+        me = asyncio.current_task()
+        with pytest.MonkeyPatch.context() as patch:
+            for name in "pause", "resume":
+                patch.setattr(self._pauses, name, stopped(getattr(self._pauses, name)))
+            caller = asyncio.ensure_future(change())
+            await came.wait()
+        return caller
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        self.gate.set()
+
+    async def dies(self, change: Callable[[], Awaitable[QueueInfo]]) -> None:
+        """End it there."""
+        caller = await self.stops(change)
+        caller.cancel()
+        await asyncio.wait([caller])
+
+
+@asynccontextmanager
+async def half_sharded() -> AsyncIterator[tuple[MemorySession, QueueHandle, Half]]:
+    app = App("shop", queues={"mail": Queue(shards=3)})
+
+    @app.task(name="note", queue="mail")
+    async def note() -> None: ...
+
+    async with app.test() as session:
+        yield session, app.queue("mail"), Half(session._store.operating.pauses)
+
+
 class TestInMemory:
     """With `app.test()`, whose clock is moved."""
 
@@ -200,6 +291,45 @@ class TestInMemory:
             assert (info.is_paused, info.tasks.keys(), info.uneven) == (False, {"note"}, [3])
             assert (await queue.pause(tasks=[note], until=until)).uneven == []
             assert (await queue.resume(tasks=[note])).uneven == []
+
+    @pytest.mark.parametrize("tasks", [None, ["note"]], ids=["queue", "task"])
+    async def test_workers_do_what_a_caller_who_died_between_two_shards_has_left(
+        self, tasks: list[str] | None, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with half_sharded() as (session, queue, half):
+            caplog.set_level("INFO", "aioq.operations")
+            for change in [
+                lambda: queue.pause(tasks=tasks),
+                lambda: queue.pause(tasks=tasks, until=timedelta(hours=1)),
+                lambda: queue.resume(tasks=tasks),
+            ]:
+                await half.dies(change)
+                first = await session._store.operating.pauses.read("mail")
+                assert (await queue.info()).uneven == [1, 2]
+                await session.advance(shard_pauses.REMINDED_AFTER_MS / 1000)
+                after = await queue.info()
+                assert after.uneven == []
+                assert after == queue_info("mail", [first] * 3)
+                assert "interrupted; this now holds in mail#1, mail#2 too" in caplog.text
+                caplog.clear()
+            assert (after.is_paused, after.tasks) == (False, {})
+            assert all(each.timers == 0 for each in await queue.shards())
+
+    async def test_of_two_callers_the_last_one_counts_in_all_shards(self) -> None:
+        async with half_sharded() as (session, queue, half):
+            pausing = await half.stops(queue.pause)
+            nothing = queue_info("mail", [NOTHING] * 3)
+            assert await queue.resume() == nothing
+            half.go_on()
+            assert await pausing == nothing
+            pausing = await half.stops(queue.pause)
+            await queue.resume()
+            pausing.cancel()  # the other one has long stopped its own timer
+            half.go_on()
+            await session._store.operating.pauses.pause("mail#2", [])  # what it was about to do
+            assert (await queue.info()).uneven == [2]
+            await session.advance(shard_pauses.REMINDED_AFTER_MS / 1000)
+            assert await queue.info() == nothing
 
     async def test_a_purge_tells_those_who_wait(self) -> None:
         app = App("shop")

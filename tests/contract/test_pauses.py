@@ -7,7 +7,8 @@ import redis
 
 from aioq.errors import ServerError
 from aioq.jobs.job import JobState, Priority
-from aioq.operate.carrying import carry
+from aioq.operate import shard_pauses
+from aioq.operate.carrying import attend, carry
 from aioq.operate.purge import PURGED
 from aioq.store.contract import Limits, NewJob, Store, Verb
 from aioq.store.operating import MOST_LISTED, Wanted
@@ -298,6 +299,36 @@ async def test_a_pause_holds_for_shards_that_are_added(store: Store) -> None:
         await pauses.resume(QUEUE, tasks)
     await copy_pauses(pauses, QUEUE, [shard])
     assert await pauses.read(shard) == NOTHING
+
+
+async def test_workers_are_reminded_of_a_change_of_pauses_that_was_interrupted(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_pauses, "REMINDED_AFTER_MS", 0)
+    pauses, shards = store.operating.pauses, [QUEUE, f"{QUEUE}#1", f"{QUEUE}#2"]
+    await store.shards.change(QUEUE, len(shards), None)
+    now = await store.operating.now_ms(QUEUE)
+
+    async def later(shard: str) -> None:
+        await pauses.pause(shard, [ADD, "shop.other"], now + LONG)
+
+    await pauses.pause(shards[1], ["shop.gone"])
+    for change in later, lambda shard: pauses.pause(shard, []), lambda shard: pauses.resume(shard, [ADD]):
+        with suppress(ServerError):
+            async with shard_pauses.carried_on(store, QUEUE):
+                await change(QUEUE)
+                raise ServerError("it dies")
+        (reminder,) = (await store.promote(QUEUE, 10)).operations
+        assert await attend(Source(store), QUEUE, reminder) is None
+        assert (await store.shards.backlog(QUEUE)).timers == 0
+        first, *others = [(await pauses.read(shard)).ends for shard in shards]
+        assert others == [first] * 2
+    assert first == {None: None, "shop.other": now + LONG}
+
+    await shard_pauses.change_pauses(store, shards, lambda shard: pauses.resume(shard, ["shop.other"]))
+    await shard_pauses.change_pauses(store, shards, lambda shard: pauses.resume(shard, []))
+    assert [await pauses.read(shard) for shard in shards] == [NOTHING] * 3
+    assert (await store.shards.backlog(QUEUE)).is_empty
 
 
 async def test_a_purge_leaves_nothing_of_what_was_set_aside(

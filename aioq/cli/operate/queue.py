@@ -70,9 +70,17 @@ def facts(found: QueueShown) -> Iterator[tuple[str, str]]:
         yield "oldest", span(found.stats.oldest)
     yield "shards", f"{found.info.shards}" if found.info.shards > 1 else ""
     yield "state", paused(found.info.paused) or "open"
-    uneven = ", ".join(map(str, found.info.uneven))
-    yield "uneven", f"shard {uneven}: other than shard 0; pause or resume once more" if uneven else ""
+    yield "uneven", _uneven(found.info.uneven)
     yield "tasks", ", ".join(f"{task} {paused(pause)}" for task, pause in found.info.tasks.items())
+
+
+def _uneven(shards: Sequence[int]) -> str:
+    numbers = ", ".join(map(str, shards))
+    return (
+        f"shard {numbers}: other than shard 0; workers soon change that, or pause or resume again"
+        if shards
+        else ""
+    )
 
 
 Row = tuple[str, str, QueueActivity]

@@ -1,0 +1,72 @@
+"""Pauses of queues with several shards: they hold in all shards alike, also if whoever changes them dies.
+
+The first shard says what is paused: it is changed first, and the others follow it. Before that it gets a timer, by
+which its workers are reminded of it as of a bulk operation; whoever has changed all shards stops that. So if that
+process dies, workers do the rest some seconds later. Each call has a timer of its own: what one still has to do is
+done, whatever others have finished meanwhile.
+"""
+
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from aioq.jobs.shards import shard_names
+from aioq.store.contract import Store
+from aioq.store.pauses import copy_pauses
+from aioq.store.shards import StoredShards
+from aioq.util.log import logger
+
+log = logger("aioq.operations")
+
+REMINDED_AFTER_MS = 5_000
+"""When workers are reminded, in milliseconds: far later than all shards are usually changed."""
+
+_REMINDER = "pauses-"
+"""How the names of such timers begin; that of no operation does."""
+
+
+def is_reminder(operation_id: str) -> bool:
+    """Whether a queue reminds of its pauses, and of no bulk operation."""
+    return operation_id.startswith(_REMINDER)
+
+
+@asynccontextmanager
+async def carried_on(store: Store, queue: str) -> AsyncGenerator[None]:
+    """Have the workers of a queue make the pauses of its shards alike, unless this process gets to the end."""
+    remind, name = store.operating.operations.remind, f"{_REMINDER}{os.urandom(6).hex()}"
+    await remind(queue, name, REMINDED_AFTER_MS)
+    yield
+    await remind(queue, name, None)
+
+
+async def change_pauses(store: Store, shards: Sequence[str], change: Callable[[str], Awaitable[None]]) -> None:
+    """Change what is paused in all shards of a queue.
+
+    Args:
+        store: the store.
+        shards: their names.
+        change: changes what is paused in one of them.
+
+    Raises:
+        ServerError: some could not be changed: workers go on with that, unless it is the first one.
+
+    Cancellation: as an error.
+    """
+    first, others = shards[0], shards[1:]
+    if not others:
+        await change(first)
+        return
+    async with carried_on(store, first):
+        await change(first)
+        await copy_pauses(store.operating.pauses, first, others)
+
+
+async def attend_to_pauses(store: Store, queue: str, reminder: str) -> None:
+    """Do what somebody who was interrupted has left: make the pauses of a queue's shards alike."""
+    served = (await store.shards.read()).get(queue, StoredShards(1)).served
+    if changed := await copy_pauses(store.operating.pauses, queue, shard_names(queue, served)[1:]):
+        log.info(
+            "queue %s: whoever has paused or resumed it was interrupted; this now holds in %s too",
+            *(queue, ", ".join(changed)),
+        )
+    await store.operating.operations.remind(queue, reminder, None)
