@@ -35,7 +35,8 @@ class OperationArgs(TypedDict, total=False):
     Attributes:
         rate: the most jobs a second, by the server's clock, above 0; by default as fast as it can.
         dry_run: do nothing: the operation that is returned says how many jobs match (`info.total`), and has the
-            first ten of them (`info.sample`).
+            first ten of them (`info.sample`); and how many of them cannot be retried, because their calls are not
+            kept any more (`info.skipped`).
         by: who begins it, for the record; by default the user and the host of this process.
     """
 
@@ -181,6 +182,11 @@ class JobActions(ABC):
         """How many jobs match, whether that is exact, and the first ones."""
         ...
 
+    @abstractmethod
+    async def _without_call(self, total: int) -> tuple[int, bool]:
+        """How many of so many failed jobs that match have no call any more, and whether that is exact."""
+        ...
+
     def _begin_sync(self, name: str, make: Callable[[], Awaitable[Operation]]) -> Operation:
         return self._app.run_sync(f"await app.jobs(...).{name}(...)", make)
 
@@ -194,6 +200,10 @@ class JobActions(ABC):
         store = await app.store()
         queues, shards = await query._begin_places(store)  # noqa: SLF001 - of this class
         total, exact, sample = await query._estimate(SAMPLE if dry_run else 0)  # noqa: SLF001 - likewise
+        skipped = 0
+        if dry_run and act is Act.RETRY:
+            skipped, is_exact = await query._without_call(total)  # noqa: SLF001 - likewise
+            exact = exact and is_exact
         # In each place the time of its own server counts.
         begun = await asyncio.gather(*map(store.operating.now_ms, shards))
         plan = Plan(
@@ -210,7 +220,7 @@ class JobActions(ABC):
         )
         if dry_run:
             stored = StoredOperation("", encode_plan(plan), OperationState.DRY_RUN, began_ms=begun[0])
-            info = shown_operation(plan, stored, Done(), sample)
+            info = shown_operation(plan, stored, Done(skipped=skipped), sample)
             return Operation(app, info)
         reminders = await reminders_of(store, shards)
         return await begin(app, msgspec.structs.replace(plan, reminders=reminders))

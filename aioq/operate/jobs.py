@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Protocol, Self
 
@@ -20,7 +20,8 @@ from aioq.operate.known import queues_of
 from aioq.operate.listing import MOST_LOOKED_AT, Found, JobList, part_size, step
 from aioq.public import public
 from aioq.store.contract import Store
-from aioq.store.operating import ALWAYS, Span, Wanted
+from aioq.store.operating import ALWAYS, MOST_LISTED, Span, Wanted
+from aioq.store.story import Counted
 from aioq.util.printable import brief
 
 MOST_OF_A_PAGE = 1_000
@@ -201,8 +202,9 @@ class JobQuery(JobActions):
     async def count(self) -> JobCount:
         """How many jobs match.
 
-        The server counts the jobs of each state, but estimates how many of more than 1,000 are queued. Filters
-        that look into jobs are applied to the first 1,000; if there are more, the number is an estimate by these.
+        The server counts the jobs of each state, but estimates how many of more than 1,000 are queued, and of more
+        than 1,000 failed ones if some are beyond `dead_limit`. Filters that look into jobs are applied to the
+        first 1,000; if there are more, the number is an estimate by these.
 
         Raises:
             ConfigError: a queue does not exist; the message names those that do.
@@ -210,19 +212,22 @@ class JobQuery(JobActions):
         """
         self._looked_at = 0
         span, places = await self._begin()
-        store = await self._source.store()
-        lists = await self._lists(store, span)
-        counts = await asyncio.gather(*(JobLists(store).count_jobs(*each) for each in lists))
-        total, exact = sum(each.count for each in counts), all(each.exact for each in counts)
-        if not self._filters.looks_into_jobs and (exact or total > MOST_LOOKED_AT):
-            return JobCount(total, exact)
-        found, left = await self._step(span, places, MOST_LOOKED_AT)
-        matching = len({job.id for job in found.jobs})
-        if left is None:
-            return JobCount(matching, exact=True)
-        if not self._filters.looks_into_jobs:
-            return JobCount(total, exact=False)  # there may be more than was looked at
-        return JobCount(round(total * matching / max(1, found.seen)), exact=False)
+        lists, counts = await self._counted(span)
+        total = sum(each.count for each in counts)
+        if self._filters.looks_into_jobs:
+            found, left = await self._step(span, places, MOST_LOOKED_AT)
+            matching = len({job.id for job in found.jobs})
+            if left is None:
+                return JobCount(matching, exact=True)
+            return JobCount(round(total * matching / max(1, found.seen)), exact=False)
+        # Those of which the server has the number are not looked at, so that they do not make an estimate of it.
+        unsure = [(each, count.count) for each, count in zip(lists, counts, strict=True) if not count.exact]
+        estimate = sum(count for _, count in unsure)
+        if unsure and estimate <= MOST_LOOKED_AT:
+            found, left = await self._step(span, places, MOST_LOOKED_AT, [each for each, _ in unsure])
+            if left is None:
+                return JobCount(total - estimate + len({job.id for job in found.jobs}), exact=True)
+        return JobCount(total, exact=not unsure)
 
     def count_sync(self) -> JobCount:
         """`count` for sync code, as `App.run_sync`."""
@@ -248,6 +253,29 @@ class JobQuery(JobActions):
         first = (await self.page(size=sample)).jobs if sample else ()
         return count.value, count.exact, first
 
+    async def _without_call(self, total: int) -> tuple[int, bool]:
+        self._looked_at = 0
+        span, places = await self._begin()
+        newest, left = await self._in_order(oldest=False)._step(span, places, MOST_LOOKED_AT)  # noqa: SLF001 - of this class
+        if left is None:
+            return newest.without_call, True
+        # Those beyond `dead_limit` have failed before all others, and mostly lose their calls: so by these and by
+        # the others.
+        oldest, _ = await self._in_order(oldest=True)._step(span, places, MOST_LISTED)  # noqa: SLF001 - likewise
+        _, counts = await self._counted(span)
+        cut = sum(each.cut for each in counts) / max(1, sum(each.count for each in counts))
+        share = (1 - cut) * _share(newest) + cut * _share(oldest)
+        return round(total * share), False
+
+    def _in_order(self, *, oldest: bool) -> Self:
+        return self._narrowed(replace(self._filters, oldest=oldest))
+
+    async def _counted(self, span: Span) -> tuple[list[tuple[str, Wanted]], list[Counted]]:
+        """The lists in which there are jobs that match, and how many jobs each has."""
+        store = await self._source.store()
+        lists = await self._lists(store, span)
+        return lists, await asyncio.gather(*(JobLists(store).count_jobs(*each) for each in lists))
+
     async def _begin(self) -> tuple[Span, Places]:
         """The times between `since` and `until`, and the beginning of all lists."""
         since, until = self._filters.since, self._filters.until
@@ -257,10 +285,15 @@ class JobQuery(JobActions):
         now = await store.operating.now_ms((await self._shards(store))[0])
         return Span(since and since.resolved(now), until and until.resolved(now)), {}
 
-    async def _step(self, span: Span, places: Places, size: int) -> tuple[Found, Places | None]:
-        """Look at the jobs from these places on; returns what was found, and the places where it ended."""
+    async def _step(
+        self, span: Span, places: Places, size: int, wanted: Sequence[tuple[str, Wanted]] | None = None
+    ) -> tuple[Found, Places | None]:
+        """Look at the jobs from these places on; returns what was found, and the places where it ended.
+
+        `wanted` are the lists that are looked at, by default all.
+        """
         store = await self._source.store()
-        wanted = await self._lists(store, span)
+        wanted = wanted or await self._lists(store, span)
         part = part_size(len(wanted), size, looks_into_jobs=self._filters.looks_into_jobs)
         lists = [JobList(queue, each, places.get((queue, each.state), ()), part) for queue, each in wanted]
         parameters = Parameters(self._source.signature)
@@ -292,3 +325,8 @@ class JobQuery(JobActions):
         """The shards of the queues, of which most have one."""
         queues = await queues_of(self._source, self._filters.queues, store)
         return [shard for queue in queues for shard in await self._source.shards_of(queue)]
+
+
+def _share(found: Found) -> float:
+    """The share of the jobs that match whose calls are gone."""
+    return found.without_call / max(1, len(found.jobs))

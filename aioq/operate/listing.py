@@ -81,12 +81,14 @@ class Found:
         looked_at: how many were looked at.
         seen: how many of these were jobs of the lists: others have left them, or ended.
         is_over: whether nothing is left.
+        without_call: how many of the jobs that match have no call any more.
     """
 
     jobs: Sequence[JobInfo]
     looked_at: int
     seen: int
     is_over: bool
+    without_call: int = 0
 
 
 def part_size(lists: int, size: int, *, looks_into_jobs: bool) -> int:
@@ -113,7 +115,7 @@ async def step(
         oldest: whether the oldest ones come first.
     """
     jobs: list[JobInfo] = []
-    looked_at = seen = 0
+    looked_at = seen = without_call = 0
     while len(jobs) < size and looked_at < MOST_LOOKED_AT:
         due = [each for each in lists if each.is_due]
         if due:
@@ -122,12 +124,13 @@ async def step(
             continue
         best = _first(lists, oldest=oldest)
         if best is None:
-            return Found(jobs, looked_at, seen, is_over=True)
+            return Found(jobs, looked_at, seen, True, without_call)
         item = best.pop()
         looked_at, seen = looked_at + 1, seen + 1
         if item.info is not None and matches(item):
             jobs.append(shown(item.info))
-    return Found(jobs, looked_at, seen, is_over=not any(each.head or each.is_due for each in lists))
+            without_call += not item.has_call
+    return Found(jobs, looked_at, seen, not any(each.head or each.is_due for each in lists), without_call)
 
 
 def shown(info: JobInfo) -> JobInfo:

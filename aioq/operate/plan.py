@@ -152,10 +152,11 @@ class OperationInfo(msgspec.Struct, frozen=True, kw_only=True):
         began_at: when it began; jobs that fail or arrive later are not its own.
         ended_at: when it ended, or was aborted.
         total: how many jobs matched when it began.
-        exact: whether these were counted; else `total` is an estimate.
+        exact: whether these were counted; else `total` is an estimate, and so is `skipped` of a dry run.
         looked_at: how many jobs it has looked at.
         done: how many it has acted on.
-        skipped: how many matched, and had changed before it came to them, or could not be changed.
+        skipped: how many matched, and had changed before it came to them, or could not be changed. Of the dry run
+            of a retry, how many cannot be retried, because their calls are not kept any more (`dead_limit`).
         carried: whether a worker, or whoever waits for it, carries it on right now. Between two steps of a slow
             `rate` nobody does.
         sample: of a dry run, the first jobs that match; at most ten.

@@ -73,11 +73,13 @@ class Listed(msgspec.Struct, frozen=True, gc=False):
         after: the place after it.
         info: the job; None if it is not there (any more), or in another state by now.
         call: the encoded call; empty if it was not asked for, or is gone.
+        has_call: whether its call is there. Without it, a job that has failed cannot be retried.
     """
 
     after: Place
     info: JobInfo | None = None
     call: bytes = b""
+    has_call: bool = True
 
 
 class Listing(msgspec.Struct, frozen=True, gc=False):

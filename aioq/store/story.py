@@ -35,10 +35,13 @@ class Counted(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         count: the number.
         exact: whether it was counted; else it is an estimate.
+        cut: how many of failed jobs are beyond `dead_limit`: they have failed before all others, and the calls of
+            most are not kept.
     """
 
     count: int
     exact: bool = True
+    cut: int = 0
 
 
 class Story(Protocol):

@@ -20,7 +20,7 @@ from aioq import (
 )
 from aioq.app import internals_of
 from aioq.operate import ended as ended_jobs
-from aioq.operate import listing
+from aioq.operate import jobs, listing
 from aioq.store.operating import Counted, Wanted
 from tests.databases import Database
 
@@ -239,6 +239,20 @@ class TestPages:
         job = await app.jobs(state="failed").first()
         assert job is not None
         assert (job.id, job.task) == (failed, "shop.charge")
+
+    async def test_what_the_server_has_counted_does_not_make_a_count_an_estimate(
+        self, queued: App, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = int(await queued.jobs().count())
+        monkeypatch.setattr(jobs, "MOST_LOOKED_AT", 50)
+        monkeypatch.setattr(listing, "MOST_LOOKED_AT", 50)
+        charge = queued.by_name("shop.charge")
+        await charge.options(delay=60).send_many([(n,) for n in range(60)])
+        count = queued.jobs().count
+        assert await count() == JobCount(before + 60, exact=True)
+        await charge.send_many([(n,) for n in range(60)])
+        found = await count()
+        assert (found.exact, int(found)) == (False, before + 120)
 
     async def test_a_count_is_a_number_that_says_whether_it_is_exact(self) -> None:
         assert [str(JobCount(12_345, exact=True)), str(JobCount(12_345, exact=False))] == [

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aioq import App, ConfigError, JobState, Operation, OperationState
-from aioq.operate import carrying
+from aioq.operate import carrying, jobs, listing
 from aioq.operate import operations as handles
 from aioq.store import operations as bounds
 from aioq.testing.session import MemorySession
@@ -91,6 +91,25 @@ class TestWhatMatches:
         assert len(runs) == 13
         with pytest.raises(ConfigError, match="dry run"):
             await dry.pause()
+
+    @pytest.mark.parametrize("looked_at", [1_000, 4])
+    async def test_a_dry_run_says_how_many_cannot_be_retried(
+        self, looked_at: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(jobs, "MOST_LOOKED_AT", looked_at)
+        monkeypatch.setattr(listing, "MOST_LOOKED_AT", looked_at)
+        app, _, fine = shop("shop", dead_limit=6)[:3]
+        async with app.test() as session:
+            await charge(app, session, 10)
+            for filters in {}, {"error": "Timeout*"}:
+                dry = (await app.jobs(state="failed", **filters).retry(dry_run=True)).info
+                assert (dry.total, dry.skipped, len(dry.sample)) == (10, 4, min(looked_at, 10))
+                assert dry.exact == (looked_at > 10)
+            assert (await app.jobs(state="failed").delete(dry_run=True)).info.skipped == 0
+            fine.update(range(10))
+            done = await (await app.jobs(state="failed").retry())
+            assert (done.done, done.skipped) == (6, 4)
+            assert (await app.jobs(state="failed").retry(dry_run=True)).info.total == 4
 
     async def test_jobs_that_wait_are_moved_run_cancelled_and_deleted(self, open_shop: Shop) -> None:
         app, runs, _, session = open_shop

@@ -131,13 +131,15 @@ def _show_dry_run(found: OperationInfo, *, as_json: bool) -> int:
         print_json([found])
         return 0
     print_items(found.sample, JOB_COLUMNS, as_json=False)
-    click.echo(f"nothing was done; {found.action} would act on {_total(found)}", err=True)
+    more = f", and not on {found.skipped:,} more, whose calls are not kept any more" if found.skipped else ""
+    click.echo(f"nothing was done; {found.action} would act on {_total(found)}{more}", err=True)
     return 0
 
 
 def _total(found: OperationInfo) -> str:
-    about = "" if found.exact else "about "
-    return f"{about}{found.total:,} {'job' if found.total == 1 else 'jobs'}"
+    """How many jobs an operation acts on, by its dry run."""
+    about, number = "" if found.exact else "about ", max(0, found.total - found.skipped)
+    return f"{about}{number:,} {'job' if number == 1 else 'jobs'}"
 
 
 def _show(found: Sequence[OperationInfo], *, as_json: bool) -> int:

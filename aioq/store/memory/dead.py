@@ -32,6 +32,10 @@ class Dead:
             del self._cut[job_id]
         return [records[job_id] for job_id in (*self._died, *self._cut) if job_id in records]
 
+    def is_cut(self, job_id: str) -> bool:
+        """Whether a job is one of which there were too many."""
+        return job_id in self._cut
+
     def add(self, record: Record, now_ms: int) -> Iterator[str]:
         """Add a job that has just died; yields the ids of jobs that are removed because there are too many."""
         self._died[record.id] = now_ms

@@ -9,6 +9,7 @@ from aioq.store.memory.hooks import Hooks
 from aioq.store.memory.lanes import FRONT, Lanes
 from aioq.store.memory.records import Record
 from aioq.store.operating import Listed, Listing, Place, Wanted
+from aioq.store.story import Counted
 
 
 class OperatedJobs:
@@ -52,14 +53,15 @@ class OperatedJobs:
         items = [self._listed(wanted, job_id, place) for job_id, place in found[:limit]]
         return Listing(items, items[-1].after if len(found) > limit else None)
 
-    def count(self, wanted: Wanted) -> int:
+    def count(self, wanted: Wanted) -> Counted:
         """How many jobs a list has."""
         found = [each for each in self._records.values() if each.state is wanted.state and not each.is_elsewhere]
         if wanted.state is JobState.FAILED:
             found = self._endings.dead.listed(self._records)
         elif wanted.state is not JobState.SCHEDULED:
-            return len(found)
-        return sum(wanted.span.includes(_time(each)) for each in found)
+            return Counted(len(found))
+        inside = [each for each in found if wanted.span.includes(_time(each))]
+        return Counted(len(inside), cut=sum(self._endings.dead.is_cut(each.id) for each in inside))
 
     def call(self, job_id: str) -> bytes | None:
         """The encoded call of a job."""
@@ -113,7 +115,8 @@ class OperatedJobs:
             return Listed(place)
         if wanted.state is JobState.QUEUED and record.priority.value != place[0]:
             return Listed(place)
-        return Listed(place, record.info(self._queue), record.envelope or b"" if wanted.calls else b"")
+        call = record.envelope or b"" if wanted.calls else b""
+        return Listed(place, record.info(self._queue), call, record.envelope is not None)
 
     def _queued(self, wanted: Wanted, after: Place) -> Sequence[tuple[str, Place]]:
         """The ids in the lanes. A place is a lane, the last entry of it, and of its front, that was passed."""

@@ -92,7 +92,7 @@ class MemoryOperatorVerbs:
     async def count_jobs(self, queue: str, wanted: Wanted) -> Counted:
         """How many jobs a list has; all lists are counted."""
         with self._locked(queue) as locked:
-            return Counted(locked.jobs.count(wanted))
+            return locked.jobs.count(wanted)
 
     async def calls(self, queue: str, job_ids: Sequence[str]) -> list[bytes | None]:
         """The encoded calls of jobs; None for each whose call is gone, and where there is no such job."""

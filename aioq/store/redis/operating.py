@@ -115,10 +115,10 @@ class RedisOperatorVerbs:
         first, last = _bounds(wanted)
         total, exact, cursor = 0, True, BEGIN
         while True:
-            _, count, is_exact, cursor = await self._call("count", queue, [what, first, last, cursor])
+            _, count, is_exact, cursor, cut = await self._call("count", queue, [what, first, last, cursor])
             total, exact = total + count, exact and bool(is_exact)
             if cursor == BEGIN:
-                return Counted(total, exact)
+                return Counted(total, exact, cut)
 
     async def calls(self, queue: str, job_ids: Sequence[str]) -> list[bytes | None]:
         """The encoded calls of jobs; None for each whose call is gone, and where there is no such job."""
@@ -219,7 +219,7 @@ class RedisOperatorVerbs:
             elif wanted.state is JobState.QUEUED and info.priority.value != place[0].removeprefix(ASIDE_OF):
                 items.append(Listed(place))  # it was moved to another lane, and is there too
             else:
-                items.append(Listed(place, info, _call_in(fields) if wanted.calls else b""))
+                items.append(Listed(place, info, _call_in(fields) if wanted.calls else b"", _has_call(fields)))
         return items
 
     async def _records(self, queue: str, ids: Sequence[str], *, calls: bool) -> list[Sequence[Any]]:
@@ -237,6 +237,13 @@ _Part = tuple[Sequence[tuple[str, Place]], Place | None]
 def _call_in(fields: Sequence[Any]) -> bytes:
     """The encoded call in the fields of a record; empty if it is gone."""
     return next((value for name, value in zip(fields[::2], fields[1::2], strict=True) if name == b"job"), b"")
+
+
+def _has_call(fields: Sequence[Any]) -> bool:
+    """Whether the record has a call, or the beginning of one is in a key of its own."""
+    return any(
+        value and name in {b"job", b"call_head"} for name, value in zip(fields[::2], fields[1::2], strict=True)
+    )
 
 
 def _ordered(names: Iterable[str], begin: str, wanted: Wanted) -> list[str]:

@@ -8,7 +8,8 @@
 --   'nothing' for the time alone, 2 the first time of dead and scheduled jobs ('-inf' for all), or the lane of
 --   that one, 3 the last time ('+inf' for all), or when that one came to its lane, 4 where to continue with
 --   running ones (0 to begin)
--- REPLY: {the time, the number, 1 if it is exact, where the next call continues ('0' if nothing is left)}
+-- REPLY: {the time, the number, 1 if it is exact, where the next call continues ('0' if nothing is left), how many
+--   of the dead jobs were cut off the others}
 local what, first, last, cursor = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 -- About how many workers are looked at in a call; and how many entries of a lane, for how many jobs one names, and
 -- for how many are claimed and only not trimmed yet.
@@ -22,7 +23,7 @@ local counts = {}
 function counts.dead()
   -- Of those that were cut off, the records of some may be gone.
   local cut = sum(redis.pcall('ZCOUNT', q.base .. Keys.CUT, first, last))
-  return sum(redis.pcall('ZCOUNT', q.base .. Keys.DEAD, first, last)) + cut, cut == 0 and 1 or 0
+  return sum(redis.pcall('ZCOUNT', q.base .. Keys.DEAD, first, last)) + cut, cut == 0 and 1 or 0, '0', cut
 end
 
 function counts.scheduled()
@@ -122,5 +123,5 @@ end
 
 function counts.nothing() return 0, 1 end
 
-local found, is_exact, following = counts[what]()
-return {q.now, found, is_exact, following or '0'}
+local found, is_exact, following, cut = counts[what]()
+return {q.now, found, is_exact, following or '0', cut or 0}
