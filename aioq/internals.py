@@ -17,6 +17,7 @@ from aioq.jobs.shards import queue_of_shard, shards_to_search
 from aioq.operate.arguments import Parameters
 from aioq.operate.carrying import attend
 from aioq.operate.copies import make_copy
+from aioq.operate.known import queues_of
 from aioq.producer.call import Call
 from aioq.producer.client import Client, Clients
 from aioq.producer.delivery import Buffers
@@ -106,6 +107,14 @@ class Internals:
     def known_queues(self) -> list[str]:
         """The same queues, and those of routes."""
         return list(dict.fromkeys([*self.queues(), *(self.settings.routes or {}).values()]))
+
+    async def check_queue(self, where: str, queue: str) -> None:
+        """Check that the App or the server knows a queue.
+
+        Raises:
+            ConfigError: neither does; the message begins with `where` and names those that there are.
+        """
+        await queues_of(self, [queue], where=where)
 
     async def places_of(self, job_id: str, queue: str | None, *, patient: bool) -> list[str]:
         """The queues and shards that may have a job: first the one that a generated id names, then the others.

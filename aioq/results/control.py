@@ -50,6 +50,14 @@ class ResultSource(Protocol):
         """
         ...
 
+    async def check_queue(self, where: str, queue: str) -> None:
+        """Check that the App or the server knows a queue.
+
+        Raises:
+            ConfigError: neither does; the message begins with `where` and names those that there are.
+        """
+        ...
+
     def result_type(self, task: str) -> ResultType | None:
         """The return type of a task; None if this process does not know the task."""
         ...
@@ -194,8 +202,8 @@ class JobControl(msgspec.Struct, eq=False):
         on with it. The other queue needs no worker for it.
 
         Args:
-            queue: its new queue; if it is in this queue already, nothing is changed. As with a send, it may be one
-                that nobody knows yet.
+            queue: its new queue, one that the App or the server knows: another one would take the job out of
+                sight. Give a new queue in the App's `queues`. If the job is in it already, nothing is changed.
 
         Returns:
             False if it was not moved, because it runs, has ended, or waits for another job.
@@ -203,12 +211,15 @@ class JobControl(msgspec.Struct, eq=False):
         Cancellation: the job stays where it was or is moved, but never lost.
 
         Raises:
-            ConfigError: this is no name of a queue, or that queue has another job with this id; the job stays.
+            ConfigError: there is no such queue, and the message names those that there are; or that queue has
+                another job with this id. The job stays.
             JobNotFoundError: there is no such job.
-            ServerUnavailableError: it was moved before, and the queue to which it is on its way cannot be reached.
+            ServerUnavailableError: it was moved before, and the queue to which it is on its way cannot be reached;
+                or the App does not know the new queue, and the server cannot be asked.
         """
         where = f"job {self.id}: move"
         check_name(f"{where}: queue", queue)
+        await self._source.check_queue(f"{where}: ", queue)
         store = await self._source.store()
         for _ in range(TRIES):
             place = await settle(store, await self._locate(), self.id)

@@ -13,6 +13,7 @@ from aioq import (
     JobCancelledError,
     JobInfo,
     JobNotFoundError,
+    Queue,
     Retry,
     ServerUnavailableError,
     current_job,
@@ -30,9 +31,9 @@ from tests.servers import Server
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60), pytest.mark.long(seconds=30)]
 
 TASKS = """
-from aioq import App, Retry, current_job
+from aioq import App, Queue, Retry, current_job
 
-app = App()
+app = App(queues={"night": Queue(), "weekend": Queue()})
 
 
 @app.task(name="echo", queue="day")
@@ -48,8 +49,8 @@ async def stumble() -> int:
 """
 
 
-def make_app(name: str, url: str) -> App:
-    app = App(name, url=url)
+def make_app(name: str, url: str, *, night: str = "night") -> App:
+    app = App(name, url=url, queues={night: Queue(), "weekend": Queue()})
 
     @app.task(name="echo", queue="day")
     async def echo(text: str) -> str:
@@ -108,8 +109,8 @@ class TestWithWorkers:
             worker = await project.ready_worker("jobs:app", *(part for queue in queues for part in ("-q", queue)))
 
             assert await asyncio.gather(*waiting) == [f"{number} in night" for number in range(20)]
-            with pytest.raises(JobNotFoundError):
-                await jobs.app.handle(handles[0].id).result()
+            # The new queue keeps it until it has the old one's receipt.
+            await until_async(lambda: is_gone(jobs.app, handles[0].id))
         assert await worker.stop() == 0
 
     async def test_a_worker_of_the_old_queue_completes_a_move(self, project: Project) -> None:
@@ -210,9 +211,18 @@ class TestWithoutWorkers:
         for name in ("", "two words", "a:b", "x" * 200, None, 5):
             with pytest.raises(ConfigError, match="move: queue"):
                 await handle.move(queue=name)  # pyright: ignore[reportArgumentType]
+        said = r"move: there is no queue 'nihgt' \(did you mean 'night'\?\); there are: .*day.*weekend"
+        with pytest.raises(ConfigError, match=said):
+            await handle.move(queue="nihgt")
         with pytest.raises(JobNotFoundError):
             await app.handle("unknown").move(queue="night")
         assert (await handle.info()).queue == "day"
+
+    async def test_a_queue_that_only_the_server_knows(self, app: App) -> None:
+        handle = await sent(app)
+        await app.by_name("echo").options(queue="other").send("theirs")
+        async with App(app.name, url=app.settings.url) as caller:
+            assert await caller.handle(handle.id).move(queue="other") is True
 
     async def test_a_queue_that_has_another_job_of_this_id(self, app: App) -> None:
         ours = await sent(app, job_id="mine")
@@ -297,7 +307,7 @@ class TestWithoutWorkers:
 
 class TestInMemory:
     async def test_times_are_kept(self) -> None:
-        app = App("shop")
+        app = App("shop", queues={"night": Queue()})
 
         @app.task(queue="day")
         async def add(x: int, y: int) -> int:
@@ -317,7 +327,7 @@ class TestInMemory:
 
     async def test_the_next_tick_waits_for_a_job_that_was_moved(self) -> None:
         """`overlap="one"`: the schedule is notified of the end of a tick's job wherever the job runs."""
-        app = App("shop")
+        app = App("shop", queues={"night": Queue()})
         ran: list[str] = []
 
         @app.every(60, schedule_id="report", overlap="one")
@@ -341,7 +351,7 @@ class TestInMemory:
             assert ran[:3] == ["day", "night", "day"]
 
     async def test_drain_runs_what_was_moved(self) -> None:
-        app = App("shop")
+        app = App("shop", queues={"night": Queue()})
 
         @app.task(queue="day")
         async def add(x: int, y: int) -> int:
@@ -358,10 +368,10 @@ class TestInMemory:
 class TestInACluster:
     async def test_from_one_node_to_another(self, cluster: Cluster, tmp_path: Any, app_name: str) -> None:
         with cleared(Project(tmp_path / "project", cluster.url, app_name)) as project:
-            project.write("jobs.py", TASKS)
+            night = apart(cluster, app_name, "day")
+            project.write("jobs.py", TASKS.replace('"night"', repr(night)))
             project.settings["AIOQ_POLL_INTERVAL"] = "3600"
             jobs = project.load("jobs")
-            night = apart(cluster, app_name, "day")
             async with jobs.app:
                 echo = jobs.echo.options(result_ttl=0)
                 handles = [await echo.send(str(number)) for number in range(10)]
@@ -378,7 +388,7 @@ class TestInACluster:
         cluster = start_cluster()
         night = apart(cluster, app_name, "day")
         node = cluster.node_of(cluster.slot_of(f"aioq:{{{app_name}:{night}}}"))
-        async with make_app(app_name, cluster.url) as app:
+        async with make_app(app_name, cluster.url, night=night) as app:
             handle, other = await sent(app), await sent(app)
             await (await store_of(app)).info(night, ["x"])
             cluster.stop(node)
@@ -393,6 +403,14 @@ class TestInACluster:
                 await asyncio.to_thread(cluster.wait_until_agreed)
             await until_async(lambda: moves(handle, "day"))
             assert (await handle.info()).queue == "day"
+
+
+async def is_gone(app: App, job_id: str) -> bool:
+    try:
+        await app.handle(job_id).result()
+    except JobNotFoundError:
+        return True
+    return False
 
 
 async def moves(handle: Any, queue: str) -> bool:

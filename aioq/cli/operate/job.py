@@ -64,8 +64,6 @@ def run(
                 return _printed(await _copy(app, handle, arguments), as_json=as_json)
             if verb is None and priority is None and move is None:
                 return await _show(app, handle, as_json=as_json)
-            if move is not None:
-                await app.queue(move).info()  # an error if nobody knows it: it would take the job out of sight
             return await _change(handle, verb, priority, move, reason, as_json=as_json)
 
     sys.exit(asyncio.run(carry_out()))

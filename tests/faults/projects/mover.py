@@ -34,6 +34,9 @@ async def main(step: int, queue: str, job_id: str) -> None:
 
         return call
 
+    async def there() -> None: ...
+
+    app.task(queue=queue)(there)  # a job is moved only to a queue that somebody knows
     for name in VERBS:
         setattr(outbox, name, watched(getattr(outbox, name)))
     await app.handle(job_id).move(queue=queue)
