@@ -407,7 +407,7 @@ async def _at_run_time(show: Show, _: pytest.MonkeyPatch) -> None:
 
 @fragment("docs/results.md", 'handle = await echo.options(delay=3600).send("hello")')
 async def _a_move(show: Show, _: pytest.MonkeyPatch) -> None:
-    app = App("shop")
+    app = App("shop", queues={"night": Queue()})
 
     @app.task
     async def echo(text: str) -> str:

@@ -8,9 +8,24 @@ import pytest
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Limits, NewJob, Store, Verb
 from aioq.store.operating import MOST_LISTED
+from aioq.store.operations import Act
 from aioq.store.schedules import Entry, Overlap, Tick
 from aioq.store.story import Counted, LoggedLines
-from tests.contract.kit import CALL, LONG, QUEUE, REASON, info, joined, running, send, settle, take, take_one
+from tests.contract.kit import (
+    BROKEN,
+    CALL,
+    LONG,
+    QUEUE,
+    REASON,
+    info,
+    joined,
+    running,
+    send,
+    settle,
+    take,
+    take_one,
+)
+from tests.contract.test_operations import act_on
 
 pytestmark = pytest.mark.anyio
 
@@ -106,4 +121,15 @@ async def test_a_log_keeps_the_last_lines_and_numbers_all(store: Store) -> None:
     assert len(await story.log_lines(QUEUE, "a", 0)) == 3
     await settle(store, "w", again, Verb.SUCCEEDED)
     assert await store.operating.delete(QUEUE, ["a"], REASON) == [JobState.SUCCEEDED]
+    assert await story.log_lines(QUEUE, "a", 0) == []
+
+
+@pytest.mark.parametrize("act", [Act.DELETE, Act.PURGE])
+async def test_a_bulk_operation_that_deletes_a_job_deletes_its_log(store: Store, act: Act) -> None:
+    await joined(store, "w")
+    story, job = store.operating.story, await running(store, "w", "a")
+    assert await story.log(QUEUE, "w", [LoggedLines("a", job.claim, [b"one"])]) == [True]
+    await settle(store, "w", job, Verb.FAILED, BROKEN)
+    assert len(await story.log_lines(QUEUE, "a", 0)) == 1
+    assert await act_on(store, act, JobState.FAILED, "a", given=REASON) == (1, 0)
     assert await story.log_lines(QUEUE, "a", 0) == []

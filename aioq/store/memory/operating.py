@@ -55,7 +55,7 @@ class MemoryOperatorVerbs:
         self._clock = clock
         self.story = MemoryStory(lock, limits, clock)
         self.control = MemoryWorkerControl(lock)
-        self._operations = MemoryOperations(lock, clock)
+        self._operations = MemoryOperations(lock, clock, forget_log=self.story.forget)
 
     @property
     def operations(self) -> MemoryOperations:

@@ -87,11 +87,19 @@ class MemoryOperations:
     Args:
         lock: locks a queue for one verb, and returns it.
         clock: the store's clock.
+        forget_log: drops the log of a job that is deleted, given its queue and its id.
     """
 
-    def __init__(self, lock: Callable[[str], AbstractContextManager[OperationQueue]], clock: Clock) -> None:
+    def __init__(
+        self,
+        lock: Callable[[str], AbstractContextManager[OperationQueue]],
+        clock: Clock,
+        *,
+        forget_log: Callable[[str, str], None],
+    ) -> None:
         self._locked = lock
         self._clock = clock
+        self._forget_log = forget_log
         self._operations: dict[str, _Operation] = {}
         self._places: dict[tuple[str, str], _Place] = {}
 
@@ -182,6 +190,8 @@ class MemoryOperations:
                 if job_id not in place.seen and _act(locked, step, job_id, given):
                     place.seen.add(job_id)
                     acted += 1
+                    if step.act in {Act.DELETE, Act.PURGE}:
+                        self._forget_log(queue, job_id)
         done = Done(step.looked_at, acted, len(step.jobs) - acted)
         place.progress = Progress(step.steps + 1, step.place, place.progress.done + done)
         return Verdict.DONE, place.progress

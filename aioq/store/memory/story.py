@@ -70,7 +70,7 @@ class MemoryStory:
             ids = list(dict.fromkeys(item.info.id for item in found if item.info is not None))
             if job.id in ids:
                 return Counted(ids.index(job.id))
-            return Counted(max(len(ids), locked.jobs.count(wanted) - 1), exact=False)
+            return Counted(max(len(ids), locked.jobs.count(wanted).count - 1), exact=False)
 
     async def held_by(self, queue: str, job_id: str) -> str:
         """The job that the job of a tick waits for."""
