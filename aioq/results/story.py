@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from datetime import datetime
 
 from msgspec.structs import replace
@@ -21,6 +21,10 @@ from aioq.store.contract import Store
 
 LEAST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 """Seconds between two questions of whoever follows a log: after a line, and at most."""
+
+AGO_MS = 10_000
+"""How far before the last read the end of a job is looked for that is gone, in milliseconds: the clock of the node
+where it has ended may be behind. A guess."""
 
 _Key = tuple[EventKind, datetime]
 
@@ -192,14 +196,34 @@ class JobStory(JobControl, eq=False):
             if reader is None:
                 raise
             past, is_over = [], True
-        fresh = await reader.read(self._is_own)
-        while reader.is_behind:
-            fresh += await reader.read(self._is_own)
-        return reader, past, [event for _, event in fresh], is_over
+        since_ms = 0 if reader.position is None else reader.position.at_ms
+        fresh = await _all_of(reader, self._is_own)
+        if not past and is_over and not any(event.kind in ENDS for event in fresh):
+            fresh += await self._find_end(store, since_ms - AGO_MS)
+        return reader, past, fresh, is_over
 
-    def _reader(self, store: Store, place: str) -> ShardEvents:
-        source = self._source
-        return ShardEvents(store, place, kinds=OF_JOBS, always=source.records_always(), kept=source.history_kept())
+    async def _find_end(self, store: Store, since_ms: int) -> list[Event]:
+        """The end of a job that is gone: it was moved and has ended since it was last seen, and no record stayed.
+
+        Nothing tells then to which queue it was moved, so the histories of all that are known are read.
+        """
+        known = [*await self._source.places_of(self.id, None, patient=False), *await store.operating.queues()]
+        for place in dict.fromkeys(known):
+            reader = self._reader(store, place, kinds=ENDS, since_ms=since_ms)
+            if found := await _all_of(reader, lambda event: self._is_own(event) and event.kind in ENDS):
+                return found
+        return []
+
+    def _reader(
+        self,
+        store: Store,
+        place: str,
+        *,
+        kinds: Iterable[EventKind] = OF_JOBS,
+        since_ms: int | None = None,
+    ) -> ShardEvents:
+        always, kept = self._source.records_always(), self._source.history_kept()
+        return ShardEvents(store, place, kinds=kinds, always=always, kept=kept, since_ms=since_ms)
 
     def _is_own(self, event: Event) -> bool:
         return event.job_id == self.id
@@ -210,3 +234,11 @@ class JobStory(JobControl, eq=False):
         instead = "async for event in handle.events()"
         while (event := self._source.run_sync(instead, lambda: anext(events, None))) is not None:
             yield event
+
+
+async def _all_of(reader: ShardEvents, wanted: Callable[[Event], bool]) -> list[Event]:
+    """The events that are wanted, up to now."""
+    found = await reader.read(wanted)
+    while reader.is_behind:
+        found += await reader.read(wanted)
+    return [event for _, event in found]

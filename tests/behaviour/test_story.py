@@ -17,12 +17,14 @@ from aioq import (
     JobState,
     LogLine,
     Progress,
+    Queue,
     Retry,
     WhyCode,
     current_job,
 )
 from aioq.app import internals_of
 from aioq.operate import events
+from aioq.results.events import ShardEvents
 from aioq.worker import Worker
 from tests.contract.kit import eventually
 from tests.databases import Database
@@ -280,6 +282,32 @@ async def test_the_end_of_a_job_that_leaves_no_record_is_an_event() -> None:
         assert [kind for kind in kinds if kind != "progress"] == ["sent", "started", "succeeded"]
         with pytest.raises(JobNotFoundError):
             await handle.info()
+
+
+@pytest.mark.parametrize("is_found", [False, True], ids=["between two reads", "while it is looked for there"])
+async def test_the_end_of_a_job_that_was_moved_and_leaves_no_record_is_an_event(
+    monkeypatch: pytest.MonkeyPatch, is_found: bool
+) -> None:
+    app = shop(queues={"night": Queue()})
+    async with app.test() as session:
+        handle = await app.by_name("ship").options(result_ttl=0, delay=10).send(1)
+        story = app.handle(handle.id).events()
+        first = await anext(story)
+        assert await handle.move(queue="night")
+
+        async def begin(self: ShardEvents) -> None:
+            monkeypatch.setattr(ShardEvents, "begin", original)
+            await session.advance(11)
+            await self.begin()
+
+        original = ShardEvents.begin
+        if is_found:
+            monkeypatch.setattr(ShardEvents, "begin", begin)
+        else:
+            await session.advance(11)
+        last = [event async for event in story][-1]
+        assert (first.kind, last.kind, last.queue) == ("sent", "succeeded", "night")
+        assert last.job_id == handle.id
 
 
 async def test_what_is_missed_of_a_queue_that_had_no_history_yet() -> None:
