@@ -116,6 +116,7 @@ import logging
 import os
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from aioq import App, current_job
@@ -144,6 +145,26 @@ async def on_its_last_chance(number: int) -> int:
     if current_job().crashes == 0:
         os._exit(1)
     return pid
+
+
+@dataclass
+class Talks:
+    number: int
+
+    def __post_init__(self) -> None:
+        logging.getLogger("library").warning("decoded %d", self.number)
+
+
+@app.task(executor="process")
+def given_to_the_pool(talks: Talks) -> int:
+    current_job().log("given %d", talks.number)
+    return os.getpid()
+
+
+@app.task
+async def given(talks: Talks) -> int:
+    current_job().log("given %d", talks.number)
+    return os.getpid()
 
 
 def wait_for(path: Path) -> None:
@@ -193,6 +214,22 @@ async def test_what_a_task_logs_in_another_process_is_kept_with_its_job(project:
         assert error.level == "error"
         assert error.text.startswith("library: it broke\nTraceback")
         assert error.text.endswith("'none'")
+        assert await worker.stop() == 0
+
+
+async def test_what_is_logged_before_the_function_is_called_is_kept_with_no_job(project: Project) -> None:
+    project.write("kept.py", KEPT)
+    tasks = project.load("kept")
+    async with tasks.app:
+        worker = await project.ready_worker("kept:app", AIOQ_POOL_SIZE="1")
+        handles = [
+            await task.send(tasks.Talks(number))
+            for number, task in enumerate([tasks.given_to_the_pool, tasks.given_to_the_pool, tasks.given])
+        ]
+        for number, handle in enumerate(handles):
+            await handle.result(timeout=20)
+            assert [each.text for each in await handle.logs()] == [f"given {number}"]
+            await worker.saw(f"decoded {number}")
         assert await worker.stop() == 0
 
 
