@@ -118,6 +118,16 @@ class TestTheKeyOfItsOwn:
         left = self.ttls(backend)
         assert 0 < left["a"] <= Limits().dead_ttl_ms < left["b"] <= 2 * Limits().dead_ttl_ms
 
+    @pytest.mark.parametrize("calls", [False, True])
+    async def test_a_list_says_whether_it_is_there(self, store: RedisStore, backend: Backend, calls: bool) -> None:
+        for job in await take(store, "w"):
+            await settle(store, "w", job, Verb.FAILED, BROKEN)
+        backend.delete("body:a")
+        wanted = Wanted(JobState.FAILED, oldest=True, calls=calls)
+        items = (await store.operating.list_jobs(QUEUE, wanted, (), 10)).items
+        found = {each.info.id: each.has_call for each in items if each.info is not None}
+        assert found == {"a": False, "b": True}
+
     async def test_it_goes_when_a_queued_job_is_cancelled(self, store: RedisStore, backend: Backend) -> None:
         await store.cancel(QUEUE, ["a"], REASON, LONG)
         assert self.ttls(backend) == {"b": -1}

@@ -88,7 +88,10 @@ class TestTheDead:
         for limit in (1, 3, 250):
             assert await listed(limit) == "abcdefg", limit
             assert await listed(limit, oldest=False) == "gfedcba", limit
-        assert (await operating.count_jobs(QUEUE, Wanted(JobState.FAILED))).count == 7
+        counted = await operating.count_jobs(QUEUE, Wanted(JobState.FAILED))
+        assert (counted.count, counted.cut) == (7, 4)
+        items = (await operating.list_jobs(QUEUE, Wanted(JobState.FAILED, oldest=True), (), 250)).items
+        assert "".join(each.info.id for each in items if each.info is not None and each.has_call) == "efg"
         assert await operating.reopen(QUEUE, ["a", "g"]) == [None, JobState.FAILED], (
             "the call of the first is gone"
         )
