@@ -214,6 +214,8 @@ class Shards:
         if self._pauses is not None:
             await copy_pauses(self._pauses, queue, shard_names(queue, number)[1:])
         await self._register.change(queue, number, None)
+        if self._pauses is not None:  # it may have been paused meanwhile, by somebody who did not know the others
+            await copy_pauses(self._pauses, queue, shard_names(queue, number)[1:])
 
     def _note(self, stored: Mapping[str, StoredShards]) -> None:
         changed = False

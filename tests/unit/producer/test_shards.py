@@ -214,6 +214,23 @@ async def test_where_the_key_may_not_be_used_the_numbers_of_the_code_count(
     ]
 
 
+async def test_shards_that_are_declared_while_their_queue_is_paused_are_paused_too(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    store = memory_store()
+    pauses, change = store.operating.pauses, store.shards.change
+
+    async def paused_before(queue: str, number: int, before: int | None) -> None:
+        await pauses.pause(queue, [])
+        await change(queue, number, before)
+
+    monkeypatch.setattr(store.shards, "change", paused_before)
+    shards = Shards(store.shards, {"mail": Queue(shards=3)}, set(), pauses)
+    await shards.read()
+    await shards.close()
+    assert all([(await pauses.read(shard)).whole for shard in shard_names("mail", 3)])
+
+
 # -- sends while the number is not known ------------------------------------------------------------------------
 
 
