@@ -277,6 +277,8 @@ def test_an_operation_that_is_over_is_not_changed(shop: Project) -> None:
             "queue shop:app default --purge",
             "(0 queued, 0 scheduled, 0 waiting)? There is no terminal to ask",
         ),
+        ("queue shop:app default --purge --state failed", "(0 failed)? There is no terminal to ask"),
+        ("queue shop:app default --purge --state faild", "'faild' (did you mean 'failed'?); there are: waiting, "),
         ("queue shop:app default --pause --task no.such", "no.such"),
         ("queue shop:app default --until 1h", "--until is for --pause"),
         ("workers shop:app --stop", "which workers? Give an id, or a pattern"),

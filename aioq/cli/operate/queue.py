@@ -9,8 +9,9 @@ import click
 from aioq.app import App
 from aioq.cli.operate.output import Column, print_facts, print_items, print_json, span
 from aioq.cli.operate.questions import confirm
-from aioq.cli.operate.queues import QueueShown, look, paused
+from aioq.cli.operate.queues import COUNTED, QueueShown, look, paused
 from aioq.cli.targets import Wanted, find_app
+from aioq.operate.purge import purged_states
 from aioq.operate.statistics import Percentiles, QueueActivity, QueueStats
 from aioq.util.plural import counted
 from aioq.util.printable import printable
@@ -50,16 +51,12 @@ def run(
 
 
 async def _purge(app: App, name: str, state: Sequence[str], *, is_confirmed: bool) -> None:
+    states = purged_states(f"queue {name}: purge", list(state) or None)
     before = (await look(app, name)).counts
-    waiting = {word: before[word] for word in state or WAITING if word in before}
-    what = ", ".join(f"{number} {word}" for word, number in waiting.items())
+    what = ", ".join(f"{before[word]} {each}" for word, each in COUNTED.items() if each in states)
     confirm(f"delete the jobs of {printable(name)} ({what})?", is_confirmed=is_confirmed)
     deleted = await app.queue(name).purge(states=list(state) or None)
     click.echo(f"{counted(deleted, 'job')} deleted", err=True)
-
-
-WAITING = ("queued", "scheduled", "waiting")
-"""The states of the jobs that are purged by default."""
 
 
 def facts(found: QueueShown) -> Iterator[tuple[str, str]]:
