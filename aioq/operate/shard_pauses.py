@@ -34,7 +34,8 @@ def is_reminder(operation_id: str) -> bool:
 async def carried_on(store: Store, queue: str) -> AsyncGenerator[None]:
     """Have the workers of a queue make the pauses of its shards alike, unless this process gets to the end."""
     remind, name = store.operating.operations.remind, f"{_REMINDER}{os.urandom(6).hex()}"
-    await remind(queue, name, REMINDED_AFTER_MS)
+    # Nobody is woken: a pause has all workers claim, and else a renewal of a lease comes early enough.
+    await remind(queue, name, REMINDED_AFTER_MS, wakes=False)
     yield
     await remind(queue, name, None)
 

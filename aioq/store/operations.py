@@ -220,9 +220,10 @@ class OperationVerbs(Protocol):
         """Act on some jobs, and note that; each step is made once. Returns the note as it is now too."""
         ...
 
-    async def remind(self, queue: str, operation_id: str, delay_ms: int | None) -> None:
+    async def remind(self, queue: str, operation_id: str, delay_ms: int | None, *, wakes: bool = True) -> None:
         """Have a worker of a queue carry on an operation in so many milliseconds; None for never.
 
-        `Store.promote` then names it to one of them, every few seconds until the next call of this.
+        `Store.promote` then names it to one of them, every few seconds until the next call of this. A worker is
+        woken that learns of it now, or else one learns of it with its next claim or renewal.
         """
         ...

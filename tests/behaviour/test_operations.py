@@ -100,7 +100,9 @@ class TestWhatMatches:
         monkeypatch.setattr(listing, "MOST_LOOKED_AT", looked_at)
         app, _, fine = shop("shop", dead_limit=6)[:3]
         async with app.test() as session:
-            await charge(app, session, 10)
+            for number in range(10):  # at different times, by which they are listed
+                await charge(app, session, 1, number)
+                await session.advance(1)
             for filters in {}, {"error": "Timeout*"}:
                 dry = (await app.jobs(state="failed", **filters).retry(dry_run=True)).info
                 assert (dry.total, dry.skipped, len(dry.sample)) == (10, 4, min(looked_at, 10))

@@ -34,7 +34,7 @@ class OperationOutbox(Protocol):
         """Move a job to another queue."""
         ...
 
-    def remind(self, operation: str, delay_ms: int | None) -> None:
+    def remind(self, operation: str, delay_ms: int | None, *, wakes: bool = True) -> None:
         """Set or stop the timer of an operation."""
         ...
 
@@ -196,10 +196,10 @@ class MemoryOperations:
         place.progress = Progress(step.steps + 1, step.place, place.progress.done + done)
         return Verdict.DONE, place.progress
 
-    async def remind(self, queue: str, operation_id: str, delay_ms: int | None) -> None:
+    async def remind(self, queue: str, operation_id: str, delay_ms: int | None, *, wakes: bool = True) -> None:
         """Have a worker of a queue carry on an operation."""
         with self._locked(queue) as locked:
-            locked.outbox.remind(operation_id, delay_ms)
+            locked.outbox.remind(operation_id, delay_ms, wakes=wakes)
 
     def _touched(self, operation_id: str) -> _Operation | None:
         self._expire()

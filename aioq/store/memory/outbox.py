@@ -80,12 +80,12 @@ class QueueOutbox:
         """Leave the entries for a target to one worker for some time."""
         self._parts.timers.set(RELAY, target, self._parts.clock.now_ms() + hold_ms)
 
-    def remind(self, operation: str, delay_ms: int | None = HOLD_MS) -> None:
+    def remind(self, operation: str, delay_ms: int | None = HOLD_MS, *, wakes: bool = True) -> None:
         """Set the timer that has a worker carry on a bulk operation; stop it if the delay is None."""
         parts = self._parts
         if delay_ms is None:
             parts.timers.stop(OPERATE, operation)
-        elif parts.timers.set(OPERATE, operation, parts.clock.now_ms() + delay_ms):
+        elif parts.timers.set(OPERATE, operation, parts.clock.now_ms() + delay_ms) and wakes:
             parts.wake()
 
     def move(self, job_id: str, target: str) -> JobState | None:

@@ -88,9 +88,10 @@ class RedisOperations:
         reply = await self._call_confirmed("operation_step", queue, args)
         return Verdict(reply[0].decode()), _progress(reply)
 
-    async def remind(self, queue: str, operation_id: str, delay_ms: int | None) -> None:
+    async def remind(self, queue: str, operation_id: str, delay_ms: int | None, *, wakes: bool = True) -> None:
         """Have a worker of a queue carry on an operation."""
-        await self._call("operation_remind", queue, [operation_id, "" if delay_ms is None else delay_ms])
+        delay = "" if delay_ms is None else delay_ms
+        await self._call("operation_remind", queue, [operation_id, delay, "1" if wakes else ""])
 
     async def _update(
         self,
