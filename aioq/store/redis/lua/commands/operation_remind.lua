@@ -3,8 +3,8 @@
 -- NEEDS: call, keys, timers, lanes
 -- USES: reads scheduled, standing; writes idle, lanes, scheduled, standing, timers, wakeable; publishes dispatched
 -- KEYS: 1 base key
--- ARGV: 1 the operation, 2 in how many ms; '' for never, 3 '1' if a worker is to learn of it now, '' if it is enough
---   that one does with its next claim or renewal
+-- ARGV: 1 the operation, 2 in how many ms; '' for never, 3 '1' if a worker is to learn of it now, '' if it is
+--   enough that one does with its next claim or renewal
 -- REPLY: 1
 if ARGV[2] == '' then
   is_unreadable(redis.pcall('ZREM', q.base .. Keys.TIMERS, Timer.OPERATE .. ' ' .. ARGV[1]))
