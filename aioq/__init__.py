@@ -109,7 +109,7 @@ def _missing(name: str, asked_by: str) -> Exception:
     gets an ImportError. Every other caller gets an AttributeError, which `hasattr` needs.
     """
     migration = import_module("aioq.util.migration")
-    instead = None if name.startswith("_") else migration.here(migration.Place.PACKAGE, name)
+    instead = None if name.startswith("_") else migration.here(migration.ApiPart.PACKAGE, name)
     if instead is None:
         return AttributeError(f"module 'aioq' has no attribute {name!r}")
     if asked_by == "_handle_fromlist":

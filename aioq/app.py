@@ -34,7 +34,7 @@ from aioq.tasks.registry import (
 from aioq.tasks.task import AsyncTask, DeclarationArgs, Sendable, SyncTask, Task
 from aioq.testing.session import MemorySession
 from aioq.util.durations import Duration
-from aioq.util.migration import Place, explain_missing
+from aioq.util.migration import ApiPart, explain_missing
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -392,7 +392,7 @@ class App:
         return MemorySession(parts.app_parts(), parts.connector, parts.sync, parts.queues, parts.close)
 
 
-explain_missing(App, Place.APP)
+explain_missing(App, ApiPart.APP)
 
 
 def internals_of(app: App) -> Internals:

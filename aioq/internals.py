@@ -116,7 +116,7 @@ class Internals:
         """
         await queues_of(self, [queue], where=where)
 
-    async def places_of(self, job_id: str, queue: str | None, *, patient: bool) -> list[str]:
+    async def shards_of_job(self, job_id: str, queue: str | None, *, patient: bool) -> list[str]:
         """The queues and shards that may have a job: first the one that a generated id names, then the others.
 
         Args:

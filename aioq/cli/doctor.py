@@ -13,7 +13,7 @@ from rich.text import Text
 from aioq.app import App, internals_of
 from aioq.cli.errors import as_command_errors
 from aioq.cli.operate.output import print_json
-from aioq.cli.targets import Wanted, find_app
+from aioq.cli.targets import AppTarget, find_app
 from aioq.errors import ServerError
 from aioq.jobs.shards import by_queue
 from aioq.producer.shards import Shards
@@ -22,11 +22,11 @@ from aioq.util.plural import counted
 from aioq.util.printable import printable
 
 
-def run_doctor(wanted: Wanted, *, as_json: bool) -> int:
+def run_doctor(target: AppTarget, *, as_json: bool) -> int:
     """Check, print the result, and return the exit code: 0 if nothing is wrong, else 1."""
     with as_command_errors():
-        app, _ = find_app(wanted)
-        found = asyncio.run(_diagnose(app, wanted.shown()))
+        app, _ = find_app(target)
+        found = asyncio.run(_diagnose(app, target.shown()))
     if as_json:
         print_json([found])
         return 1 if found.findings else 0

@@ -18,12 +18,12 @@ from aioq.cli import INTERRUPTED
 from aioq.cli.errors import CommandError, as_command_errors
 from aioq.cli.operate.commands import COMMANDS
 from aioq.cli.operate.options import as_json, for_app
-from aioq.cli.worker.child_env import REFUSED, ChildMark
+from aioq.cli.worker.child_env import EXIT_REFUSED, ChildMark
 from aioq.config.pyproject import DEFAULT_APP, default_app
 from aioq.config.validators import MAX_COUNT
 from aioq.errors import AioqError
 from aioq.util.durations import MAX_DELAY
-from aioq.util.migration import Place, here
+from aioq.util.migration import ApiPart, here
 from aioq.util.printable import printable_lines
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -31,10 +31,10 @@ HELP = {"help_option_names": ["-h", "--help"]}
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
-class ChildError(CommandError):
+class ChildCommandError(CommandError):
     """An error of a supervisor's child; its exit code says that a restart would not help."""
 
-    exit_code = REFUSED
+    exit_code = EXIT_REFUSED
 
 
 def _imported(name: str | None) -> Any:
@@ -137,7 +137,7 @@ def worker(target: str, **options: Any) -> None:
     except AioqError as error:
         if (plan.log_level or "").lower() == "debug":
             click.echo(printable_lines(traceback.format_exc().rstrip()), err=True)
-        raise (CommandError if child is None else ChildError)(error) from None
+        raise (CommandError if child is None else ChildCommandError)(error) from None
     sys.exit(code)
 
 
@@ -185,8 +185,8 @@ def doctor(words: tuple[str, ...], *, url: str | None, name: str | None, as_json
     It checks whether each server or node can be reached, its version, whether it may lose jobs, its clock, this
     user's permissions, how a cluster's queues are spread, and what is left over there. It changes nothing.
     """
-    wanted = _imported("targets").Wanted(words, url, name)
-    sys.exit(_imported("doctor").run_doctor(wanted, as_json=as_json))
+    target = _imported("targets").AppTarget(words, url, name)
+    sys.exit(_imported("doctor").run_doctor(target, as_json=as_json))
 
 
 @cli.command()
@@ -206,8 +206,8 @@ def shards(
     docs/scaling.md.
     """
     with as_command_errors():
-        wanted = _imported("targets").Wanted(words, url, name)
-        _imported("shards").run_shards(wanted, drop_drained=drop_drained, as_json=as_json)
+        target = _imported("targets").AppTarget(words, url, name)
+        _imported("shards").run_shards(target, drop_drained=drop_drained, as_json=as_json)
 
 
 @cli.command()
@@ -260,7 +260,7 @@ def _explained(error: click.ClickException) -> click.ClickException:
         what, word = "option", error.option_name
     else:
         what, word = "command", "" if command is None else command[1]
-    instead = here(Place.COMMAND, word)
+    instead = here(ApiPart.COMMAND, word)
     return (
         error if instead is None else click.UsageError(f"No such {what} {word!r}; here it is {instead}", error.ctx)
     )

@@ -18,7 +18,7 @@ from aioq.app import App
 from aioq.cli.errors import as_command_errors
 from aioq.cli.operate.options import as_json, for_app
 from aioq.cli.operate.output import print_json
-from aioq.cli.targets import Wanted, find_app
+from aioq.cli.targets import AppTarget, find_app
 from aioq.schedules.info import Schedule, duration
 from aioq.util.printable import printable
 from aioq.util.timezones import zone_or_utc
@@ -51,7 +51,7 @@ def commands() -> None:
     """The group of the commands of `aioq schedules`; `main.py` has its help."""
 
 
-class Target(TypedDict):
+class AppTargetArgs(TypedDict):
     """The arguments and options by which a command is given its App."""
 
     words: tuple[str, ...]
@@ -65,7 +65,7 @@ _for_one = for_app(metavar="[MODULE:APP] ID")
 @commands.command("list")
 @for_app(metavar="[MODULE:APP]")
 @as_json
-def list_(*, as_json: bool, **target: Unpack[Target]) -> None:
+def list_(*, as_json: bool, **target: Unpack[AppTargetArgs]) -> None:
     """Show all schedules, the next to tick first.
 
     If the output is no terminal, one line for each: id, task, when, zone, next run and state, separated by tabs.
@@ -83,7 +83,7 @@ def list_(*, as_json: bool, **target: Unpack[Target]) -> None:
 @commands.command()
 @_for_one
 @as_json
-def show(*, as_json: bool, **target: Unpack[Target]) -> None:
+def show(*, as_json: bool, **target: Unpack[AppTargetArgs]) -> None:
     """Show one schedule, with its next five runs in its own time zone."""
     found = _with_one(target, lambda app, schedule_id: app.schedules.get(schedule_id))
     if as_json:
@@ -94,28 +94,28 @@ def show(*, as_json: bool, **target: Unpack[Target]) -> None:
 
 @commands.command()
 @_for_one
-def pause(**target: Unpack[Target]) -> None:
+def pause(**target: Unpack[AppTargetArgs]) -> None:
     """Pause a schedule; ticks that come due while it is paused are not made up for later."""
     _show(_with_one(target, lambda app, schedule_id: app.schedules.pause(schedule_id)))
 
 
 @commands.command()
 @_for_one
-def resume(**target: Unpack[Target]) -> None:
+def resume(**target: Unpack[AppTargetArgs]) -> None:
     """Resume a paused schedule, with its next tick."""
     _show(_with_one(target, lambda app, schedule_id: app.schedules.resume(schedule_id)))
 
 
 @commands.command()
 @_for_one
-def run(**target: Unpack[Target]) -> None:
+def run(**target: Unpack[AppTargetArgs]) -> None:
     """Send a schedule's call now, in addition to its ticks, and print the job's id."""
     click.echo(printable(_with_one(target, lambda app, schedule_id: app.schedules.run_now(schedule_id)).id))
 
 
 @commands.command()
 @_for_one
-def remove(**target: Unpack[Target]) -> None:
+def remove(**target: Unpack[AppTargetArgs]) -> None:
     """Remove a schedule; one that code declares comes back when its declaration changes."""
 
     async def change(app: App, schedule_id: str) -> tuple[str, bool]:
@@ -128,23 +128,23 @@ def remove(**target: Unpack[Target]) -> None:
     click.echo(f"removed {printable(schedule_id)}{more}")
 
 
-def _with_all(target: Target, call: Callable[[App], Awaitable[T]]) -> T:
+def _with_all(target: AppTargetArgs, call: Callable[[App], Awaitable[T]]) -> T:
     """Find the App, call something on it, and close it."""
     return _with_app(target, lambda app, _: call(app))
 
 
-def _with_one(target: Target, call: Callable[[App, str], Awaitable[T]]) -> T:
+def _with_one(target: AppTargetArgs, call: Callable[[App, str], Awaitable[T]]) -> T:
     """The same, with the id of a schedule."""
     return _with_app(target, lambda app, words: call(app, words[0]), "the schedule's ID")
 
 
-def _with_app(target: Target, call: Callable[[App, Sequence[str]], Awaitable[T]], *arguments: str) -> T:
+def _with_app(target: AppTargetArgs, call: Callable[[App, Sequence[str]], Awaitable[T]], *arguments: str) -> T:
     async def with_app(app: App, words: Sequence[str]) -> T:
         async with app:
             return await call(app, words)
 
     with as_command_errors():
-        return asyncio.run(with_app(*find_app(Wanted(**target), *arguments)))
+        return asyncio.run(with_app(*find_app(AppTarget(**target), *arguments)))
 
 
 def _console() -> Console:

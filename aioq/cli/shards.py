@@ -12,7 +12,7 @@ from rich.text import Text
 
 from aioq.app import App, internals_of
 from aioq.cli.operate.output import print_json
-from aioq.cli.targets import Wanted, find_app
+from aioq.cli.targets import AppTarget, find_app
 from aioq.config.queues import MAX_SHARDS
 from aioq.jobs.shards import in_words
 from aioq.operate.queues import ShardInfo
@@ -36,10 +36,10 @@ class ShardsPlan:
     drop_drained: bool = False
 
 
-def run_shards(wanted: Wanted, *, drop_drained: bool, as_json: bool) -> None:
+def run_shards(target: AppTarget, *, drop_drained: bool, as_json: bool) -> None:
     """Change what the command line says, and print what is in each shard."""
-    app, words = find_app(wanted, "QUEUE", "NUMBER", least=0)
-    plan = _plan(wanted, words, drop_drained=drop_drained)
+    app, words = find_app(target, "QUEUE", "NUMBER", least=0)
+    plan = _plan(target, words, drop_drained=drop_drained)
     found = asyncio.run(_carry_out(app, plan))
     if as_json:
         print_json({"queue": queue, "shards": shards} for queue, shards in found.items())
@@ -52,11 +52,11 @@ def run_shards(wanted: Wanted, *, drop_drained: bool, as_json: bool) -> None:
         click.echo("no queue has several shards")
 
 
-def _plan(wanted: Wanted, words: Sequence[str], *, drop_drained: bool) -> ShardsPlan:
+def _plan(target: AppTarget, words: Sequence[str], *, drop_drained: bool) -> ShardsPlan:
     if drop_drained and not words:
         raise click.UsageError("--drop-drained needs the QUEUE")
     number = None if len(words) < 2 else click.IntRange(1, MAX_SHARDS)(words[1])  # noqa: PLR2004 - QUEUE and NUMBER
-    return ShardsPlan(wanted.shown(len(words)), words[0] if words else None, number, drop_drained)
+    return ShardsPlan(target.shown(len(words)), words[0] if words else None, number, drop_drained)
 
 
 async def _carry_out(app: App, plan: ShardsPlan) -> dict[str, Sequence[ShardInfo]]:

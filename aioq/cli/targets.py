@@ -17,7 +17,7 @@ _TARGET = re.compile(f"{_NAME}:{_NAME}")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class AppTarget:
     """The part of a command line that says which App is meant.
 
     Attributes:
@@ -38,11 +38,11 @@ class Wanted:
         return " ".join([*at, "--name", self.name])
 
 
-def find_app(wanted: Wanted, *arguments: str, least: int | None = None) -> tuple[App, list[str]]:
+def find_app(target: AppTarget, *arguments: str, least: int | None = None) -> tuple[App, list[str]]:
     """The App, with its tasks if its code is here, and the other arguments.
 
     Args:
-        wanted: what the command line says.
+        target: what the command line says.
         arguments: the names of the other arguments, for errors.
         least: how many of them must be given; by default all.
 
@@ -51,12 +51,12 @@ def find_app(wanted: Wanted, *arguments: str, least: int | None = None) -> tuple
         LoadError: no App is named or set, or the one that is cannot be loaded.
         ConfigError: a setting is wrong.
     """
-    words, most = list(wanted.words), len(arguments)
+    words, most = list(target.words), len(arguments)
     least = most if least is None else least
-    if wanted.url is not None or wanted.name is not None:
-        if not wanted.name:
+    if target.url is not None or target.name is not None:
+        if not target.name:
             raise LoadError('--url needs the App\'s name too: --name shop, for App("shop")')
-        app = App(wanted.name, url=wanted.url)
+        app = App(target.name, url=target.url)
     else:
         app = load_app(_named(words, least, most))
     if not least <= len(words) <= most:

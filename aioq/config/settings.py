@@ -57,7 +57,7 @@ from aioq.config.validators import (
 from aioq.errors import ConfigError
 from aioq.util.deferred_warnings import DEFERRED
 from aioq.util.durations import Duration
-from aioq.util.migration import Place, here
+from aioq.util.migration import ApiPart, here
 from aioq.util.printable import brief
 
 ENV_PREFIX = "AIOQ_"
@@ -328,7 +328,7 @@ def _unknown(name: str, source: str, prefix: str = "") -> str:
     fold = str.upper if prefix else str.lower
     case = "" if fold(name) == name else f"names are {fold.__name__}-case, "
     asked = name.removeprefix(prefix).lower()
-    instead = None if asked in RULES else here(Place.SETTING, asked)
+    instead = None if asked in RULES else here(ApiPart.SETTING, asked)
     meant = "" if instead is None else instead.partition("=")[0]
     if prefix and meant in RULES:
         return f"unknown setting {name!r} in {source}; did you mean {prefix + meant.upper()!r}?"

@@ -17,7 +17,7 @@ from aioq.jobs.shards import queue_of_shard
 from aioq.public import public
 from aioq.util.durations import MAX_DELAY, Duration, seconds
 from aioq.util.log import GuardedLogger, report_fault
-from aioq.util.migration import Place, explain_missing
+from aioq.util.migration import ApiPart, explain_missing
 from aioq.util.texts import cut
 
 MAX_DATA = 4_096
@@ -240,7 +240,9 @@ class JobContext:
             ArgumentError: `done` or `total` is no number, or `data` cannot be encoded or is too large.
         """
         if self._report is None:
-            raise NoJobError(f"job {self.id} runs in a process pool, where progress cannot be reported")
+            raise NoJobError(
+                f"job {self.id} runs in a process pool, where progress cannot be reported; do so in its task"
+            )
         more = None if data is None else _plain(data)
         try:
             report = Progress(done, total, cut(str(message), MAX_MESSAGE), more)
@@ -270,7 +272,9 @@ class JobContext:
         if not 0 < more <= MAX_DELAY:
             raise ConfigError(f"current_job().extend({span!r}): expected more than 0 s, and up to ten years")
         if self._report is None:
-            raise NoJobError(f"job {self.id} runs in a process pool, where its timeout cannot be lengthened")
+            raise NoJobError(
+                f"job {self.id} runs in a process pool, where its timeout cannot be lengthened; do so in its task"
+            )
         if self.deadline is not None:
             with _extending:
                 self._extension += more
@@ -300,7 +304,7 @@ class JobContext:
         return None if self.deadline is None else (self.deadline - datetime.now(UTC)).total_seconds()
 
 
-explain_missing(JobContext, Place.JOB)
+explain_missing(JobContext, ApiPart.JOB)
 
 _extending = threading.Lock()
 """Held while a timeout is lengthened: a task may do so from several threads at once."""
@@ -323,7 +327,7 @@ def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
     except Exception as error:
         raise ArgumentError(f"progress(data=...): this cannot be stored: {error}") from error
     if len(encoded) > MAX_DATA:
-        raise ArgumentError(f"progress(data=...): {len(encoded):,} bytes are more than {MAX_DATA:,}")
+        raise ArgumentError(f"progress(data=...): {len(encoded):,} bytes, at most {MAX_DATA:,} are stored")
     return found
 
 

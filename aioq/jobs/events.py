@@ -28,7 +28,7 @@ class EventKind(enum.StrEnum):
     MISSED = "missed"
 
 
-ENDS = (EventKind.SUCCEEDED, EventKind.FAILED, EventKind.CANCELLED)
+END_KINDS = (EventKind.SUCCEEDED, EventKind.FAILED, EventKind.CANCELLED)
 """The kinds with which a job ends."""
 
 LIVE = (EventKind.SENT, EventKind.STARTED, EventKind.PROGRESS)

@@ -15,7 +15,7 @@ from aioq.jobs.job import MAX_JOB_ID, Priority
 from aioq.jobs.retry import Retry, RetryRule, rule_of
 from aioq.jobs.shards import MAX_KEY, SEPARATOR, queue_of_shard
 from aioq.util.durations import MAX_DELAY, Duration, as_seconds, moment_ms
-from aioq.util.migration import Place, here
+from aioq.util.migration import ApiPart, here
 from aioq.util.naming import NAME
 from aioq.util.printable import brief
 
@@ -156,7 +156,7 @@ def make_options(where: str, /, **given: Unpack[CallArgs]) -> Options:
     return _check_order(where, options)
 
 
-def unknown_option(where: str, name: str, valid: tuple[str, ...], place: Place = Place.OPTION) -> str:
+def unknown_option(where: str, name: str, valid: tuple[str, ...], place: ApiPart = ApiPart.OPTION) -> str:
     """The error message about an option that does not exist, with the one that was probably meant."""
     instead = here(place, name)
     if instead is not None:

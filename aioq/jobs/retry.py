@@ -20,7 +20,7 @@ from aioq.util.durations import MAX_DELAY, Duration, as_seconds, clamped
 from aioq.util.exception_names import checked_name, class_name, class_names, known_names
 from aioq.util.introspect import cause_of, name_of
 from aioq.util.log import logger
-from aioq.util.migration import Place, here
+from aioq.util.migration import ApiPart, here
 from aioq.util.plural import counted
 from aioq.util.printable import brief
 from aioq.util.randomness import RANDOM
@@ -298,7 +298,7 @@ def rule_of(retry: "Retry | int | None") -> RetryRule | None:
 
 
 def _unknown(word: str) -> str:
-    instead = here(Place.RETRY, word)
+    instead = here(ApiPart.RETRY, word)
     takes = "it takes attempts, delay, delays, max_delay, factor, jitter, max_elapsed, on and never"
     hint = takes if instead is None else f"here it is {instead}"
     return f"Retry({word}=...): unknown argument; {hint}"

@@ -14,7 +14,7 @@ from aioq.jobs.options import check_name, make_options
 from aioq.operate.filters import WHERE, Filters
 from aioq.operate.known import queues_of
 from aioq.operate.operations import Operation, OperationSource, begin, reminders_of, who
-from aioq.operate.plan import APPLIES_TO, Plan, encode_plan, shown_operation, stored_filters
+from aioq.operate.plan import APPLIES_TO, OperationPlan, encode_plan, shown_operation, stored_filters
 from aioq.store.contract import Store
 from aioq.store.operations import Act, Done, OperationState, StoredOperation
 from aioq.util.printable import brief
@@ -173,7 +173,7 @@ class JobActions(ABC):
         ...
 
     @abstractmethod
-    async def _begin_places(self, store: Store) -> tuple[Sequence[str], Sequence[str]]:
+    async def _begin_shards(self, store: Store) -> tuple[Sequence[str], Sequence[str]]:
         """The queues, and their shards."""
         ...
 
@@ -198,7 +198,7 @@ class JobActions(ABC):
         filters = replace(self._filters, states=self._states(where, act))
         query, app = self._narrowed(filters), self._app
         store = await app.store()
-        queues, shards = await query._begin_places(store)  # noqa: SLF001 - of this class
+        queues, shards = await query._begin_shards(store)  # noqa: SLF001 - of this class
         total, exact, sample = await query._estimate(SAMPLE if dry_run else 0)  # noqa: SLF001 - likewise
         skipped = 0
         if dry_run and act is Act.RETRY:
@@ -206,10 +206,10 @@ class JobActions(ABC):
             exact = exact and is_exact
         # In each place the time of its own server counts.
         begun = await asyncio.gather(*map(store.operating.now_ms, shards))
-        plan = Plan(
+        plan = OperationPlan(
             act=act,
             filters=stored_filters(filters, queues, begun[0]),
-            places=list(zip(shards, begun, strict=True)),
+            shards=list(zip(shards, begun, strict=True)),
             by=by,
             target=target,
             reason=reason,

@@ -16,12 +16,20 @@ from aioq.jobs.job import JobInfo, JobState
 from aioq.jobs.shards import queue_of_shard
 from aioq.operate.arguments import Parameters
 from aioq.operate.filters import TIMED
-from aioq.operate.plan import Plan, decode_plan, filters_of, passes
+from aioq.operate.plan import OperationPlan, decode_plan, filters_of, passes
 from aioq.operate.shard_pauses import attend_to_pauses, is_reminder
 from aioq.results.control import DELETED
 from aioq.store.contract import Store
-from aioq.store.operating import ALWAYS, Listed, Place, Span, Wanted
-from aioq.store.operations import LARGE_STEP, SMALL_STEP, Act, OperationState, Progress, Step, Verdict
+from aioq.store.operating import ALWAYS, Listed, ListPosition, ListQuery, TimeSpan
+from aioq.store.operations import (
+    LARGE_STEP,
+    SMALL_STEP,
+    Act,
+    OperationProgress,
+    OperationState,
+    OperationStep,
+    Verdict,
+)
 from aioq.store.relay import relay
 from aioq.util.log import logger
 from aioq.wire.messages import encode_cancellation, with_headers
@@ -38,10 +46,10 @@ REMINDED_AT_ONCE = 100
 EARLY_PAUSE = 0.002
 """Seconds until the millisecond in which an operation began has passed."""
 
-_ENDS = frozenset({Act.CANCEL, Act.DELETE, Act.PURGE})
+_ENDING_ACTS = frozenset({Act.CANCEL, Act.DELETE, Act.PURGE})
 """What ends jobs."""
 
-_SMALL = _ENDS | {Act.MOVE}
+_SMALL = _ENDING_ACTS | {Act.MOVE}
 
 
 class CarrySource(Protocol):
@@ -58,7 +66,7 @@ class CarrySource(Protocol):
         """The signature of a task; None for one that this process does not know."""
         ...
 
-    async def places_of(self, job_id: str, queue: str | None, *, patient: bool) -> Sequence[str]:
+    async def shards_of_job(self, job_id: str, queue: str | None, *, patient: bool) -> Sequence[str]:
         """The shards of a queue in which a job of this id may be, the one where it belongs first."""
         ...
 
@@ -75,7 +83,7 @@ class Carried(msgspec.Struct, frozen=True):
     wait_ms: int = 0
 
 
-class _Place(msgspec.Struct, frozen=True, array_like=True):
+class _ScanPosition(msgspec.Struct, frozen=True, array_like=True):
     """How far an operation has come in a queue.
 
     Attributes:
@@ -87,32 +95,32 @@ class _Place(msgspec.Struct, frozen=True, array_like=True):
     """
 
     number: int = 0
-    after: Place = ()
+    after: ListPosition = ()
     until_ms: int = 0
     since_ms: int = 0
 
     @property
-    def following(self) -> "_Place":
+    def following(self) -> "_ScanPosition":
         """The beginning of the next pass."""
-        return _Place(self.number + 1, since_ms=self.until_ms or self.since_ms)
+        return _ScanPosition(self.number + 1, since_ms=self.until_ms or self.since_ms)
 
 
 @dataclass(frozen=True, slots=True)
 class _Match:
-    """A job that matches: what belongs to it in a step, and the place and the number of jobs looked at with it."""
+    """A job that matches, the position after it, and how many jobs were looked at by then."""
 
     info: JobInfo
-    place: bytes
+    position: bytes
     looked_at: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A part of the lists of a place: its jobs that match, all in one state, and where the next one begins."""
+    """A part of the lists of a shard: its jobs that match, all in one state, and where the next one begins."""
 
     state: JobState
     matches: Sequence[_Match]
-    place: bytes
+    position: bytes
     looked_at: int
     is_last: bool
 
@@ -143,7 +151,7 @@ async def carry(source: CarrySource, operation_id: str) -> Carried:
 
 
 class _Carrying:
-    def __init__(self, source: CarrySource, store: Store, operation_id: str, plan: Plan) -> None:
+    def __init__(self, source: CarrySource, store: Store, operation_id: str, plan: OperationPlan) -> None:
         self._source = source
         self._store = store
         self._operations = store.operating.operations
@@ -155,7 +163,7 @@ class _Carrying:
         self._parameters = Parameters(source.signature)
 
     async def run(self, at: int) -> Carried:
-        while at < len(self._plan.places):
+        while at < len(self._plan.shards):
             ended = await self._go_through(at)
             if isinstance(ended, Carried):
                 return ended
@@ -164,9 +172,9 @@ class _Carrying:
         return Carried(OperationState.ENDED)
 
     async def _go_through(self, at: int) -> Carried | int:
-        """Go through a place; returns which is the next one, or how it ended."""
-        queue, begun_ms = self._plan.places[at]
-        operations, places = self._operations, len(self._plan.places)
+        """Go through a shard; returns which is the next one, or how it ended."""
+        queue, begun_ms = self._plan.shards[at]
+        operations, shards = self._operations, len(self._plan.shards)
         progress, is_last = await operations.progress(queue, self._id), False
         while not is_last:
             part = await self._read(queue, begun_ms, progress)
@@ -184,7 +192,7 @@ class _Carrying:
                 await self._relay(queue, {target.decode() for _, target in step.jobs})
         if progress.done.done and self._plan.act in _SMALL:
             await self._clear_aside(queue)
-        last = await operations.finish_place(self._id, at, places, progress.done)
+        last = await operations.finish_shard(self._id, at, shards, progress.done)
         return Carried(None) if last is None else last.at
 
     async def _clear_aside(self, queue: str) -> None:
@@ -193,43 +201,43 @@ class _Carrying:
         if (await pauses.read(queue)).tasks:
             await pauses.look_again(queue)
 
-    async def _read(self, queue: str, begun_ms: int, progress: Progress) -> _Part:
-        """The next part of the lists of a place in which a job matches."""
-        passes, place = self._passes, _decode_place(progress.place)
+    async def _read(self, queue: str, begun_ms: int, progress: OperationProgress) -> _Part:
+        """The next part of the lists of a shard in which a job matches."""
+        passes, position = self._passes, _decode_position(progress.position)
         looked_at, state, matches = 0, passes[-1], list[_Match]()
         for _ in range(READ_AHEAD):
-            if matches or place.number >= len(passes):
+            if matches or position.number >= len(passes):
                 break
-            state = passes[place.number]
-            if state is JobState.QUEUED and not place.until_ms:
+            state = passes[position.number]
+            if state is JobState.QUEUED and not position.until_ms:
                 now = await self._store.operating.now_ms(queue)
-                place = msgspec.structs.replace(place, until_ms=now)
-            wanted = await self._wanted(queue, state, begun_ms, place)
+                position = msgspec.structs.replace(position, until_ms=now)
+            query = await self._query(queue, state, begun_ms, position)
             most = SMALL_STEP if self._plan.act in _SMALL else LARGE_STEP
-            listing = await self._store.operating.list_jobs(queue, wanted, place.after, most)
-            is_first = place.number < len(self._plan.filters.states)
+            listing = await self._store.operating.list_jobs(queue, query, position.after, most)
+            is_first = position.number < len(self._plan.filters.states)
             for item in listing.items:
                 is_match = item.info is not None and self._matches(item, item.info, begun_ms)
                 looked_at += is_first or is_match  # what is gone through again was counted before
                 if item.info is not None and is_match:
-                    here = msgspec.structs.replace(place, after=item.after)
-                    matches.append(_Match(item.info, _encode_place(here), looked_at))
-            following = msgspec.structs.replace(place, after=listing.after or ())
-            place = place.following if listing.after is None else following
-        return _Part(state, matches, _encode_place(place), looked_at, is_last=place.number >= len(passes))
+                    here = msgspec.structs.replace(position, after=item.after)
+                    matches.append(_Match(item.info, _encode_position(here), looked_at))
+            following = msgspec.structs.replace(position, after=listing.after or ())
+            position = position.following if listing.after is None else following
+        return _Part(state, matches, _encode_position(position), looked_at, is_last=position.number >= len(passes))
 
-    async def _wanted(self, queue: str, state: JobState, begun_ms: int, place: _Place) -> Wanted:
+    async def _query(self, queue: str, state: JobState, begun_ms: int, position: _ScanPosition) -> ListQuery:
         filters, workers, span = self._plan.filters, None, ALWAYS
         if state is JobState.QUEUED:
-            span = Span(place.since_ms or None, place.until_ms)
+            span = TimeSpan(position.since_ms or None, position.until_ms)
         elif state in TIMED:
             is_due_later = state is JobState.SCHEDULED
             until = begun_ms if filters.until_ms is None else min(filters.until_ms, begun_ms)
-            span = Span(filters.since_ms, filters.until_ms if is_due_later else until)
+            span = TimeSpan(filters.since_ms, filters.until_ms if is_due_later else until)
         elif state is JobState.RUNNING and filters.worker is not None:
             found = await self._store.workers(queue)
             workers = [each.worker for each in found if self._filters.fits_worker(each.worker)]
-        return Wanted(state, oldest=True, span=span, workers=workers, calls=bool(filters.arguments))
+        return ListQuery(state, oldest=True, span=span, workers=workers, calls=bool(filters.arguments))
 
     def _matches(self, item: Listed, info: JobInfo, begun_ms: int) -> bool:
         """Whether an operation acts on a job; what happened after its begin is decided at the server once more."""
@@ -238,21 +246,23 @@ class _Carrying:
         is_there |= plan.act is Act.MOVE and queue_of_shard(info.queue) == plan.target
         times = [info.sent_at, info.ended_at, info.started_at if plan.act is Act.RUN_NOW else None]
         is_of_start = all(each is None or each.timestamp() * 1000 < begun_ms + 1 for each in times)
-        span = Span(filters.since_ms, filters.until_ms)
+        span = TimeSpan(filters.since_ms, filters.until_ms)
         return is_of_start and not is_there and self._filters.match(item, span, self._parameters)
 
-    async def _step(self, progress: Progress, part: _Part, begun_ms: int, allowed: int) -> tuple[Step, bool]:
-        """The step for the jobs of a part that are allowed; and whether it is the last one of the place."""
-        plan, place, looked_at, is_last = self._plan, part.place, part.looked_at, part.is_last
+    async def _step(
+        self, progress: OperationProgress, part: _Part, begun_ms: int, allowed: int
+    ) -> tuple[OperationStep, bool]:
+        """The step for the jobs of a part that are allowed; and whether it is the last one of the shard."""
+        plan, position, looked_at, is_last = self._plan, part.position, part.looked_at, part.is_last
         matches = part.matches[:allowed]
         if len(matches) < len(part.matches):
-            place, looked_at, is_last = matches[-1].place, matches[-1].looked_at, False
-        step = Step(
+            position, looked_at, is_last = matches[-1].position, matches[-1].looked_at, False
+        step = OperationStep(
             steps=progress.steps,
             act=plan.act,
             state=part.state,
             begun_ms=begun_ms,
-            place=place,
+            position=position,
             looked_at=looked_at,
             jobs=[(each.info.id, await self._belongs_to(each.info)) for each in matches],
             ttl_ms=plan.ttl_ms,
@@ -262,11 +272,11 @@ class _Carrying:
     async def _belongs_to(self, job: JobInfo) -> bytes:
         """What belongs to a job in a step."""
         act, plan = self._plan.act, self._plan
-        if act in _ENDS:
+        if act in _ENDING_ACTS:
             reason = DELETED if act is Act.DELETE else plan.reason
             return with_headers(encode_cancellation(job.task, reason), job.headers)
         if act is Act.MOVE:
-            return (await self._source.places_of(job.id, plan.target, patient=False))[0].encode()
+            return (await self._source.shards_of_job(job.id, plan.target, patient=False))[0].encode()
         return plan.target.encode()
 
     async def _relay(self, queue: str, targets: set[str]) -> None:
@@ -280,12 +290,12 @@ class _Carrying:
                 )
 
 
-async def remind_all(store: Store, operation_id: str, places: Sequence[str], delay_ms: int | None) -> None:
+async def remind_all(store: Store, operation_id: str, shards: Sequence[str], delay_ms: int | None) -> None:
     """Have queues and shards remind a worker of an operation, each in so many milliseconds; None for never."""
     remind = store.operating.operations.remind
-    for start in range(0, len(places), REMINDED_AT_ONCE):
-        some = places[start : start + REMINDED_AT_ONCE]
-        await asyncio.gather(*(remind(place, operation_id, delay_ms) for place in some))
+    for start in range(0, len(shards), REMINDED_AT_ONCE):
+        some = shards[start : start + REMINDED_AT_ONCE]
+        await asyncio.gather(*(remind(shard, operation_id, delay_ms) for shard in some))
 
 
 async def attend(source: CarrySource, queue: str, operation_id: str) -> int | None:
@@ -312,12 +322,12 @@ async def attend(source: CarrySource, queue: str, operation_id: str) -> int | No
     return 0
 
 
-_PLACE = msgspec.msgpack.Decoder(_Place)
+_POSITION = msgspec.msgpack.Decoder(_ScanPosition)
 
 
-def _encode_place(place: _Place) -> bytes:
-    return msgspec.msgpack.encode(place)
+def _encode_position(position: _ScanPosition) -> bytes:
+    return msgspec.msgpack.encode(position)
 
 
-def _decode_place(place: bytes) -> _Place:
-    return _PLACE.decode(place) if place else _Place()
+def _decode_position(position: bytes) -> _ScanPosition:
+    return _POSITION.decode(position) if position else _ScanPosition()

@@ -8,10 +8,10 @@ import msgspec
 
 from aioq.errors import ConfigError
 from aioq.jobs.job import JobState
-from aioq.store.operating import Place, Span
+from aioq.store.operating import ListPosition, TimeSpan
 from aioq.util.printable import brief
 
-Places = Mapping[tuple[str, JobState], Place | None]
+ListPositions = Mapping[tuple[str, JobState], ListPosition | None]
 """By queue and state where a list continues; None for its end."""
 
 _CHECKSUM = 4
@@ -28,13 +28,13 @@ class _Cursor(msgspec.Struct, frozen=True, array_like=True):
 
     query: bytes
     span: tuple[int | None, int | None]
-    places: dict[str, dict[JobState, Place | None]]
+    places: dict[str, dict[JobState, ListPosition | None]]
 
 
 _DECODER = msgspec.msgpack.Decoder(_Cursor)
 
 
-def encode_cursor(query: bytes, span: Span, places: Places) -> str:
+def encode_cursor(query: bytes, span: TimeSpan, places: ListPositions) -> str:
     """The text of a cursor.
 
     Args:
@@ -42,14 +42,14 @@ def encode_cursor(query: bytes, span: Span, places: Places) -> str:
         span: the times between `since` and `until`.
         places: where each list continues.
     """
-    by_queue: dict[str, dict[JobState, Place | None]] = {}
+    by_queue: dict[str, dict[JobState, ListPosition | None]] = {}
     for (queue, state), place in places.items():
         by_queue.setdefault(queue, {})[state] = place
     packed = msgspec.msgpack.encode(_Cursor(query, (span.since_ms, span.until_ms), by_queue))
     return urlsafe_b64encode(packed + _checksum(packed)).decode().rstrip("=")
 
 
-def decode_cursor(text: object, query: bytes) -> tuple[Span, Places]:
+def decode_cursor(text: object, query: bytes) -> tuple[TimeSpan, ListPositions]:
     """The times of a query, and where each list continues.
 
     Raises:
@@ -66,9 +66,12 @@ def decode_cursor(text: object, query: bytes) -> tuple[Span, Places]:
             f"app.jobs: cursor={brief(text)}: expected the cursor of a page, as page.cursor gives it"
         )
     if found.query != query:
-        raise ConfigError("app.jobs: the cursor belongs to a query with other filters, or of another order")
+        raise ConfigError(
+            "app.jobs: the cursor belongs to a query with other filters, or of another order; "
+            "use it with those of its page"
+        )
     places = {(queue, state): place for queue, states in found.places.items() for state, place in states.items()}
-    return Span(*found.span), places
+    return TimeSpan(*found.span), places
 
 
 def _checksum(packed: bytes) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypedDict, cast
 import msgspec
 
 from aioq.errors import ConfigError
-from aioq.jobs.events import ENDS, OF_QUEUES, OF_WORKERS, Event, EventKind
+from aioq.jobs.events import END_KINDS, OF_QUEUES, OF_WORKERS, Event, EventKind
 from aioq.jobs.options import check_name
 from aioq.jobs.shards import queue_of_shard
 from aioq.operate.changes import Look, QueueChanges, Saved
@@ -111,7 +111,7 @@ class EventStream:
 
     def __init__(self, source: EventSource, given: EventFilters) -> None:
         if not source.keeps_history():
-            raise ConfigError(f"{WHERE} needs a history, and the setting 'history' is 0")
+            raise ConfigError(f"{WHERE} needs a history, and the setting 'history' is 0: set it higher")
         self._source = source
         self._filters = _checked(cast("dict[str, Any]", given))
         cursor = given.get("cursor")
@@ -332,7 +332,7 @@ def _kinds(given: Sequence[str] | None) -> Sequence[EventKind]:
     for each in given:
         if each not in names:
             raise ConfigError(f"{WHERE}: kinds={each!r}{did_you_mean(each, names)}; there are: {', '.join(names)}")
-        found += ENDS if each == ENDED else [EventKind(each)]
+        found += END_KINDS if each == ENDED else [EventKind(each)]
     return found
 
 

@@ -16,7 +16,7 @@ from aioq.errors import ConfigError
 from aioq.jobs.job import JobInfo, JobState
 from aioq.jobs.options import check_name
 from aioq.operate.arguments import Arguments, Parameters, plain_arguments
-from aioq.store.operating import LISTED_STATES, Listed, Span
+from aioq.store.operating import LISTED_STATES, Listed, TimeSpan
 from aioq.tasks.task import Task
 from aioq.util.durations import MAX_DELAY, Duration, as_seconds, moment_ms
 from aioq.util.printable import brief
@@ -140,7 +140,7 @@ class Filters:
         fits = any_of([self.worker or "*"])
         return lambda worker: fits(worker) or fits(worker.rpartition("-")[0])
 
-    def match(self, item: Listed, span: Span, parameters: Parameters) -> bool:
+    def match(self, item: Listed, span: TimeSpan, parameters: Parameters) -> bool:
         """Whether a job matches; what its list has decided already is checked again where that costs nothing.
 
         Args:

@@ -13,14 +13,14 @@ from aioq.jobs.job import JobInfo, JobState
 from aioq.jobs.shards import by_queue
 from aioq.operate.actions import ActionSource, JobActions
 from aioq.operate.arguments import Parameters
-from aioq.operate.cursor import Places, decode_cursor, encode_cursor
-from aioq.operate.ended import ENDS, JobLists
+from aioq.operate.cursor import ListPositions, decode_cursor, encode_cursor
+from aioq.operate.ended import ENDED_STATES, JobLists
 from aioq.operate.filters import TIMED, WHERE, Filters, make_filters
 from aioq.operate.known import queues_of
-from aioq.operate.listing import MOST_LOOKED_AT, Found, JobList, part_size, step
+from aioq.operate.listing import MOST_LOOKED_AT, JobList, ListingResult, part_size, step
 from aioq.public import public
 from aioq.store.contract import Store
-from aioq.store.operating import ALWAYS, MOST_LISTED, Span, Wanted
+from aioq.store.operating import ALWAYS, MOST_LISTED, ListQuery, TimeSpan
 from aioq.store.story import Counted
 from aioq.util.printable import brief
 
@@ -113,8 +113,10 @@ class JobQuery(JobActions):
         self._source = source
         self._given = given
         self._filters = make_filters(given, source.encoder())
-        if {*self._filters.states} & ENDS.keys() and not source.keeps_history():
-            raise ConfigError(f"{WHERE}: such jobs are listed in the history, and the setting 'history' is 0")
+        if {*self._filters.states} & ENDED_STATES.keys() and not source.keeps_history():
+            raise ConfigError(
+                f"{WHERE}: such jobs are listed in the history, and the setting 'history' is 0: set it higher"
+            )
         self._looked_at = 0
 
     @property
@@ -132,7 +134,7 @@ class JobQuery(JobActions):
         self._looked_at = 0
         shown = set[str]()
         span, begin = await self._begin()
-        left: Places | None = begin
+        left: ListPositions | None = begin
         while left is not None:
             found, left = await self._step(span, left, _PART)
             for job in found.jobs:
@@ -188,7 +190,7 @@ class JobQuery(JobActions):
         """
         self._looked_at = 0
         span, begin = await self._begin()
-        left: Places | None = begin
+        left: ListPositions | None = begin
         while left is not None:
             found, left = await self._step(span, left, 1)
             if found.jobs:
@@ -244,7 +246,7 @@ class JobQuery(JobActions):
         query._filters = filters  # noqa: SLF001 - of this class
         return query
 
-    async def _begin_places(self, store: Store) -> tuple[Sequence[str], Sequence[str]]:
+    async def _begin_shards(self, store: Store) -> tuple[Sequence[str], Sequence[str]]:
         shards = await self._shards(store)
         return list(by_queue(shards)), shards
 
@@ -270,32 +272,36 @@ class JobQuery(JobActions):
     def _in_order(self, *, oldest: bool) -> Self:
         return self._narrowed(replace(self._filters, oldest=oldest))
 
-    async def _counted(self, span: Span) -> tuple[list[tuple[str, Wanted]], list[Counted]]:
+    async def _counted(self, span: TimeSpan) -> tuple[list[tuple[str, ListQuery]], list[Counted]]:
         """The lists in which there are jobs that match, and how many jobs each has."""
         store = await self._source.store()
         lists = await self._lists(store, span)
         return lists, await asyncio.gather(*(JobLists(store).count_jobs(*each) for each in lists))
 
-    async def _begin(self) -> tuple[Span, Places]:
+    async def _begin(self) -> tuple[TimeSpan, ListPositions]:
         """The times between `since` and `until`, and the beginning of all lists."""
         since, until = self._filters.since, self._filters.until
         if since is None and until is None:
             return ALWAYS, {}
         store = await self._source.store()
         now = await store.operating.now_ms((await self._shards(store))[0])
-        return Span(since and since.resolved(now), until and until.resolved(now)), {}
+        return TimeSpan(since and since.resolved(now), until and until.resolved(now)), {}
 
     async def _step(
-        self, span: Span, places: Places, size: int, wanted: Sequence[tuple[str, Wanted]] | None = None
-    ) -> tuple[Found, Places | None]:
+        self,
+        span: TimeSpan,
+        places: ListPositions,
+        size: int,
+        queries: Sequence[tuple[str, ListQuery]] | None = None,
+    ) -> tuple[ListingResult, ListPositions | None]:
         """Look at the jobs from these places on; returns what was found, and the places where it ended.
 
-        `wanted` are the lists that are looked at, by default all.
+        `queries` are the lists that are looked at, by default all.
         """
         store = await self._source.store()
-        wanted = wanted or await self._lists(store, span)
-        part = part_size(len(wanted), size, looks_into_jobs=self._filters.looks_into_jobs)
-        lists = [JobList(queue, each, places.get((queue, each.state), ()), part) for queue, each in wanted]
+        queries = queries or await self._lists(store, span)
+        part = part_size(len(queries), size, looks_into_jobs=self._filters.looks_into_jobs)
+        lists = [JobList(queue, each, places.get((queue, each.state), ()), part) for queue, each in queries]
         parameters = Parameters(self._source.signature)
         found = await step(
             JobLists(store),
@@ -305,20 +311,20 @@ class JobQuery(JobActions):
             oldest=self._filters.oldest,
         )
         self._looked_at += found.looked_at
-        left = {(each.queue, each.wanted.state): each.place for each in lists if each.place != ()}
+        left = {(each.queue, each.query.state): each.place for each in lists if each.place != ()}
         return found, None if found.is_over else left
 
-    async def _lists(self, store: Store, span: Span) -> list[tuple[str, Wanted]]:
+    async def _lists(self, store: Store, span: TimeSpan) -> list[tuple[str, ListQuery]]:
         """The lists in which there are jobs that match."""
         filters = self._filters
-        lists: list[tuple[str, Wanted]] = []
+        lists: list[tuple[str, ListQuery]] = []
         for queue, state in product(await self._shards(store), filters.states):
             workers = None
             if filters.worker is not None and state is JobState.RUNNING:
                 workers = [each.worker for each in await store.workers(queue) if filters.fits_worker(each.worker)]
             timed = span if state in TIMED else ALWAYS
-            wanted = Wanted(state, filters.oldest, timed, workers, bool(filters.arguments))
-            lists.append((queue, wanted))
+            query = ListQuery(state, filters.oldest, timed, workers, bool(filters.arguments))
+            lists.append((queue, query))
         return lists
 
     async def _shards(self, store: Store) -> Sequence[str]:
@@ -327,6 +333,6 @@ class JobQuery(JobActions):
         return [shard for queue in queues for shard in await self._source.shards_of(queue)]
 
 
-def _share(found: Found) -> float:
+def _share(found: ListingResult) -> float:
     """The share of the jobs that match whose calls are gone."""
     return found.without_call / max(1, len(found.jobs))

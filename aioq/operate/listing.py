@@ -9,7 +9,7 @@ from aioq.jobs.job import JobInfo
 from aioq.jobs.shards import SEPARATOR, queue_of_shard
 from aioq.operate.ended import JobLists
 from aioq.operate.filters import time_of
-from aioq.store.operating import MOST_LISTED, Listed, Place, Wanted
+from aioq.store.operating import MOST_LISTED, Listed, ListPosition, ListQuery
 
 MOST_LOOKED_AT = 1_000
 """The most jobs that one page looks at."""
@@ -23,14 +23,14 @@ class JobList:
 
     Args:
         queue: the queue.
-        wanted: what is listed.
+        query: what is listed.
         after: where it continues; None for its end.
         part: how many items are read at first.
     """
 
-    def __init__(self, queue: str, wanted: Wanted, after: Place | None, part: int) -> None:
+    def __init__(self, queue: str, query: ListQuery, after: ListPosition | None, part: int) -> None:
         self.queue = queue
-        self.wanted = wanted
+        self.query = query
         self.place = after
         self._next = after
         self._part = part
@@ -55,7 +55,7 @@ class JobList:
 
     async def read(self, store: JobLists) -> int:
         """Read the next part; returns how many of its items at the beginning are no jobs."""
-        listing = await store.list_jobs(self.queue, self.wanted, self._next or (), self._part)
+        listing = await store.list_jobs(self.queue, self.query, self._next or (), self._part)
         self._part = min(self._part * _GROWTH, MOST_LISTED)
         self._next = listing.after
         self._read.extend(listing.items)
@@ -73,7 +73,7 @@ class JobList:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ListingResult:
     """The result of one step.
 
     Attributes:
@@ -93,8 +93,8 @@ class Found:
 
 def part_size(lists: int, size: int, *, looks_into_jobs: bool) -> int:
     """How many items of each list are read at first, for a page of `size` jobs."""
-    wanted = MOST_LISTED if looks_into_jobs else min(size, MOST_LISTED)
-    return max(_LEAST if lists > 1 else 1, -(-wanted // max(1, lists)))
+    enough = MOST_LISTED if looks_into_jobs else min(size, MOST_LISTED)
+    return max(_LEAST if lists > 1 else 1, -(-enough // max(1, lists)))
 
 
 async def step(
@@ -104,7 +104,7 @@ async def step(
     *,
     size: int,
     oldest: bool,
-) -> Found:
+) -> ListingResult:
     """Look at the jobs of all lists in the order of time, until `size` match or enough were looked at.
 
     Args:
@@ -124,13 +124,13 @@ async def step(
             continue
         best = _first(lists, oldest=oldest)
         if best is None:
-            return Found(jobs, looked_at, seen, True, without_call)
+            return ListingResult(jobs, looked_at, seen, True, without_call)
         item = best.pop()
         looked_at, seen = looked_at + 1, seen + 1
         if item.info is not None and matches(item):
             jobs.append(shown(item.info))
             without_call += not item.has_call
-    return Found(jobs, looked_at, seen, not any(each.head or each.is_due for each in lists), without_call)
+    return ListingResult(jobs, looked_at, seen, not any(each.head or each.is_due for each in lists), without_call)
 
 
 def shown(info: JobInfo) -> JobInfo:

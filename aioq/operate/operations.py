@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from aioq.errors import ConfigError
 from aioq.operate.carrying import CarrySource, carry, remind_all
-from aioq.operate.plan import OperationInfo, Plan, decode_plan, encode_plan, shown_operation
+from aioq.operate.plan import OperationInfo, OperationPlan, decode_plan, encode_plan, shown_operation
 from aioq.public import public
 from aioq.store.contract import Store
 from aioq.store.operations import (
@@ -17,13 +17,13 @@ from aioq.store.operations import (
     MOST_OPERATIONS,
     Act,
     OperationState,
+    OperationStep,
     Permit,
-    Step,
     StoredOperation,
     Verdict,
 )
 from aioq.util.log import logger
-from aioq.util.migration import Place, explain_missing
+from aioq.util.migration import ApiPart, explain_missing
 from aioq.util.printable import brief
 
 R = TypeVar("R")
@@ -36,7 +36,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
 TAKEOVER = 15.0
 """Seconds after which whoever waits for an operation carries it on although there are workers, if none does."""
 
-SHOWN = 8
+QUEUES_NAMED = 8
 """The most queues and shards that a line of the log names."""
 
 MOST_OF_A_NAME = 200
@@ -188,7 +188,7 @@ class Operation:
         return await self.progress()
 
 
-explain_missing(Operation, Place.APP)
+explain_missing(Operation, ApiPart.APP)
 
 
 class _Watch:
@@ -228,10 +228,10 @@ class _Watch:
         self._alone_until = now + LEASE_MS / 1000
         if self._says_so:
             self._says_so = False
-            more = len(plan.reminders) - SHOWN
+            more = len(plan.reminders) - QUEUES_NAMED
             log.warning(
                 "operation %s: no worker serves %s%s; this process carries it on while it waits for it",
-                *(self._id, ", ".join(plan.reminders[:SHOWN]), f" and {more:,} more" if more > 0 else ""),
+                *(self._id, ", ".join(plan.reminders[:QUEUES_NAMED]), f" and {more:,} more" if more > 0 else ""),
             )
         return True
 
@@ -302,12 +302,12 @@ async def look(store: Store, stored: StoredOperation) -> OperationInfo | None:
     if plan is None:
         return None
     done = stored.done
-    if stored.at < len(plan.places) and stored.state is not OperationState.ENDED:
-        done += (await store.operating.operations.progress(plan.places[stored.at][0], stored.id)).done
+    if stored.at < len(plan.shards) and stored.state is not OperationState.ENDED:
+        done += (await store.operating.operations.progress(plan.shards[stored.at][0], stored.id)).done
     return shown_operation(plan, stored, done)
 
 
-async def begin(source: OperationSource, plan: Plan, *, is_for_workers: bool = True) -> Operation:
+async def begin(source: OperationSource, plan: OperationPlan, *, is_for_workers: bool = True) -> Operation:
     """Store an operation, and have workers carry it on.
 
     Args:
@@ -333,25 +333,25 @@ async def begin(source: OperationSource, plan: Plan, *, is_for_workers: bool = T
     return Operation(source, shown_operation(plan, stored, stored.done))
 
 
-async def remind(store: Store, operation_id: str, places: Sequence[str]) -> None:
-    """Have a worker carry on an operation now: one of the first place with workers, later also others."""
-    await remind_all(store, operation_id, places[:1], 0)
-    await remind_all(store, operation_id, places[1:], LEASE_MS)
+async def remind(store: Store, operation_id: str, shards: Sequence[str]) -> None:
+    """Have a worker carry on an operation now: one of the first shard with workers, later also others."""
+    await remind_all(store, operation_id, shards[:1], 0)
+    await remind_all(store, operation_id, shards[1:], LEASE_MS)
 
 
-async def reminders_of(store: Store, places: Sequence[str]) -> list[str]:
+async def reminders_of(store: Store, shards: Sequence[str]) -> list[str]:
     """The queues and shards whose workers are reminded of an operation: all, those first that have some now.
 
     One that gets its first worker later may be the only one that ever does.
     """
-    return list(dict.fromkeys([*await served(store, places), *places]))
+    return list(dict.fromkeys([*await served(store, shards), *shards]))
 
 
-async def served(store: Store, places: Sequence[str]) -> list[str]:
+async def served(store: Store, shards: Sequence[str]) -> list[str]:
     """Those of some queues and shards that have workers."""
     found: list[str] = []
-    for start in range(0, len(places), WORKERS_AT_ONCE):
-        some = places[start : start + WORKERS_AT_ONCE]
+    for start in range(0, len(shards), WORKERS_AT_ONCE):
+        some = shards[start : start + WORKERS_AT_ONCE]
         workers = await asyncio.gather(*map(store.workers, some))
         found += [
             place for place, its in zip(some, workers, strict=True) if any(each.lease_ms > 0 for each in its)
@@ -359,23 +359,23 @@ async def served(store: Store, places: Sequence[str]) -> list[str]:
     return found
 
 
-async def _is_served(store: Store, places: Sequence[str]) -> bool:
+async def _is_served(store: Store, shards: Sequence[str]) -> bool:
     """Whether some queue or shard has workers; those that are likely to come first."""
-    for start in range(0, len(places), WORKERS_AT_ONCE):
-        if await served(store, places[start : start + WORKERS_AT_ONCE]):
+    for start in range(0, len(shards), WORKERS_AT_ONCE):
+        if await served(store, shards[start : start + WORKERS_AT_ONCE]):
             return True
     return False
 
 
-async def _fence(store: Store, operation_id: str, plan: Plan, permit: Permit) -> None:
+async def _fence(store: Store, operation_id: str, plan: OperationPlan, permit: Permit) -> None:
     """Have the step refused that a carrier may be about to make: it got its permit before the change."""
-    if permit.at >= len(plan.places):
+    if permit.at >= len(plan.shards):
         return
-    operations, (queue, begun_ms) = store.operating.operations, plan.places[permit.at]
+    operations, (queue, begun_ms) = store.operating.operations, plan.shards[permit.at]
     verdict = Verdict.STALE
     while verdict is Verdict.STALE:
         note = await operations.progress(queue, operation_id)
-        nothing = Step(note.steps, Act.CANCEL, plan.filters.states[0], begun_ms, note.place, 0)
+        nothing = OperationStep(note.steps, Act.CANCEL, plan.filters.states[0], begun_ms, note.position, 0)
         verdict, _ = await operations.step(queue, operation_id, nothing)
 
 

@@ -11,59 +11,59 @@ from aioq.operate.listing import JobList, part_size, shown, step
 from aioq.store.contract import Store
 from aioq.store.history import Minutes
 from aioq.store.leases import WorkerLease
-from aioq.store.operating import MOST_LISTED, Listed, Wanted
-from aioq.store.pauses import NOTHING, Pauses
+from aioq.store.operating import MOST_LISTED, Listed, ListQuery
+from aioq.store.pauses import NO_PAUSES, Pauses
 
-COUNTED = (JobState.QUEUED, JobState.SCHEDULED, JobState.RUNNING, JobState.FAILED)
+COUNTED_STATES = (JobState.QUEUED, JobState.SCHEDULED, JobState.RUNNING, JobState.FAILED)
 """The states whose jobs are counted: each has a list that the server counts with one command."""
 
 
-class PlaceReading(msgspec.Struct, frozen=True, kw_only=True):
+class ShardReading(msgspec.Struct, frozen=True, kw_only=True):
     """What is in a queue, or in a shard of one.
 
     Attributes:
-        counts: how many jobs are in each state of `COUNTED`; of queued ones it is an estimate.
+        counts: how many jobs are in each state of `COUNTED_STATES`; of queued ones it is an estimate.
         minutes: what was sent and what ended, if statistics are kept.
         pauses: what is paused.
     """
 
     counts: Mapping[JobState, int]
     minutes: Minutes | None
-    pauses: Pauses = NOTHING
+    pauses: Pauses = NO_PAUSES
 
 
-async def read_place(store: Store, place: str, minutes: int) -> PlaceReading:
+async def read_shard(store: Store, shard: str, minutes: int) -> ShardReading:
     """Read what is in a queue or shard.
 
     It is a command for each count, one for the pauses, and one for the minutes of 175 tasks.
 
     Args:
         store: the store.
-        place: the queue or shard.
+        shard: the queue or shard.
         minutes: how many minutes are read; 0 for none.
     """
     verbs = store.operating
 
     async def history() -> Minutes | None:
-        return await store.history.minutes(place, minutes) if minutes else None
+        return await store.history.minutes(shard, minutes) if minutes else None
 
     counts, found, pauses = await asyncio.gather(
-        asyncio.gather(*(verbs.count_jobs(place, Wanted(state)) for state in COUNTED)),
+        asyncio.gather(*(verbs.count_jobs(shard, ListQuery(state)) for state in COUNTED_STATES)),
         history(),
-        verbs.pauses.read(place),
+        verbs.pauses.read(shard),
     )
     numbers = [each.count for each in counts]
-    return PlaceReading(counts=dict(zip(COUNTED, numbers, strict=True)), minutes=found, pauses=pauses)
+    return ShardReading(counts=dict(zip(COUNTED_STATES, numbers, strict=True)), minutes=found, pauses=pauses)
 
 
-async def read_workers(store: Store, places: Sequence[str]) -> dict[str, Sequence[WorkerLease]]:
+async def read_workers(store: Store, shards: Sequence[str]) -> dict[str, Sequence[WorkerLease]]:
     """The workers of queues and shards: a command for 500 workers of each."""
-    found = await asyncio.gather(*map(store.workers, places))
-    return dict(zip(places, found, strict=True))
+    found = await asyncio.gather(*map(store.workers, shards))
+    return dict(zip(shards, found, strict=True))
 
 
 async def read_running(store: Store, holders: Mapping[str, Sequence[str]]) -> list[JobInfo]:
-    """The jobs that workers run: a command for each worker of a place, and one or a few for all of its jobs.
+    """The jobs that workers run: a command for each worker of a shard, and one or a few for all of its jobs.
 
     Args:
         store: the store.
@@ -71,15 +71,15 @@ async def read_running(store: Store, holders: Mapping[str, Sequence[str]]) -> li
     """
     lists = await asyncio.gather(
         *(
-            store.operating.list_jobs(place, Wanted(JobState.RUNNING, workers=workers), (), MOST_LISTED)
-            for place, workers in holders.items()
+            store.operating.list_jobs(shard, ListQuery(JobState.RUNNING, workers=workers), (), MOST_LISTED)
+            for shard, workers in holders.items()
         )
     )
     return [shown(item.info) for listing in lists for item in listing.items if item.info is not None]
 
 
 async def listed_jobs(
-    store: Store, places: Sequence[str], state: JobState, fits: Callable[[JobInfo], bool], size: int
+    store: Store, shards: Sequence[str], state: JobState, fits: Callable[[JobInfo], bool], size: int
 ) -> tuple[Sequence[JobInfo], int]:
     """Up to `size` jobs in a state, and how many were looked at for that: 1,000 at the most.
 
@@ -87,16 +87,16 @@ async def listed_jobs(
 
     Args:
         store: the store.
-        places: the queues and shards.
+        shards: the queues and shards.
         state: the state; of running jobs `read_running` tells.
         fits: what the jobs must match.
         size: the most jobs to find.
     """
-    if not places:
+    if not shards:
         return (), 0
     oldest = state is not JobState.FAILED
-    part = part_size(len(places), size, looks_into_jobs=False)
-    lists = [JobList(place, Wanted(state, oldest), (), part) for place in places]
+    part = part_size(len(shards), size, looks_into_jobs=False)
+    lists = [JobList(shard, ListQuery(state, oldest), (), part) for shard in shards]
 
     def matches(item: Listed) -> bool:
         return item.info is not None and fits(shown(item.info))

@@ -8,7 +8,7 @@ import msgspec
 
 from aioq.errors import ConfigError
 from aioq.public import public
-from aioq.store.pauses import MOST_TASKS, Pauses, Span
+from aioq.store.pauses import MOST_TASKS, PausePeriod, Pauses
 from aioq.tasks.task import Task
 from aioq.util.durations import MAX_DELAY, Duration, as_seconds, moment_ms
 from aioq.util.printable import brief
@@ -71,7 +71,7 @@ def queue_info(queue: str, shards: Sequence[Pauses]) -> QueueInfo:
     )
 
 
-def _shown(span: Span) -> PauseInfo:
+def _shown(span: PausePeriod) -> PauseInfo:
     return PauseInfo(since=_moment(span.since_ms), until=None if span.until_ms is None else _moment(span.until_ms))
 
 

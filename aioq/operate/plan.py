@@ -59,15 +59,14 @@ class StoredFilters(msgspec.Struct, frozen=True, omit_defaults=True):
     arguments: list[tuple[str | int, Any]] = []
 
 
-class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
+class OperationPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     """What an operation is to do.
 
     Attributes:
         act: what it does to jobs.
         filters: which jobs.
-        places: the queues and shards that it goes through, each with the time there when it began, in
-        milliseconds
-            since the Unix epoch.
+        shards: the queues and shards that it goes through, each with the time there when it began, in
+            milliseconds since the Unix epoch.
         by: who has begun it.
         target: the queue to which jobs are moved, or the priority that they get.
         reason: why jobs are cancelled, or purged.
@@ -75,12 +74,12 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
         ttl_ms: how long the outcomes of cancelled jobs are kept.
         total: about how many jobs matched at the begin.
         exact: whether these were counted.
-        reminders: the places whose workers are reminded of it.
+        reminders: the queues and shards whose workers are reminded of it.
     """
 
     act: Act
     filters: StoredFilters
-    places: list[tuple[str, int]]
+    shards: list[tuple[str, int]] = msgspec.field(name="places")
     by: str
     target: str = ""
     reason: str = ""
@@ -91,15 +90,15 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True):
     reminders: list[str] = []
 
 
-_DECODER = msgspec.msgpack.Decoder(Plan)
+_DECODER = msgspec.msgpack.Decoder(OperationPlan)
 
 
-def encode_plan(plan: Plan) -> bytes:
+def encode_plan(plan: OperationPlan) -> bytes:
     """A plan as it is stored."""
     return msgspec.msgpack.encode(plan)
 
 
-def decode_plan(definition: bytes) -> Plan | None:
+def decode_plan(definition: bytes) -> OperationPlan | None:
     """A plan that was stored; None for one that a newer version of aioq has stored in a way of its own."""
     try:
         return _DECODER.decode(definition)
@@ -181,7 +180,7 @@ class OperationInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def shown_operation(
-    plan: Plan, stored: StoredOperation, done: Done, sample: Sequence[JobInfo] = ()
+    plan: OperationPlan, stored: StoredOperation, done: Done, sample: Sequence[JobInfo] = ()
 ) -> OperationInfo:
     """What is shown of an operation that has done so much; `sample` is that of a dry run."""
     return OperationInfo(

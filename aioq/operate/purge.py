@@ -8,8 +8,8 @@ from aioq.errors import ConfigError
 from aioq.jobs.job import JobState
 from aioq.operate.carrying import carry
 from aioq.operate.operations import OperationSource, begin, reminders_of, who
-from aioq.operate.plan import APPLIES_TO, Plan, StoredFilters
-from aioq.store.operating import Wanted
+from aioq.operate.plan import APPLIES_TO, OperationPlan, StoredFilters
+from aioq.store.operating import ListQuery
 from aioq.store.operations import Act
 from aioq.util.printable import brief
 from aioq.util.suggestions import did_you_mean
@@ -17,7 +17,7 @@ from aioq.util.suggestions import did_you_mean
 PURGED = tuple(state for state in APPLIES_TO[Act.PURGE] if state is not JobState.FAILED)
 """The states whose jobs are deleted by default: those that wait to be run."""
 
-REASON = "purged"
+PURGE_REASON = "purged"
 """The reason with which a job ends that is purged before it has run."""
 
 
@@ -50,15 +50,15 @@ async def purge(source: OperationSource, queue: str, shards: Sequence[str], stat
     go on, or whoever waits for the operation.
     """
     verbs = (store := await source.store()).operating
-    lists = [(shard, Wanted(state)) for shard in shards for state in states]
+    lists = [(shard, ListQuery(state)) for shard in shards for state in states]
     counts = await asyncio.gather(*(verbs.count_jobs(*each) for each in lists))
     begun = await asyncio.gather(*map(verbs.now_ms, shards))
-    plan = Plan(
+    plan = OperationPlan(
         act=Act.PURGE,
         filters=StoredFilters(states=[*states], queues=[queue]),
-        places=list(zip(shards, begun, strict=True)),
+        shards=list(zip(shards, begun, strict=True)),
         by=who(None),
-        reason=REASON,
+        reason=PURGE_REASON,
         total=sum(each.count for each in counts),
         exact=all(each.exact for each in counts),
         reminders=await reminders_of(store, shards),

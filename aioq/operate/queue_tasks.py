@@ -9,10 +9,10 @@ from aioq.errors import ConfigError
 from aioq.operate.pauses import PauseInfo
 from aioq.public import public
 from aioq.store.contract import Store
-from aioq.store.operating import LISTED_STATES, MOST_LISTED, OperatorVerbs, Wanted
+from aioq.store.operating import LISTED_STATES, MOST_LISTED, ListQuery, OperatorVerbs
 from aioq.util.suggestions import did_you_mean
 
-_SHOWN = 20
+_TASKS_NAMED = 20
 """How many known tasks an error names."""
 
 
@@ -35,7 +35,7 @@ class QueueTask(msgspec.Struct, frozen=True, kw_only=True):
 
 async def with_jobs(verbs: OperatorVerbs, shards: Sequence[str]) -> Collection[str]:
     """The names of the tasks of the first jobs of each state, in some shards."""
-    lists = [(shard, Wanted(state), (), MOST_LISTED) for shard in shards for state in LISTED_STATES]
+    lists = [(shard, ListQuery(state), (), MOST_LISTED) for shard in shards for state in LISTED_STATES]
     found = await asyncio.gather(*(verbs.list_jobs(*each) for each in lists))
     return {item.info.task for listing in found for item in listing.items if item.info is not None}
 
@@ -61,6 +61,6 @@ def check_known(where: str, names: Iterable[str], known: Iterable[str], are: str
     there = sorted({*known} - {""})
     for name in names:
         if name not in there:
-            more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
-            listed = f"{are}: {', '.join(there[:_SHOWN]) or 'none'}{more}"
+            more = f" and {len(there) - _TASKS_NAMED} more" if len(there) > _TASKS_NAMED else ""
+            listed = f"{are}: {', '.join(there[:_TASKS_NAMED]) or 'none'}{more}"
             raise ConfigError(f"{where}: no task {name!r}{did_you_mean(name, there)}; {listed}")

@@ -16,10 +16,10 @@ from aioq.operate.statistics import QueueStats, activity
 from aioq.public import public
 from aioq.schedules.homes import move_schedules
 from aioq.store.contract import Store
-from aioq.store.operating import LISTED_STATES, Wanted
+from aioq.store.operating import LISTED_STATES, ListQuery
 from aioq.store.pauses import copy_pauses
 from aioq.store.shards import StoredShards
-from aioq.util.migration import Place, explain_missing
+from aioq.util.migration import ApiPart, explain_missing
 
 
 @public
@@ -83,7 +83,9 @@ class QueueHandle(QueueControl):
                 names those that there are.
         """
         if not self._has_stats:
-            raise ConfigError(f"queue {self.name}: stats() needs statistics, which the setting 'stats' turns off")
+            raise ConfigError(
+                f"queue {self.name}: stats() needs statistics, and the setting 'stats' is off: turn it on"
+            )
         store = await self._existing()
         names = shard_names(self.name, (await self._stored(store)).served)
         found = await asyncio.gather(*map(store.history.statistics, names))
@@ -104,7 +106,7 @@ class QueueHandle(QueueControl):
         )
 
     async def _count(self, store: Store, names: Sequence[str], state: JobState) -> int:
-        found = await asyncio.gather(*(store.operating.count_jobs(name, Wanted(state)) for name in names))
+        found = await asyncio.gather(*(store.operating.count_jobs(name, ListQuery(state)) for name in names))
         return sum(each.count for each in found)
 
     async def tasks(self) -> list[QueueTask]:
@@ -209,4 +211,4 @@ class QueueHandle(QueueControl):
         ]
 
 
-explain_missing(QueueHandle, Place.APP)
+explain_missing(QueueHandle, ApiPart.APP)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from aioq.public import public
-from aioq.store.history import COUNTER_OF, SENT, End, Span, percentile, run_times, wait_times
+from aioq.store.history import COUNTER_OF, SENT, End, PeriodStatistics, percentile, run_times, wait_times
 
 
 @public
@@ -101,7 +101,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     day: QueueActivity
 
 
-def activity(spans: Sequence[Span]) -> QueueActivity:
+def activity(spans: Sequence[PeriodStatistics]) -> QueueActivity:
     """What happened in a queue, by the counters of each of its shards."""
     tasks: dict[str, Counter[int]] = {}
     for span in spans:

@@ -11,7 +11,7 @@ import msgspec
 from aioq.errors import ConfigError, WorkerRefusedError
 from aioq.jobs.job import JobInfo
 from aioq.jobs.options import check_name
-from aioq.operate.registered import Place, about_of
+from aioq.operate.registered import Registration, about_of
 from aioq.public import public
 from aioq.util.durations import Duration, as_seconds
 from aioq.util.printable import brief
@@ -20,7 +20,7 @@ from aioq.worker.stacks import WorkerStacks
 
 R = TypeVar("R")
 
-PATIENCE = 10.0
+ANSWER_TIMEOUT = 10.0
 """Seconds that a worker has to answer by default, besides half of its lease: so long it takes at most until its
 next renewals bring what it is asked for, also while its event loop is blocked."""
 
@@ -32,16 +32,23 @@ class Asker(Protocol):
     """
 
     async def ask(
-        self, worker: "WorkerInfo", places: Sequence[Place], verb: str, args: Mapping[str, object], seconds: float
+        self,
+        worker: "WorkerInfo",
+        registrations: Sequence[Registration],
+        verb: str,
+        args: Mapping[str, object],
+        seconds: float,
     ) -> Any:
-        """Ask a worker, which is at these places, for something, and wait for its answer."""
+        """Ask a worker, which is registered so, for something, and wait for its answer."""
         ...
 
     async def check_queue(self, where: str, queue: str) -> None:
         """Check that the App or the server knows a queue; the error begins with `where`."""
         ...
 
-    async def read_again(self, worker: "WorkerInfo", places: Sequence[Place], about: About) -> "WorkerInfo":
+    async def read_again(
+        self, worker: "WorkerInfo", registrations: Sequence[Registration], about: About
+    ) -> "WorkerInfo":
         """A worker as it is now, which has just said this of itself."""
         ...
 
@@ -102,7 +109,7 @@ class WorkerInfo:
     draining: bool
     supervised: bool
     figures: WorkerFigures
-    _places: tuple[Place, ...] = field(repr=False, compare=False)
+    _registrations: tuple[Registration, ...] = field(repr=False, compare=False)
     _asker: Asker = field(repr=False, compare=False)
 
     async def stacks(self, *, timeout: Duration | None = None) -> WorkerStacks:
@@ -234,7 +241,7 @@ class WorkerInfo:
 
     async def _changed(self, verb: str, timeout: Duration | None, **args: object) -> "WorkerInfo":
         about = msgspec.convert(await self._ask(verb, timeout, **args), About)
-        return await self._asker.read_again(self, self._places, about)
+        return await self._asker.read_again(self, self._registrations, about)
 
     async def _ask(self, verb: str, timeout: Duration | None, **args: object) -> Any:
         """Ask the worker for something; what it returns."""
@@ -245,12 +252,12 @@ class WorkerInfo:
                 self.id,
             )
         if timeout is None:
-            seconds: float | None = PATIENCE + about_of(self.id, self._places).lease_ms / 2000
+            seconds: float | None = ANSWER_TIMEOUT + about_of(self.id, self._registrations).lease_ms / 2000
         else:
             seconds = as_seconds(timeout)
         if seconds is None or seconds <= 0:
             raise ConfigError(f"worker.{verb}: timeout={brief(timeout)}: expected seconds above 0, or a timedelta")
-        return await self._asker.ask(self, self._places, verb, args, seconds)
+        return await self._asker.ask(self, self._registrations, verb, args, seconds)
 
     def _sync(self, name: str, make: Callable[[], Awaitable[R]]) -> R:
         return self._asker.run_sync(f"await worker.{name}(...)", make)

@@ -10,7 +10,15 @@ from aioq.jobs.options import check_name
 from aioq.jobs.shards import queue_of_shard
 from aioq.operate.filters import any_of, pattern_of
 from aioq.operate.known import queues_of
-from aioq.operate.registered import Place, about_of, id_of, names_in_words, places_in, queues_said_by, running_at
+from aioq.operate.registered import (
+    Registration,
+    about_of,
+    id_of,
+    names_in_words,
+    queues_said_by,
+    registrations_in,
+    running_at,
+)
 from aioq.operate.worker import WorkerInfo
 from aioq.public import public
 from aioq.store.contract import Store
@@ -109,7 +117,7 @@ class WorkerQuery:
         """`get` for sync code, as `App.run_sync`."""
         return self._source.run_sync("await app.workers().get(...)", lambda: self.get(worker_id))
 
-    async def _matching(self) -> dict[str, Sequence[Place]]:
+    async def _matching(self) -> dict[str, Sequence[Registration]]:
         found = await self._register.find(self._queues)
         return {worker: found[worker] for worker in sorted(found) if self._fits(worker)}
 
@@ -128,37 +136,42 @@ class _Register:
         """Run the awaitable of `make` for sync code."""
         return self._source.run_sync(instead, make)
 
-    async def find(self, queues: Sequence[str] | None) -> dict[str, Sequence[Place]]:
-        """The workers of queues, by id, each with all of its places; by default those of all that are known."""
+    async def find(self, queues: Sequence[str] | None) -> dict[str, Sequence[Registration]]:
+        """The workers of queues, by id, each with all of its registrations; by default of all known queues."""
         if queues is None:
             stored = await (await self._source.store()).operating.queues()
             known = list(dict.fromkeys([*self._source.known_queues(), *map(queue_of_shard, stored)]))
         else:
             known = [*await queues_of(self._source, queues, where=f"{WHERE}: ")]
-        found = await self._places(known)
+        found = await self._registrations_in(known)
         # A worker may serve further queues, which perhaps this App does not know.
-        others = {queue for places in found.values() for queue in queues_said_by(places)} - {*known}
-        for worker, places in (await self._places(sorted(others))).items() if others else ():
+        others = {queue for registrations in found.values() for queue in queues_said_by(registrations)} - {*known}
+        for worker, registrations in (await self._registrations_in(sorted(others))).items() if others else ():
             if queues is None or worker in found:
-                found[worker] = [*found.get(worker, ()), *places]
+                found[worker] = [*found.get(worker, ()), *registrations]
         return found
 
-    async def described(self, found: Mapping[str, Sequence[Place]]) -> list[WorkerInfo]:
+    async def described(self, found: Mapping[str, Sequence[Registration]]) -> list[WorkerInfo]:
         """These workers, with what they run."""
         running = await running_at(await self._source.store(), found)
         return [
-            self._info(worker, places, about_of(worker, places), running.get(worker, ()))
-            for worker, places in found.items()
+            self._info(worker, registrations, about_of(worker, registrations), running.get(worker, ()))
+            for worker, registrations in found.items()
         ]
 
     async def ask(
-        self, worker: WorkerInfo, places: Sequence[Place], verb: str, args: Mapping[str, object], seconds: float
+        self,
+        worker: WorkerInfo,
+        registrations: Sequence[Registration],
+        verb: str,
+        args: Mapping[str, object],
+        seconds: float,
     ) -> Any:
-        """Ask a worker, which is at these places, for something, and wait for its answer."""
+        """Ask a worker, which is registered so, for something, and wait for its answer."""
         control = (await self._source.store()).operating.control
         loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
         until = loop.time() + seconds
-        at, request = _best(places, args), encode_request(verb, args, seconds)
+        at, request = _best(registrations, args), encode_request(verb, args, seconds)
         is_moved = False
         while not isinstance(answer := await control.ask(*at, request), bytes):
             if answer is NoAnswer.GONE:
@@ -183,20 +196,24 @@ class _Register:
         """Check that the App or the server knows a queue; the error begins with `where`."""
         await queues_of(self._source, [queue], where=f"{where}: ")
 
-    async def read_again(self, worker: WorkerInfo, places: Sequence[Place], about: About) -> WorkerInfo:
+    async def read_again(
+        self, worker: WorkerInfo, registrations: Sequence[Registration], about: About
+    ) -> WorkerInfo:
         """A worker as it is now, which has just said this of itself."""
-        found = await self._places(list(dict.fromkeys([*about.queues, *worker.queues])))
-        places = found.get(worker.id, places)  # it may be gone by now
-        running = await running_at(await self._source.store(), {worker.id: places})
-        return self._info(worker.id, places, about, running.get(worker.id, ()))
+        found = await self._registrations_in(list(dict.fromkeys([*about.queues, *worker.queues])))
+        registrations = found.get(worker.id, registrations)  # it may be gone by now
+        running = await running_at(await self._source.store(), {worker.id: registrations})
+        return self._info(worker.id, registrations, about, running.get(worker.id, ()))
 
-    async def _places(self, queues: Sequence[str]) -> dict[str, Sequence[Place]]:
+    async def _registrations_in(self, queues: Sequence[str]) -> dict[str, Sequence[Registration]]:
         shards = [shard for queue in queues for shard in await self._source.shards_of(queue)]
-        return await places_in(await self._source.store(), shards)
+        return await registrations_in(await self._source.store(), shards)
 
-    def _info(self, worker: str, places: Sequence[Place], about: About, running: Sequence[JobInfo]) -> WorkerInfo:
-        fetched = [place.lease.fetched_ms for place in places]
-        left = max(place.lease.lease_ms for place in places)
+    def _info(
+        self, worker: str, registrations: Sequence[Registration], about: About, running: Sequence[JobInfo]
+    ) -> WorkerInfo:
+        fetched = [each.lease.fetched_ms for each in registrations]
+        left = max(each.lease.lease_ms for each in registrations)
         return WorkerInfo(
             id=worker,
             host=about.host,
@@ -213,18 +230,18 @@ class _Register:
             draining=about.draining,
             supervised=about.supervised,
             figures=about.figures,
-            _places=tuple(places),
+            _registrations=tuple(registrations),
             _asker=self,
         )
 
 
-def _best(places: Sequence[Place], args: Mapping[str, object]) -> tuple[str, str]:
+def _best(registrations: Sequence[Registration], args: Mapping[str, object]) -> tuple[str, str]:
     """The queue over which a worker is asked, and its id there: where its lease lasts longest.
 
     A queue that it is to leave is not asked over, because the answer might not come any more.
     """
-    others = [place for place in places if queue_of_shard(place.queue) != args.get("queue")]
-    best = max(others or places, key=lambda each: each.lease.lease_ms)
+    others = [each for each in registrations if queue_of_shard(each.queue) != args.get("queue")]
+    best = max(others or registrations, key=lambda each: each.lease.lease_ms)
     return best.queue, best.lease.worker
 
 

@@ -18,7 +18,7 @@ from aioq.util.aio import Backoff
 OUTAGE_COUNTS = FAIR_ATTEMPT
 """Seconds for which the failure of one attempt also counts for other jobs."""
 
-LAG = 0.1
+BLOCKED_FROM = 0.1
 """Seconds that a timer may be late before the loop counts as blocked. A guess: far more than a busy loop takes for
 one turn, and far less than the second that another attempt costs."""
 
@@ -86,7 +86,7 @@ class Delivery:
             batch.expired = False
             # If the timer was late, the loop was blocked: the reply may have come, but was not read yet.
             late = self._loop.time() - batch.attempt_ends
-            return self._persist(batch.apart(), TimeoutError(), excused=late > LAG)
+            return self._persist(batch.apart(), TimeoutError(), excused=late > BLOCKED_FROM)
         if error is None or isinstance(error, (ServerUnavailableError, TimeoutError)):
             return self._persist(batch.apart(), error)
         if len(batch) > 1 and isinstance(error, Exception) and is_refusal(error):
@@ -140,7 +140,7 @@ class Delivery:
                     added = await self._store.enqueue(self._queue, _joined(left), again=again)
             except (ServerUnavailableError, TimeoutError) as fault:
                 error, again = fault, True
-                if not excused and attempt.expired() and self._loop.time() - ends > LAG:
+                if not excused and attempt.expired() and self._loop.time() - ends > BLOCKED_FROM:
                     excused = True
                 else:
                     left = self._failed(left, fault, faults)

@@ -15,7 +15,7 @@ from aioq.results.waiters import Waiters, not_found
 from aioq.store.contract import Store
 from aioq.util.durations import Duration
 from aioq.util.printable import brief
-from aioq.wire.messages import Outcome, encode_cancellation, with_headers
+from aioq.wire.messages import WireOutcome, encode_cancellation, with_headers
 from aioq.wire.signature import ResultType
 
 R = TypeVar("R")
@@ -24,12 +24,11 @@ DELETED = "deleted"
 """The reason with which a job is cancelled that is deleted before it has run."""
 
 
-# A protocol, though `aioq.internals.Internals` is the only one there is: handles are made by the sender, which
-# that one is built of, so it is in a room above this one and above the sender's.
 class ResultSource(Protocol):
     """Where a handle gets its answers: the App, whatever event loop it is asked on.
 
-    A protocol, because what it is (`aioq.internals`) is in a room above this one.
+    A protocol, because what it is (`aioq.internals`) is in a room above this one: it is made of the sender, which
+    makes handles.
     """
 
     async def store(self) -> Store:
@@ -40,7 +39,7 @@ class ResultSource(Protocol):
         """The waiters of the running loop."""
         ...
 
-    async def places_of(self, job_id: str, queue: str | None, *, patient: bool) -> Sequence[str]:
+    async def shards_of_job(self, job_id: str, queue: str | None, *, patient: bool) -> Sequence[str]:
         """The queues, and shards of queues, in which a job of this id may be, the most likely first.
 
         Args:
@@ -105,7 +104,7 @@ class JobControl(msgspec.Struct, eq=False):
     _queue: str | None
     _returns: ResultType | None = None
     added: bool | None = None
-    _outcome: Outcome | None = None
+    _outcome: WireOutcome | None = None
     _left: str | None = None
     _named: str | None = None
 
@@ -225,7 +224,7 @@ class JobControl(msgspec.Struct, eq=False):
             place = await settle(store, await self._locate(), self.id)
             if queue_of_shard(place.queue) == queue or place.info.state not in WAITS:
                 return place.info.state in WAITS
-            target = (await self._source.places_of(self.id, queue, patient=False))[0]
+            target = (await self._source.shards_of_job(self.id, queue, patient=False))[0]
             state = (await store.outbox.move(place.queue, [self.id], target))[0]
             if state is not None:  # else it was moved, or its record has expired, since it was found
                 break
@@ -334,7 +333,7 @@ class JobControl(msgspec.Struct, eq=False):
     async def _locate(self, *, patient: bool = False) -> str:
         """The job's queue or shard; if the id does not name it, those that the App knows are searched."""
         if self._queue is None:
-            places = list(await self._source.places_of(self.id, self._named, patient=patient))
+            places = list(await self._source.shards_of_job(self.id, self._named, patient=patient))
             self._queue = (
                 places[0] if len(places) == 1 else await search(await self._source.store(), places, self.id)
             )

@@ -11,7 +11,7 @@ from aioq.jobs.shards import queue_of_shard
 from aioq.results.timeline import JobEvent, timeline_of
 from aioq.store.contract import Store
 from aioq.store.events import MOST_LIVE, EventPart, LiveEvent, LiveKind, Position
-from aioq.store.history import End, Row
+from aioq.store.history import End, HistoryRow
 
 _KINDS = {
     LiveKind.SENT: EventKind.SENT,
@@ -35,7 +35,7 @@ _WHY = {LiveKind.LAPSED: LEASE_ENDED, LiveKind.DIED: "its process has died"}
 Placed = tuple[Position, Event]
 """An event, and the position after it."""
 
-Wanted = Callable[[Event], bool]
+EventFilter = Callable[[Event], bool]
 
 
 class ShardEvents:
@@ -83,7 +83,7 @@ class ShardEvents:
         if self.position is None:
             self.position = (await self._part(None)).last
 
-    async def read(self, wanted: Wanted) -> list[Placed]:
+    async def read(self, wanted: EventFilter) -> list[Placed]:
         """The next events that are wanted, in the order of time; those that were missed come first.
 
         Then the reader is behind all that it has read; `position` says where.
@@ -143,7 +143,9 @@ class ShardEvents:
         return shown
 
 
-def _gap(position: Position, before: int, read: Sequence[Row | LiveEvent], last: int, kept: int) -> int | None:
+def _gap(
+    position: Position, before: int, read: Sequence[HistoryRow | LiveEvent], last: int, kept: int
+) -> int | None:
     """How many numbers after `before` are gone; None if that is not known. So many are kept at least."""
     if not before:  # nothing is known there, and the first number is any
         is_complete = not read or read[0].at_ms < position.at_ms or last - read[0].number + 1 < kept
@@ -159,7 +161,7 @@ _MOST_LIKELY = 10**12
 """A larger gap is no gap: a counter that was lost begins again with the time in microseconds."""
 
 
-def _in_order(part: EventPart) -> list[Row | LiveEvent]:
+def _in_order(part: EventPart) -> list[HistoryRow | LiveEvent]:
     """What was read of both kinds, as it happened, up to where both are known."""
     until = [_row_of(kind[-1]) for kind, is_cut in zip((part.rows, part.live), part.is_cut, strict=True) if is_cut]
     end = min(until, default=None)
@@ -167,13 +169,13 @@ def _in_order(part: EventPart) -> list[Row | LiveEvent]:
     return sorted(found, key=lambda each: (_row_of(each), isinstance(each, LiveEvent), each.number))
 
 
-def _row_of(each: Row | LiveEvent) -> int:
+def _row_of(each: HistoryRow | LiveEvent) -> int:
     """The number of a row, or of the last one before a live event."""
     return each.row if isinstance(each, LiveEvent) else each.number
 
 
-def _after(position: Position, each: Row | LiveEvent) -> Position:
-    if isinstance(each, Row):
+def _after(position: Position, each: HistoryRow | LiveEvent) -> Position:
+    if isinstance(each, HistoryRow):
         return Position(each.number, position.live, each.at_ms)
     return Position(position.row, each.number, each.at_ms)
 
@@ -186,7 +188,7 @@ def _end(part: EventPart, position: Position) -> Position:
     return Position(row, position.live if part.live else part.last.live, part.last.at_ms)
 
 
-def _event(place: str, each: Row | LiveEvent) -> Event:
+def _event(place: str, each: HistoryRow | LiveEvent) -> Event:
     queue, at = queue_of_shard(place), _moment(each.at_ms)
     if isinstance(each, LiveEvent):
         return Event(

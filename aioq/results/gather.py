@@ -11,7 +11,7 @@ from aioq.util.aio import end
 from aioq.util.durations import Duration, seconds
 from aioq.util.plural import counted
 from aioq.util.printable import brief
-from aioq.wire.messages import Outcome
+from aioq.wire.messages import WireOutcome
 
 R = TypeVar("R")
 R1 = TypeVar("R1")
@@ -167,7 +167,7 @@ async def as_completed(
     loop = asyncio.get_running_loop()
     span = None if timeout is None else seconds(timeout, "timeout")
     deadline = None if span is None else loop.time() + span
-    ended: asyncio.Queue[asyncio.Task[Outcome]] = asyncio.Queue()
+    ended: asyncio.Queue[asyncio.Task[WireOutcome]] = asyncio.Queue()
     found = as_handles("as_completed", handles)
     by_task = {asyncio.ensure_future(outcome_of(handle)): handle for handle in found}
     for task in by_task:

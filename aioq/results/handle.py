@@ -19,10 +19,10 @@ from aioq.results.waiters import Waiters
 from aioq.store.leases import WorkerLease
 from aioq.util.clock import ManualClock
 from aioq.util.durations import Duration, seconds
-from aioq.util.migration import Place, explain_missing
+from aioq.util.migration import ApiPart, explain_missing
 from aioq.wire.messages import (
-    Outcome,
-    OutcomeKind,
+    WireOutcome,
+    WireOutcomeKind,
     decode_failure,
     decode_outcome,
     decode_reason,
@@ -70,9 +70,9 @@ class JobHandle(JobStory, Generic[R_co], eq=False):
             WouldDeadlock: the caller is a job itself, and the other job cannot end before it.
         """
         outcome = await self._ended(timeout)
-        if outcome.kind is OutcomeKind.SUCCEEDED:
+        if outcome.kind is WireOutcomeKind.SUCCEEDED:
             return self._decoded(outcome.task, outcome.value)
-        if outcome.kind is OutcomeKind.CANCELLED:
+        if outcome.kind is WireOutcomeKind.CANCELLED:
             reason = decode_reason(outcome)
             raise JobCancelledError(f"job {self.id} was cancelled" + (f": {reason}" if reason else ""), self.id)
         raise JobFailed(self.id, outcome.task, decode_failure(outcome))
@@ -87,7 +87,7 @@ class JobHandle(JobStory, Generic[R_co], eq=False):
         """
         return self._source.run_sync("await handle.result(...)", lambda: self.result(timeout))
 
-    async def _ended(self, timeout: Duration | None = None) -> Outcome:  # noqa: ASYNC109 - as in result()
+    async def _ended(self, timeout: Duration | None = None) -> WireOutcome:  # noqa: ASYNC109 - as in result()
         """Wait until the job has ended, as `result` does, and return its outcome, still encoded."""
         span = None if timeout is None else seconds(timeout, "timeout")
         if self._outcome is None:
@@ -161,7 +161,7 @@ class JobHandle(JobStory, Generic[R_co], eq=False):
         return returns.decode(value)
 
 
-explain_missing(JobHandle, Place.HANDLE)
+explain_missing(JobHandle, ApiPart.HANDLE)
 
 
 async def why_late(handle: JobHandle[Any]) -> str:
@@ -187,6 +187,6 @@ def source_of(handle: JobHandle[Any]) -> ResultSource:
     return handle._source  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the one place that uses it
 
 
-def outcome_of(handle: JobHandle[Any]) -> Awaitable[Outcome]:
+def outcome_of(handle: JobHandle[Any]) -> Awaitable[WireOutcome]:
     """Wait until a job has ended, as `JobHandle.result` does, and return its outcome, still encoded."""
     return handle._ended()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the one place that uses it

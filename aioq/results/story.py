@@ -8,7 +8,7 @@ from datetime import datetime
 from msgspec.structs import replace
 
 from aioq.errors import ConfigError, JobNotFoundError
-from aioq.jobs.events import ENDS, OF_JOBS, Event, EventKind
+from aioq.jobs.events import END_KINDS, OF_JOBS, Event, EventKind
 from aioq.jobs.job import JobState
 from aioq.jobs.loglines import LogLine, decode_line
 from aioq.results.control import JobControl
@@ -42,7 +42,9 @@ class JobStory(JobControl, eq=False):
             JobNotFoundError: there is no such job.
         """
         if not self._source.keeps_history():
-            raise ConfigError(f"job {self.id}: timeline() needs a history, and the setting 'history' is 0")
+            raise ConfigError(
+                f"job {self.id}: timeline() needs a history, and the setting 'history' is 0: set it higher"
+            )
         store = await self._source.store()
         place = await find(store, await self._locate(), self.id)
         past, state = timeline_of(place.info), place.info.state
@@ -140,7 +142,9 @@ class JobStory(JobControl, eq=False):
     async def _log_lines(self, after: int) -> tuple[str, bool, list[LogLine]]:
         """Its queue, whether it has ended, and then some of its lines: a job logs nothing after its end."""
         if not self._source.keeps_logs():
-            raise ConfigError(f"job {self.id}: no lines of its log are kept, for the setting 'logs' is 0")
+            raise ConfigError(
+                f"job {self.id}: no lines of its log are kept, for the setting 'logs' is 0: set it higher"
+            )
         store = await self._source.store()
         place = await find(store, await self._locate(), self.id)
         return place.queue, place.info.state.ended, await self._lines_at(place.queue, after)
@@ -161,7 +165,9 @@ class JobStory(JobControl, eq=False):
             ServerUnavailableError: the server cannot be reached.
         """
         if not self._source.keeps_history():
-            raise ConfigError(f"job {self.id}: events() needs a history, and the setting 'history' is 0")
+            raise ConfigError(
+                f"job {self.id}: events() needs a history, and the setting 'history' is 0: set it higher"
+            )
         shown, read, pause, reader, is_over = Counter[_Key](), Counter[_Key](), LEAST_PAUSE, None, False
         while not is_over:
             reader, past, fresh, is_over = await self._next_events(reader)
@@ -178,7 +184,7 @@ class JobStory(JobControl, eq=False):
                     yield event
             if not is_over:
                 await asyncio.sleep(pause)
-            elif not past and not any(kind in ENDS for kind, _ in shown):
+            elif not past and not any(kind in END_KINDS for kind, _ in shown):
                 # With `result_ttl=0` the record goes with its end, which the history has; here that is gone too.
                 raise not_found(self.id, [reader.place])
 
@@ -198,7 +204,7 @@ class JobStory(JobControl, eq=False):
             past, is_over = [], True
         since_ms = 0 if reader.position is None else reader.position.at_ms
         fresh = await _all_of(reader, self._is_own)
-        if not past and is_over and not any(event.kind in ENDS for event in fresh):
+        if not past and is_over and not any(event.kind in END_KINDS for event in fresh):
             fresh += await self._find_end(store, since_ms - AGO_MS)
         return reader, past, fresh, is_over
 
@@ -207,10 +213,10 @@ class JobStory(JobControl, eq=False):
 
         Nothing tells then to which queue it was moved, so the histories of all that are known are read.
         """
-        known = [*await self._source.places_of(self.id, None, patient=False), *await store.operating.queues()]
+        known = [*await self._source.shards_of_job(self.id, None, patient=False), *await store.operating.queues()]
         for place in dict.fromkeys(known):
-            reader = self._reader(store, place, kinds=ENDS, since_ms=since_ms)
-            if found := await _all_of(reader, lambda event: self._is_own(event) and event.kind in ENDS):
+            reader = self._reader(store, place, kinds=END_KINDS, since_ms=since_ms)
+            if found := await _all_of(reader, lambda event: self._is_own(event) and event.kind in END_KINDS):
                 return found
         return []
 

@@ -61,7 +61,7 @@ def in_words(info: JobInfo, workers: Sequence[WorkerLease], now: datetime) -> st
     """
     if info.state is JobState.RUNNING:
         again = f", in attempt {info.attempts}" if info.attempts > 1 else ""
-        return f"running for {_seconds(_age(info.started_at, now))} on worker {info.worker}{again}"
+        return f"running for {in_seconds(_age(info.started_at, now))} on worker {info.worker}{again}"
     if info.state is JobState.SCHEDULED and not _overdue(info, now):
         return _scheduled(info, now)
     if info.state is JobState.WAITING:
@@ -72,7 +72,7 @@ def in_words(info: JobInfo, workers: Sequence[WorkerLease], now: datetime) -> st
 
 
 def _scheduled(info: JobInfo, now: datetime) -> str:
-    left = _seconds(-_age(info.due_at, now))
+    left = in_seconds(-_age(info.due_at, now))
     if info.error is None:
         return f"scheduled, due in {left}"
     if _unknown_task(info):
@@ -95,7 +95,7 @@ def _served(info: JobInfo, workers: Sequence[WorkerLease]) -> str:
     if _unknown_task(info):
         return f"it was put off before{_unknown_task(info)}"
     fetched = min(worker.fetched_ms for worker, _ in alive)
-    stuck = f", the last fetch was {_seconds(fetched / 1000)} ago" if fetched > STUCK else ""
+    stuck = f", the last fetch was {in_seconds(fetched / 1000)} ago" if fetched > STUCK_MS else ""
     if len(alive) == 1:
         return f"one worker serves queue {queue!r}, and has not come to it{stuck}"
     return f"{len(alive)} workers serve queue {queue!r}, and have not come to it{stuck}"
@@ -114,11 +114,11 @@ def serving_workers(
     return takers, " and ".join(words)
 
 
-LONG = 10.0
+WHOLE_SECONDS_FROM = 10.0
 """Seconds; longer times are shown without tenths of a second."""
 
-STUCK = 15_000
-"""Milliseconds since the last fetch after which the report mentions it; as for `/ready`."""
+STUCK_MS = 15_000
+"""Milliseconds since a worker's last fetch from which on it counts as stuck; as for `/ready`."""
 
 
 def _overdue(info: JobInfo, now: datetime) -> bool:
@@ -130,5 +130,6 @@ def _age(moment: datetime | None, now: datetime) -> float:
     return 0.0 if moment is None else (now - moment).total_seconds()
 
 
-def _seconds(seconds: float) -> str:
-    return f"{max(seconds, 0):.{0 if seconds >= LONG else 1}f} s"
+def in_seconds(seconds: float) -> str:
+    """A time in words, such as `3.5 s` and `12 s`."""
+    return f"{max(seconds, 0):.{0 if seconds >= WHOLE_SECONDS_FROM else 1}f} s"

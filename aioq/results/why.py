@@ -10,19 +10,13 @@ from aioq.jobs.job import UNKNOWN_TASK, WAITS, JobInfo, JobState
 from aioq.jobs.shards import SEPARATOR, queue_of_shard
 from aioq.public import public
 from aioq.results.places import JobPlace
-from aioq.results.wait_report import serving_workers
+from aioq.results.wait_report import STUCK_MS, in_seconds, serving_workers
 from aioq.store.contract import Store
 from aioq.store.leases import WorkerLease
-from aioq.store.pauses import NOTHING, Pauses, Span
+from aioq.store.pauses import NO_PAUSES, PausePeriod, Pauses
 from aioq.store.story import Counted
 from aioq.util.plural import counted
 from aioq.wire.messages import error_text
-
-STUCK_MS = 15_000
-"""How long ago a worker's last fetch may be before that is a reason; as for `/ready`."""
-
-LONG = 10.0
-"""Seconds; longer times are shown without tenths of a second."""
 
 
 @public
@@ -119,7 +113,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     ahead: Counted | None = None
     held_by: str = ""
     cancellation: bytes | None = None
-    pauses: Pauses = NOTHING
+    pauses: Pauses = NO_PAUSES
     is_on_its_way: bool = False
 
 
@@ -191,7 +185,7 @@ def _ended(info: JobInfo) -> WhyReason:
 def _running(facts: Facts) -> Iterator[WhyReason]:
     info, worker = facts.info, facts.info.worker or ""
     again = f", in attempt {info.attempts}" if info.attempts > 1 else ""
-    ran = "" if info.started_at is None else f" for {_seconds((facts.now - info.started_at).total_seconds())}"
+    ran = "" if info.started_at is None else f" for {in_seconds((facts.now - info.started_at).total_seconds())}"
     text = f"worker {worker} has run it{ran}{again}"
     if info.progress is not None:
         text += f" ({info.progress.done:g}" + (f" of {info.progress.total:g}" if info.progress.total else "") + ")"
@@ -218,7 +212,7 @@ def _cancelling(outcome: bytes, worker: str) -> WhyReason:
 
 def _not_due(info: JobInfo, now: datetime) -> WhyReason:
     assert info.due_at is not None
-    left = f"{_clock(info.due_at)}, in {_seconds((info.due_at - now).total_seconds())}"
+    left = f"{_clock(info.due_at)}, in {in_seconds((info.due_at - now).total_seconds())}"
     if info.error is None:
         return WhyReason(code=WhyCode.NOT_DUE, text=f"it is not due before {left}", until=info.due_at)
     if info.error.type == UNKNOWN_TASK:
@@ -237,7 +231,7 @@ def _paused(facts: Facts) -> Iterator[WhyReason]:
         yield _pause(WhyCode.TASK_PAUSED, f"task {info.task!r}", pauses.tasks[info.task])
 
 
-def _pause(code: WhyCode, what: str, span: Span) -> WhyReason:
+def _pause(code: WhyCode, what: str, span: PausePeriod) -> WhyReason:
     since = datetime.fromtimestamp(span.since_ms / 1000, UTC)
     until = None if span.until_ms is None else datetime.fromtimestamp(span.until_ms / 1000, UTC)
     text = f"{what} is paused since {_clock(since)}" + ("" if until is None else f", until {_clock(until)}")
@@ -290,7 +284,7 @@ def _stuck(alive: Iterable[WorkerLease]) -> WhyReason | None:
     fetched = [each.fetched_ms for each in alive if each.fetched_ms >= 0]
     if not fetched or min(fetched) <= STUCK_MS:
         return None
-    text = f"no worker has fetched for {_seconds(min(fetched) / 1000)}"
+    text = f"no worker has fetched for {in_seconds(min(fetched) / 1000)}"
     return WhyReason(code=WhyCode.WORKERS_STUCK, text=text)
 
 
@@ -298,10 +292,6 @@ def _named(place: str) -> str:
     """A queue, or a shard of one."""
     shard = place.partition(SEPARATOR)[2]
     return f"queue {queue_of_shard(place)!r}" + (f", shard {shard}" if shard else "")
-
-
-def _seconds(seconds: float) -> str:
-    return f"{max(seconds, 0):.{0 if seconds >= LONG else 1}f} s"
 
 
 def _clock(moment: datetime) -> str:

@@ -222,9 +222,8 @@ def _check_days(fields: list[str]) -> None:
     """
     minute, hour, days, month, weekday = fields
     try:
-        CronSim(
-            f"{minute} {hour} {days} * {weekday}", _ANY
-        )  # valid with all months, so the month is what is wrong
+        # If it is valid with all months, the month is what is wrong.
+        CronSim(f"{minute} {hour} {days} * {weekday}", _ANY)
         months = sorted(CronSim(f"* * * {month} *", _ANY).months)
     except (CronSimError, ValueError, AssertionError):
         return

@@ -19,7 +19,7 @@ _MONTH, _WEEK = set(range(1, 32)), set(range(7))
 _FEW = 6  # up to this many seconds are listed
 _WEEKDAY = r"(?:Sun|Mon|Tues|Wednes|Thurs|Fri|Satur)day"
 
-Change: TypeAlias = str | Callable[[re.Match[str]], str]
+Replacement: TypeAlias = str | Callable[[re.Match[str]], str]
 
 
 def words(fields: str, seconds: Sequence[int]) -> str:
@@ -67,7 +67,7 @@ def _as_figures(match: re.Match[str]) -> str:
     return ordinal(_number(match[0]))
 
 
-_CHANGES: tuple[tuple[str, Change], ...] = (
+_CHANGES: tuple[tuple[str, Replacement], ...] = (
     (rf"^Every ({_NUMBER}) minute(?: of every hour|(?= from \d\d:))", _minutes),
     (r"\bsecond minute", "2nd minute"),  # not to be taken for seconds
     (r"^At every ", "Every "),

@@ -31,7 +31,7 @@ from aioq.store.extra import Extra
 from aioq.store.schedules import Overlap
 from aioq.tasks.task import Sendable, Task
 from aioq.util.durations import FIRST, LAST, MAX_DELAY, YEARS, Duration, as_seconds
-from aioq.util.migration import Place
+from aioq.util.migration import ApiPart
 from aioq.util.printable import brief
 
 MAX_ID = 200
@@ -266,7 +266,7 @@ def define(
         ConfigError: the message names the schedule, the option and which values it takes.
     """
     if unknown:
-        raise ConfigError(unknown_option(where, next(iter(unknown)), NAMES, Place.SCHEDULE))
+        raise ConfigError(unknown_option(where, next(iter(unknown)), NAMES, ApiPart.SCHEDULE))
     if not isinstance(run_at_start, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"{where}: run_at_start={brief(run_at_start)}: expected True or False")
     if (cron is None) == (every is None):

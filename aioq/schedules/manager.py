@@ -25,7 +25,7 @@ TRIES = 20
 """How often a change is tried when a tick or another change was written first. Each time that other write has
 succeeded, so progress is made."""
 
-SHOWN = 10
+IDS_NAMED = 10
 """How many known ids a not-found error lists. They help because a decorated function's id is its task's name."""
 
 
@@ -224,7 +224,7 @@ class Schedules:
         """The schedules of this id: one, or several until a worker has corrected that. At least one."""
         found = [each for each in await self._timed_entries(schedule_id) if not each[1].removed]
         if not found:
-            known = ", ".join([each.id for each in await self.list()][:SHOWN]) or "none"
+            known = ", ".join([each.id for each in await self.list()][:IDS_NAMED]) or "none"
             queues = ", ".join(dict.fromkeys(map(queue_of_shard, await self._all_queues())))
             raise ScheduleNotFoundError(
                 f"there is no schedule {schedule_id!r} (looked for in queue {queues}); there are: {known}",
@@ -232,13 +232,16 @@ class Schedules:
             )
         return found
 
-    async def _change_all(self, schedule_id: str, change: "Change") -> Schedule:
+    async def _change_all(self, schedule_id: str, change: "EntryChange") -> Schedule:
         """Change every schedule of this id; return the first one."""
         found = await self._find(schedule_id)
         changed = [(queue, await self._change(queue, schedule_id, change), now_ms) for queue, _, now_ms in found]
         left = [shown(queue, entry, now_ms) for queue, entry, now_ms in changed if entry.definition]
         if not left:
-            raise ScheduleNotFoundError(f"schedule {schedule_id!r} is gone", schedule_id)
+            raise ScheduleNotFoundError(
+                f"schedule {schedule_id!r} was removed while it was to be changed; nothing was changed",
+                schedule_id,
+            )
         return left[0]
 
     async def _delete_older(self, schedule_id: str, before: "Mapping[str, int]") -> None:
@@ -265,7 +268,7 @@ class Schedules:
             schedule_id,
         )
 
-    async def _change(self, queue: str, schedule_id: str, change: "Change", *, always: bool = False) -> Entry:
+    async def _change(self, queue: str, schedule_id: str, change: "EntryChange", *, always: bool = False) -> Entry:
         """Read, decide, write; repeat if another write came first. Return the entry then stored, or an empty one.
 
         With `always`, an unchanged entry is written too, so that it is the one that was written last.
@@ -286,7 +289,7 @@ class Schedules:
         )
 
 
-Change = Callable[[int, Entry | None], Entry | None]
+EntryChange = Callable[[int, Entry | None], Entry | None]
 """Returns the new entry for the server's time and the present entry; None if there is nothing to change."""
 
 

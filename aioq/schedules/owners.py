@@ -30,7 +30,7 @@ class Retention:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class LoggedWrite:
     """A write, and its log line."""
 
     entry: Entry
@@ -38,7 +38,7 @@ class Change:
     level: int = logging.INFO
 
 
-async def write_changes(timetable: Timetable, queue: str, changes: Sequence[Change]) -> bool:
+async def write_changes(timetable: Timetable, queue: str, changes: Sequence[LoggedWrite]) -> bool:
     """Write changes and log those that were accepted; return whether any was."""
     accepted = await timetable.write(queue, [change.entry for change in changes])
     for change, done in zip(changes, accepted, strict=True):
@@ -47,10 +47,10 @@ async def write_changes(timetable: Timetable, queue: str, changes: Sequence[Chan
     return any(accepted)
 
 
-def removal(entry: Entry) -> Change:
+def removal(entry: Entry) -> LoggedWrite:
     """The removal of a schedule that no code declares any more."""
     message = f"schedule {entry.id}: removed; the code does not declare it any more, and no other live worker does"
-    return Change(Entry(id=entry.id, rev=entry.rev, code=entry.code), message, logging.WARNING)
+    return LoggedWrite(Entry(id=entry.id, rev=entry.rev, code=entry.code), message, logging.WARNING)
 
 
 async def retentions(timetable: Timetable, queue: str, ids: Sequence[str]) -> dict[str, Retention]:

@@ -14,7 +14,7 @@ import msgspec
 
 from aioq.errors import WireError
 from aioq.schedules.declare import Declared
-from aioq.schedules.owners import Change, Retention, removal, retentions, write_changes
+from aioq.schedules.owners import LoggedWrite, Retention, removal, retentions, write_changes
 from aioq.schedules.timing import Definition, decode, encode, stamp
 from aioq.store.schedules import Agenda, Entry, Timetable
 from aioq.util.log import logger
@@ -30,7 +30,7 @@ START_PAUSE_MS = 60_000
 Remembered = Mapping[str, Entry]
 """Schedules that were removed because no code declared them, as the server remembers them for a day; by id."""
 
-Places = Mapping[str, Sequence[tuple[str, Entry]]]
+InOtherQueues = Mapping[str, Sequence[tuple[str, Entry]]]
 """For each schedule's id the other queues that have it, each with the entry there."""
 
 
@@ -94,13 +94,13 @@ async def declare(
     kept: dict[str, Retention] = {}
     for _ in range(TRIES):
         outdated = _outdated(agenda, queue, declared)
-        places = await _places(timetable, queue, outdated)
+        elsewhere = await _in_other_queues(timetable, queue, outdated)
         remembered = await _remembered(timetable, queue, agenda, outdated)
         if not missing_only:
             kept = await _kept(timetable, queue, agenda, declared)
-            if not await _delete_elsewhere(timetable, queue, declared, places):
+            if not await _delete_elsewhere(timetable, queue, declared, elsewhere):
                 continue
-        found = Found(agenda, kept, places, remembered)
+        found = ServerState(agenda, kept, elsewhere, remembered)
         changes = reconcile(found, queue, declared, whole=whole, missing_only=missing_only)
         if not changes:
             break
@@ -165,7 +165,7 @@ async def sweep(
             continue
         agenda = await timetable.read(queue)
         kept[queue] = await _kept(timetable, queue, agenda, declared)
-        if _removals(Found(agenda, kept[queue]), queue, declared, whole=True):
+        if _removals(ServerState(agenda, kept[queue]), queue, declared, whole=True):
             kept[queue] = (await declare(timetable, queue, declared, whole=True)).kept
     return kept
 
@@ -182,15 +182,15 @@ def _outdated(agenda: Agenda, queue: str, declared: Sequence[Declared]) -> list[
     return [each for each in declared if each.queue == queue and codes.get(each.id) != each.code]
 
 
-async def _places(timetable: Timetable, queue: str, outdated: Sequence[Declared]) -> Places:
+async def _in_other_queues(timetable: Timetable, queue: str, outdated: Sequence[Declared]) -> InOtherQueues:
     """The other queues that have schedules of these ids; the server is asked only if there are such ids."""
-    places: dict[str, list[tuple[str, Entry]]] = {}
+    elsewhere: dict[str, list[tuple[str, Entry]]] = {}
     if outdated:
         for other in await timetable.queues():
             found = await timetable.read(other, [each.id for each in outdated]) if other != queue else None
             for entry in found.entries if found else ():
-                places.setdefault(entry.id, []).append((other, entry))
-    return places
+                elsewhere.setdefault(entry.id, []).append((other, entry))
+    return elsewhere
 
 
 async def _remembered(
@@ -212,12 +212,12 @@ async def _kept(
 
 
 async def _delete_elsewhere(
-    timetable: Timetable, queue: str, declared: Sequence[Declared], places: Places
+    timetable: Timetable, queue: str, declared: Sequence[Declared], elsewhere: InOtherQueues
 ) -> bool:
     """Delete from other queues the schedules that are declared in this one; False if another write came first."""
     codes = {each.id: each.code for each in declared}
     all_deleted = True
-    for schedule_id, found in places.items():
+    for schedule_id, found in elsewhere.items():
         for other, entry in found:
             if is_moved(entry, codes[schedule_id]):
                 continue
@@ -254,25 +254,25 @@ def notes(agenda: Agenda, declared: Sequence[Declared]) -> Iterable[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ServerState:
     """What was read from the server and decides what is written.
 
     Attributes:
         agenda: the schedules of the queue.
         kept: the ids of schedules that this code does not declare and that have to stay.
-        places: the other queues that have schedules which are declared in this queue and are missing or outdated.
+        elsewhere: those of the declared schedules that are missing or outdated here and that other queues have.
         remembered: missing schedules that were removed when no code declared them.
     """
 
     agenda: Agenda
     kept: Collection[str] = ()
-    places: Places = field(default_factory=dict[str, Sequence[tuple[str, Entry]]])
+    elsewhere: InOtherQueues = field(default_factory=dict[str, Sequence[tuple[str, Entry]]])
     remembered: Remembered = field(default_factory=dict[str, Entry])
 
 
 def reconcile(
-    found: Found, queue: str, declared: Sequence[Declared], *, whole: bool, missing_only: bool = False
-) -> list[Change]:
+    found: ServerState, queue: str, declared: Sequence[Declared], *, whole: bool, missing_only: bool = False
+) -> list[LoggedWrite]:
     """Decide what to write so that the server has the code's schedules of a queue.
 
     Args:
@@ -284,11 +284,11 @@ def reconcile(
     """
     agenda = found.agenda
     entries = {entry.id: entry for entry in agenda.entries}
-    changes: list[Change] = [] if missing_only else _removals(found, queue, declared, whole=whole)
+    changes: list[LoggedWrite] = [] if missing_only else _removals(found, queue, declared, whole=whole)
     for each in declared:
         if each.queue != queue:
             continue
-        entry, elsewhere = entries.get(each.id), found.places.get(each.id, ())
+        entry, elsewhere = entries.get(each.id), found.elsewhere.get(each.id, ())
         if entry is not None:
             if entry.code != each.code and not missing_only:
                 changes.append(_replacement(agenda.now_ms, entry, each))
@@ -300,10 +300,10 @@ def reconcile(
     return changes
 
 
-def _removals(found: Found, queue: str, declared: Sequence[Declared], *, whole: bool) -> list[Change]:
+def _removals(found: ServerState, queue: str, declared: Sequence[Declared], *, whole: bool) -> list[LoggedWrite]:
     """The removals of schedules that the code does not declare in this queue, or not any more."""
     homes = {each.id: each for each in declared}
-    changes: list[Change] = []
+    changes: list[LoggedWrite] = []
     for entry in found.agenda.entries:
         home = homes.get(entry.id)
         if home is None:
@@ -316,15 +316,17 @@ def _removals(found: Found, queue: str, declared: Sequence[Declared], *, whole: 
         else:
             message = f"schedule {entry.id}: removed from queue {queue}; the code declares it in {home.queue}"
             gone = Entry(id=entry.id, rev=entry.rev)
-            changes.append(Change(gone, message, logging.INFO if entry.code else logging.WARNING))
+            changes.append(LoggedWrite(gone, message, logging.INFO if entry.code else logging.WARNING))
     return changes
 
 
-def _addition(now_ms: int, declared: Declared, before: Sequence[Entry], remembered: Entry | None) -> Change:
+def _addition(now_ms: int, declared: Declared, before: Sequence[Entry], remembered: Entry | None) -> LoggedWrite:
     """Add a schedule that this queue does not have; it keeps its state from another queue, or from before here."""
     if remembered is not None and remembered.code == declared.code and not before:
         again = msgspec.structs.replace(remembered, rev=0)
-        return Change(again, f"schedule {declared.id}: stored again as it was when it was removed; {_next(again)}")
+        return LoggedWrite(
+            again, f"schedule {declared.id}: stored again as it was when it was removed; {_next(again)}"
+        )
     start = Entry(id=declared.id)
     if remembered is not None:
         start = msgspec.structs.replace(remembered, rev=0, changed=False)
@@ -333,7 +335,7 @@ def _addition(now_ms: int, declared: Declared, before: Sequence[Entry], remember
             start = msgspec.structs.replace(entry, rev=0, changed=False)
     new = written(now_ms, start, declared.definition, declared.envelope)
     new = msgspec.structs.replace(new, code=declared.code, priority=declared.priority, extra=declared.extra)
-    return Change(new, f"schedule {declared.id}: stored; {_next(new)}")
+    return LoggedWrite(new, f"schedule {declared.id}: stored; {_next(new)}")
 
 
 def written(now_ms: int, entry: Entry, definition: Definition, envelope: bytes, *, restart: bool = False) -> Entry:
@@ -367,15 +369,17 @@ def written(now_ms: int, entry: Entry, definition: Definition, envelope: bytes, 
     )
 
 
-def _replacement(now_ms: int, entry: Entry, declared: Declared) -> Change:
+def _replacement(now_ms: int, entry: Entry, declared: Declared) -> LoggedWrite:
     new = written(now_ms, entry, declared.definition, declared.envelope)
     new = msgspec.structs.replace(
         new, code=declared.code, priority=declared.priority, extra=declared.extra, changed=False
     )
     if entry.code and not (entry.changed or entry.removed):
-        return Change(new, f"schedule {entry.id}: its declaration has changed; {_next(new)}")
+        return LoggedWrite(new, f"schedule {entry.id}: its declaration has changed; {_next(new)}")
     effect = "what was changed at run time is given up" if entry.code else "it replaces the one put at run time"
-    return Change(new, f"schedule {entry.id}: its declaration is new, so {effect}; {_next(new)}", logging.WARNING)
+    return LoggedWrite(
+        new, f"schedule {entry.id}: its declaration is new, so {effect}; {_next(new)}", logging.WARNING
+    )
 
 
 def _next(entry: Entry) -> str:

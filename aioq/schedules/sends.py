@@ -158,7 +158,10 @@ class EncodedSends:
             raise unencodable(where, signature.named(args, kwargs), error, self._encoder) from error
         signature.verify(args, kwargs)
         if len(encoded) > self._max_payload:
-            raise PayloadTooLargeError(f"{where}: the encoded call has {len(encoded)} bytes (max_payload)")
+            raise PayloadTooLargeError(
+                f"{where}: with what the middleware has added, the encoded call has {len(encoded)} bytes, at most "
+                f"{self._max_payload} are sent (max_payload)"
+            )
         return encoded
 
 

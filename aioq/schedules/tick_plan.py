@@ -10,14 +10,14 @@ import math
 from collections.abc import Collection
 from enum import Enum
 
-from aioq.schedules.ticks import Step
+from aioq.schedules.ticks import TickResult
 
 EARLY_MS = 100
 """A worker that checks at most this much too early has not come too late: its host's clock may run faster than the
 server's."""
 
 
-class Check(Enum):
+class CheckPurpose(Enum):
     """The purpose of a check."""
 
     DECLARE = "store what the code declares, for the server may have lost it"
@@ -103,32 +103,32 @@ class TickPlan:
         """The check has failed: repeat it at that time, for the same purpose."""
         self._check_at = at
 
-    def begin(self, now: float) -> Check | None:
+    def begin(self, now: float) -> CheckPurpose | None:
         """Begin a check; return its purpose, or None if it is too early."""
         if self.check_at > now:
             return None
         if self._must_declare:
             self._check_at, self._must_declare = math.inf, False
-            return Check.DECLARE
+            return CheckPurpose.DECLARE
         if self._check_at > now:
             self._review_at = math.inf
-            return Check.REVIEW
+            return CheckPurpose.REVIEW
         self._check_at = math.inf
         # A leader that checks only because of a long silence has not come too late either.
         self._may_stay_leader = self._appointed or (self._after_silence and self.leader)
         self._appointed = False
-        return Check.TICKS
+        return CheckPurpose.TICKS
 
     def declared(self, now: float) -> None:
         """Note that a check to declare is complete."""
         if self._more:
             self.check_again(now)
 
-    def checked(self, step: Step, now: float, *, healed: bool = False) -> Collection[str]:
+    def checked(self, result: TickResult, now: float, *, healed: bool = False) -> Collection[str]:
         """Note that a check for ticks is complete.
 
         Args:
-            step: its result.
+            result: what it has found and done.
             now: the time.
             healed: whether checks failed before. Somebody may have deleted keys to repair that, and schedules with
                 them; so the code's schedules are stored again.
@@ -136,16 +136,16 @@ class TickPlan:
         Returns:
             The schedules whose ticks this worker cannot make now, but could before.
         """
-        newly_stuck = step.stuck.keys() - self._stuck
+        newly_stuck = result.stuck.keys() - self._stuck
         if healed or newly_stuck:
             # A schedule that cannot be read may be lost, except for its place in the index.
             self.rejoin(now)
-        self._stuck = set(step.stuck)
-        early = step.next_tick_ms is not None and step.next_tick_ms <= EARLY_MS
-        leader = step.won if step.due else self._may_stay_leader or early
+        self._stuck = set(result.stuck)
+        early = result.next_tick_ms is not None and result.next_tick_ms <= EARLY_MS
+        leader = result.won if result.due else self._may_stay_leader or early
         self.leader = leader or self._appointed  # the leadership may have been passed on to this worker meanwhile
-        self.expect(step.next_tick_ms, now)
-        self._more = step.more
-        if step.more:
+        self.expect(result.next_tick_ms, now)
+        self._more = result.more
+        if result.more:
             self.check_again(now)
         return newly_stuck

@@ -1,7 +1,7 @@
 """Makes the due ticks of a queue; any worker can do this.
 
-`aioq.schedules.timing.plan` decides by what was read, and each write names the revision that was read. So workers
-that do this at the same time do no harm: the server accepts one of them, and the others read again.
+`aioq.schedules.timing.due_ticks` decides by what was read, and each write names the revision that was read. So
+workers that do this at the same time do no harm: the server accepts one of them, and the others read again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from aioq.errors import WireError
 from aioq.schedules.sends import EncodedSends
-from aioq.schedules.timing import Definition, Plan, decode, job_of, plan, stamp
+from aioq.schedules.timing import Definition, DueTicks, decode, due_ticks, job_of, stamp
 from aioq.store.schedules import Agenda, Entry, Tick, Ticked, Timetable
 from aioq.util.log import logger
 
@@ -30,7 +30,7 @@ _BLOCKED = "a key of another type is where its jobs go, one of the queue's lanes
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TickResult:
     """The result of one check for due ticks.
 
     Attributes:
@@ -52,7 +52,7 @@ class Step:
     of_code: Sequence[str] = ()
 
 
-async def tick_due(timetable: Timetable, queue: str, sends: EncodedSends | None = None) -> Step:
+async def tick_due(timetable: Timetable, queue: str, sends: EncodedSends | None = None) -> TickResult:
     """Make the due ticks of a queue: of up to `LIMIT` schedules, and up to `JOBS` jobs.
 
     Schedules that this process cannot tick are skipped, and do not hold back those that come after them.
@@ -71,7 +71,7 @@ async def tick_due(timetable: Timetable, queue: str, sends: EncodedSends | None 
         return await _tick_due(timetable, queue, sends)
 
 
-async def _tick_due(timetable: Timetable, queue: str, sends: EncodedSends | None) -> Step:
+async def _tick_due(timetable: Timetable, queue: str, sends: EncodedSends | None) -> TickResult:
     stuck: dict[str, str] = {}
     skip = 0
     while True:
@@ -85,7 +85,7 @@ async def _tick_due(timetable: Timetable, queue: str, sends: EncodedSends | None
             break
         skip += len(due.stuck)
     won = any(number is not None for number in ticked.made)
-    return Step(
+    return TickResult(
         0 if due.left else _following(agenda, due.ticks, ticked, stuck),
         due=bool(due.ticks or stuck),
         won=won,
@@ -132,14 +132,14 @@ def _due(agenda: Agenda) -> _Due:
         except WireError as error:
             due.stuck[entry.id] = str(error)
             continue
-        planned = _planned(entry, definition, agenda.now_ms)
-        jobs += len(planned.ticks)
+        due_now = _due_ticks(entry, definition, agenda.now_ms)
+        jobs += len(due_now.ticks)
         if due.ticks and jobs > JOBS:
             due.left = True
             break
-        if planned.missed:
-            log.warning("schedule %s: %s", entry.id, _missed(definition, entry.next_ms or 0, planned))
-        due.ticks.append(_tick(entry, definition, planned))
+        if due_now.missed:
+            log.warning("schedule %s: %s", entry.id, _missed(definition, entry.next_ms or 0, due_now))
+        due.ticks.append(_tick(entry, definition, due_now))
     return due
 
 
@@ -153,26 +153,26 @@ def _following(agenda: Agenda, ticks: Sequence[Tick], ticked: Ticked, stuck: Map
     return min(ahead, default=None)
 
 
-def _planned(entry: Entry, definition: Definition, now_ms: int) -> Plan:
+def _due_ticks(entry: Entry, definition: Definition, now_ms: int) -> DueTicks:
     if entry.next_ms is None or entry.next_ms > now_ms:
         # The index lists it as due, but its entry does not: somebody changed one by hand, or a script was stopped
         # half-way. This tick makes no job, and writes the right time into the index.
         inactive = entry.paused or entry.removed
-        return Plan((), entry.next_ms or (None if inactive else definition.next_after(now_ms)))
-    return plan(definition, entry.next_ms, now_ms)
+        return DueTicks((), entry.next_ms or (None if inactive else definition.next_after(now_ms)))
+    return due_ticks(definition, entry.next_ms, now_ms)
 
 
-def _tick(entry: Entry, definition: Definition, planned: Plan) -> Tick:
+def _tick(entry: Entry, definition: Definition, due_now: DueTicks) -> Tick:
     return Tick(
         id=entry.id,
         rev=entry.rev,
-        jobs=[job_of(entry.id, definition, tick) for tick in planned.ticks],
-        next_ms=planned.next_ms,
+        jobs=[job_of(entry.id, definition, tick) for tick in due_now.ticks],
+        next_ms=due_now.next_ms,
         overlap=definition.overlap,
         max_runs=definition.max_runs,
     )
 
 
-def _missed(definition: Definition, due_ms: int, planned: Plan) -> str:
-    made = f"{len(planned.ticks)} made now" if planned.ticks else "none made"
+def _missed(definition: Definition, due_ms: int, due_now: DueTicks) -> str:
+    made = f"{len(due_now.ticks)} made now" if due_now.ticks else "none made"
     return f"no worker was there for its ticks since {stamp(due_ms)}; misfire={definition.misfire.value}: {made}"

@@ -119,9 +119,8 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
         of missed ticks of each second costs no more than a minute of them.
         """
         span = 1_000 * count
-        if (
-            self.end_ms is not None
-        ):  # else the span could double over years without a tick into as many years of ticks
+        # Else the span could double over years without a tick into as many years of ticks.
+        if self.end_ms is not None:
             until_ms = max(min(until_ms, self.end_ms), first_ms)
         while True:
             begin = max(first_ms, until_ms - span)
@@ -132,7 +131,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DueTicks:
     """What is to be done about a schedule whose tick is due.
 
     Attributes:
@@ -146,17 +145,17 @@ class Plan:
     missed: bool = False
 
 
-def plan(definition: Definition, due_ms: int, now_ms: int) -> Plan:
+def due_ticks(definition: Definition, due_ms: int, now_ms: int) -> DueTicks:
     """Decide what to do about a schedule whose next tick, `due_ms`, is not in the future."""
     next_ms = definition.next_after(now_ms)
     if now_ms - due_ms <= MISFIRE_MS:
         on_time = definition.latest(due_ms, now_ms, MAX_TICKS)
         # If the definition has no such tick (another version has stored it), it is made all the same.
-        return Plan(tuple(on_time) or (due_ms,), next_ms)
+        return DueTicks(tuple(on_time) or (due_ms,), next_ms)
     if definition.misfire is Misfire.SKIP:
-        return Plan((), next_ms, missed=True)
+        return DueTicks((), next_ms, missed=True)
     count = 1 if definition.misfire is Misfire.LAST else definition.misfire_cap
-    return Plan(tuple(definition.latest(due_ms, now_ms, count)) or (due_ms,), next_ms, missed=True)
+    return DueTicks(tuple(definition.latest(due_ms, now_ms, count)) or (due_ms,), next_ms, missed=True)
 
 
 def job_of(schedule_id: str, definition: Definition, tick_ms: int) -> Job:

@@ -16,7 +16,7 @@ import msgspec
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.diagnosis import Diagnosable, ServerInfo
 from aioq.store.extra import Extra
-from aioq.store.history import Historic, Report
+from aioq.store.history import Historic, RunReport
 from aioq.store.leases import LeaseClient, WorkerLease
 from aioq.store.operating import OperatorVerbs
 from aioq.store.outbox import Outbox
@@ -24,7 +24,7 @@ from aioq.store.pauses import Pause
 from aioq.store.pubsub import Inbox
 from aioq.store.schedules import Timetable
 from aioq.store.shards import Sharded
-from aioq.store.upkeep import Promotion, Recovery
+from aioq.store.upkeep import Promotion, RecoveryStep
 
 
 class NewJob(msgspec.Struct, frozen=True, gc=False):
@@ -170,7 +170,7 @@ class Settlement(msgspec.Struct, gc=False):
     outcome: bytes = b""
     delay_ms: int = 0
     ttl_ms: int = 0
-    report: Report | None = None
+    report: RunReport | None = None
 
 
 class Limits(msgspec.Struct, frozen=True, gc=False):
@@ -350,7 +350,7 @@ class Store(Diagnosable, Historic, Sharded, Protocol):
         """Queue up to `limit` scheduled jobs that are due, and end up to `limit` jobs that have expired."""
         ...
 
-    async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
+    async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> RecoveryStep:
         """Do one step of recovering a dead worker: give back its jobs. Or drop dead jobs over the limit.
 
         The worker is one whose lease has ended. With `dead` it is one whose id begins with that text: such a

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from aioq.store.history import Row
+from aioq.store.history import HistoryRow
 
 LISTENING_MS = 60_000
 """For how long live events are recorded after a read of them: whoever comes back within it has missed none."""
@@ -91,6 +91,6 @@ class EventPart(msgspec.Struct, frozen=True, gc=False):
 
     last: Position
     since_ms: int | None
-    rows: Sequence[Row] = ()
+    rows: Sequence[HistoryRow] = ()
     live: Sequence[LiveEvent] = ()
     is_cut: tuple[bool, bool] = (False, False)

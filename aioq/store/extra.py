@@ -116,7 +116,7 @@ CALL_GONE = encode_failure(
 )
 """The outcome of a job that cannot be started because its call was in a key of its own, and that key is gone."""
 
-LOST = encode_failure(
+LOST_OUTCOME = encode_failure(
     "",
     Failure(
         "JobLost", "it was moved to another queue, and its record has vanished from there, evicted or deleted"

@@ -42,7 +42,10 @@ TOTAL, SENT = 0, 6
 """The counters of all rows, and of the jobs that were sent."""
 
 SUMMED = 8
-"""How many counters count jobs; those of the buckets follow."""
+"""How many counters count jobs; those of the buckets follow, in turns one of run times and one of wait times."""
+
+FIRST_RUN, FIRST_WAIT = SUMMED, SUMMED + 1
+"""The counters of the first bucket of run times, and of that of wait times; those of the next are two higher."""
 
 COUNTERS = SUMMED + 2 * (LAST_BUCKET + 1)
 """How many counters a task has: eight by what was counted, then two for each bucket: run times and wait times."""
@@ -64,11 +67,11 @@ class End(enum.StrEnum):
     CRASHED = "x"
 
 
-COUNTER_OF: Mapping[End, int] = {end: place for place, end in enumerate(End, 1)}
+COUNTER_OF: Mapping[End, int] = {end: number for number, end in enumerate(End, 1)}
 """The counter of each kind of row."""
 
 
-class Report(msgspec.Struct, frozen=True, gc=False):
+class RunReport(msgspec.Struct, frozen=True, gc=False):
     """What a worker knows of a run that it settles, for the history.
 
     Attributes:
@@ -84,11 +87,11 @@ class Report(msgspec.Struct, frozen=True, gc=False):
     error: str = ""
 
 
-NO_REPORT = Report("")
+NO_REPORT = RunReport("")
 """Of a run of which nothing was reported."""
 
 
-class Row(msgspec.Struct, frozen=True, gc=False):
+class HistoryRow(msgspec.Struct, frozen=True, gc=False):
     """One row of the history.
 
     Attributes:
@@ -105,7 +108,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     job_id: str
     end: End
     worker: str
-    report: Report
+    report: RunReport
 
 
 class AttemptNote(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -149,12 +152,12 @@ MOST_ATTEMPTS = 10
 """How many failed attempts are kept in a job's record, the last ones; the same as in `lib/history.lua`."""
 
 
-class Span(msgspec.Struct, frozen=True, gc=False):
+class PeriodStatistics(msgspec.Struct, frozen=True, gc=False):
     """Statistics over some time.
 
     Attributes:
         seconds: how long that is.
-        tasks: the counters of each task, by their places.
+        tasks: the counters of each task, by their numbers: see `COUNTER_OF` and `counters_of`.
     """
 
     seconds: float
@@ -172,9 +175,9 @@ class Statistics(msgspec.Struct, frozen=True, gc=False):
             none.
     """
 
-    minute: Span
-    hour: Span
-    day: Span
+    minute: PeriodStatistics
+    hour: PeriodStatistics
+    day: PeriodStatistics
     oldest: float | None = None
 
 
@@ -211,7 +214,7 @@ class History(Protocol):
 
     async def rows(
         self, queue: str, count: int, *, before: int | None = None, after: int | None = None
-    ) -> list[Row]:
+    ) -> list[HistoryRow]:
         """Up to `count` rows of a queue's history; fewer, but at least one, if they are large.
 
         With `after` they are those that follow on that number, the oldest first; 0 is before all numbers.
@@ -251,20 +254,27 @@ def seconds_of(bucket: int) -> float:
     return 0.001 if bucket == 0 else 2 * exp(bucket * _LOG_GROWTH) / (GROWTH + 1) / 1000
 
 
-def places_of(end: End, report: Report) -> list[int]:
+def counters_of(end: End, report: RunReport) -> list[int]:
     """The counters that a row adds to."""
-    times = ((8, bucket_of(report.seconds)), (9, bucket_of(report.waited)))
+    times = ((FIRST_RUN, bucket_of(report.seconds)), (FIRST_WAIT, bucket_of(report.waited)))
     return [TOTAL, COUNTER_OF[end], *(first + 2 * each for first, each in times if each != NO_BUCKET)]
 
 
 def run_times(counters: Mapping[int, int]) -> Counter[int]:
     """How many runs took the time of each bucket."""
-    return Counter({(place - 8) // 2: count for place, count in counters.items() if place >= 8 and place % 2 == 0})  # noqa: PLR2004 - the first of the buckets
+    return _buckets(counters, FIRST_RUN)
 
 
 def wait_times(counters: Mapping[int, int]) -> Counter[int]:
     """How many jobs waited for the time of each bucket."""
-    return Counter({(place - 9) // 2: count for place, count in counters.items() if place > 8 and place % 2})  # noqa: PLR2004 - as above
+    return _buckets(counters, FIRST_WAIT)
+
+
+def _buckets(counters: Mapping[int, int], first: int) -> Counter[int]:
+    """The counts by bucket, out of every second counter from this one on."""
+    return Counter(
+        {(number - first) // 2: count for number, count in counters.items() if number in range(first, COUNTERS, 2)}
+    )
 
 
 def percentile(times: Mapping[int, int], share: float) -> float | None:
@@ -285,9 +295,9 @@ def statistics(now_ms: int, tasks: Mapping[str, Periods], oldest_ms: int | None)
     """The statistics out of those of each task."""
     minute, hour = now_ms % MINUTE_MS / 1000, now_ms % HOUR_MS / 1000
     return Statistics(
-        Span(60 + minute, {task: _sum(minutes[:2]) for task, (minutes, _) in tasks.items()}),
-        Span(3600 + minute, {task: _sum(minutes) for task, (minutes, _) in tasks.items()}),
-        Span(86400 + hour, {task: _sum(hours) for task, (_, hours) in tasks.items()}),
+        PeriodStatistics(60 + minute, {task: _sum(minutes[:2]) for task, (minutes, _) in tasks.items()}),
+        PeriodStatistics(3600 + minute, {task: _sum(minutes) for task, (minutes, _) in tasks.items()}),
+        PeriodStatistics(86400 + hour, {task: _sum(hours) for task, (_, hours) in tasks.items()}),
         None if oldest_ms is None else max(0, now_ms - oldest_ms) / 1000,
     )
 
@@ -297,8 +307,8 @@ def minutes(now_ms: int, tasks: Iterable[Sequence[Sequence[int]]], count: int, o
     total = [[0] * SUMMED for _ in range(count)]
     for task in tasks:
         for minute, counters in zip(total, task, strict=True):
-            for place, number in enumerate(counters):
-                minute[place] += number
+            for number, count_of_task in enumerate(counters):
+                minute[number] += count_of_task
     ends = [COUNTER_OF[end] for end in (End.SUCCEEDED, End.FAILED, End.CANCELLED)]
     counts = [
         MinuteCount(each[SENT], sum(each[end] for end in ends), each[COUNTER_OF[End.FAILED]]) for each in total
@@ -313,7 +323,7 @@ def _sum(parts: Iterable[Counter[int]]) -> Counter[int]:
     return total
 
 
-def page_of(rows: Iterable[Row], count: int, before: int | None, after: int | None) -> list[Row]:
+def page_of(rows: Iterable[HistoryRow], count: int, before: int | None, after: int | None) -> list[HistoryRow]:
     """The first `count` of these rows within the bounds that `History.rows` was called with, in its order."""
     within = [
         row

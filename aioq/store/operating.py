@@ -15,7 +15,7 @@ from aioq.store.operations import OperationVerbs
 from aioq.store.pauses import PauseVerbs
 from aioq.store.story import Counted, Story
 
-Place = tuple[str, ...]
+ListPosition = tuple[str, ...]
 """A place in a list of jobs, in a form of the store's own; empty for its beginning. It stays valid while jobs come
 and go: of those that stay, none after it is missed."""
 
@@ -26,7 +26,7 @@ MOST_LISTED = 250
 """The most jobs that one call of `OperatorVerbs.list_jobs` looks at."""
 
 
-class Span(msgspec.Struct, frozen=True, gc=False):
+class TimeSpan(msgspec.Struct, frozen=True, gc=False):
     """A span of time.
 
     Attributes:
@@ -44,10 +44,10 @@ class Span(msgspec.Struct, frozen=True, gc=False):
         )
 
 
-ALWAYS = Span()
+ALWAYS = TimeSpan()
 
 
-class Wanted(msgspec.Struct, frozen=True, gc=False):
+class ListQuery(msgspec.Struct, frozen=True, gc=False):
     """What a list of jobs is to have.
 
     Attributes:
@@ -61,7 +61,7 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
 
     state: JobState
     oldest: bool = False
-    span: Span = ALWAYS
+    span: TimeSpan = ALWAYS
     workers: Sequence[str] | None = None
     calls: bool = False
 
@@ -76,7 +76,7 @@ class Listed(msgspec.Struct, frozen=True, gc=False):
         has_call: whether its call is there. Without it, a job that has failed cannot be retried.
     """
 
-    after: Place
+    after: ListPosition
     info: JobInfo | None = None
     call: bytes = b""
     has_call: bool = True
@@ -91,7 +91,7 @@ class Listing(msgspec.Struct, frozen=True, gc=False):
     """
 
     items: Sequence[Listed]
-    after: Place | None
+    after: ListPosition | None
 
 
 class OperatorVerbs(Protocol):
@@ -149,7 +149,7 @@ class OperatorVerbs(Protocol):
         """Whether the server has jobs, schedules or workers of a queue."""
         ...
 
-    async def list_jobs(self, queue: str, wanted: Wanted, after: Place, limit: int) -> Listing:
+    async def list_jobs(self, queue: str, query: ListQuery, after: ListPosition, limit: int) -> Listing:
         """A part of a list of jobs, of up to `limit` items; `MOST_LISTED` at the most.
 
         Queued jobs are in the order in which they are claimed, those that were set aside because their task is
@@ -158,7 +158,7 @@ class OperatorVerbs(Protocol):
         """
         ...
 
-    async def count_jobs(self, queue: str, wanted: Wanted) -> Counted:
+    async def count_jobs(self, queue: str, query: ListQuery) -> Counted:
         """How many jobs a list has. Of queued ones it is an estimate."""
         ...
 

@@ -1,11 +1,11 @@
 """Bulk operations, as the store keeps them. Part of the store contract.
 
-An operation acts on many jobs, in bounded steps, each of which any worker may do. It goes through its places
-(queues, and shards of queues) one after the other. Its record belongs to the App: what it is to do, whether it
-is paused, who carries it on now, what its rate allows. What it has done in a place is noted at that place, in
-the same step as what is done to the jobs there: so it is done once, whoever carries it on.
+An operation acts on many jobs, in bounded steps, each of which any worker may do. It goes through its shards
+(a queue that has only one is that shard) one after the other. Its record belongs to the App: what it is to do,
+whether it is paused, who carries it on now, what its rate allows. What it has done in a shard is noted in that
+shard, in the same step as what is done to the jobs there: so it is done once, whoever carries it on.
 
-    read the note of the place ──► list some jobs ──► permit ──► step ──┐
+    read the note of the shard ──► list some jobs ──► permit ──► step ──┐
                ▲                                                        │
                └────────────────────────────────────────────────────────┘
 """
@@ -88,11 +88,11 @@ class StoredOperation(msgspec.Struct, frozen=True):
         id: its id.
         definition: what it is to do; the store does not read it.
         state: its state.
-        at: how many of its places are done.
+        at: how many of its shards are done.
         began_ms: when it was stored, in milliseconds since the Unix epoch.
         ended_ms: when it ended or was aborted, likewise; 0 if it has not.
         carried: whether somebody carries it on now.
-        done: what was done in the places that are done.
+        done: what was done in the shards that are done.
     """
 
     id: str
@@ -110,7 +110,7 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         state: its state.
-        at: how many of its places are done.
+        at: how many of its shards are done.
         is_mine: whether the caller carries it on.
         allowed: how many jobs its rate allows now.
         wait_ms: in how many milliseconds more are allowed, if there are too few now.
@@ -125,17 +125,17 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     carried: bool = False
 
 
-class Progress(msgspec.Struct, frozen=True, gc=False):
-    """The note of an operation at a place.
+class OperationProgress(msgspec.Struct, frozen=True, gc=False):
+    """The note of an operation in a shard.
 
     Attributes:
         steps: how many steps were made there.
-        place: up to where they have looked; the store does not read it.
+        position: up to where they have looked; the store does not read it.
         done: what they have done.
     """
 
     steps: int = 0
-    place: bytes = b""
+    position: bytes = b""
     done: Done = NOTHING_DONE
 
 
@@ -147,7 +147,7 @@ class Verdict(enum.StrEnum):
     EARLY = "early"
 
 
-class Step(msgspec.Struct, frozen=True):
+class OperationStep(msgspec.Struct, frozen=True):
     """One step of an operation.
 
     Attributes:
@@ -155,7 +155,7 @@ class Step(msgspec.Struct, frozen=True):
         act: what to do.
         state: the state in which the jobs were listed; one that is in another state by now is left alone.
         begun_ms: when the operation began here: jobs that were sent or have ended since are left alone.
-        place: the place up to which was looked.
+        position: up to where the jobs were looked at.
         looked_at: how many jobs were looked at for it.
         jobs: the ids of those that match, each with what belongs to it: the outcome of one that is cancelled,
             deleted or purged, the queue to which one is moved, the lane of one whose priority is set.
@@ -166,7 +166,7 @@ class Step(msgspec.Struct, frozen=True):
     act: Act
     state: JobState
     begun_ms: int
-    place: bytes
+    position: bytes
     looked_at: int
     jobs: Sequence[tuple[str, bytes]] = ()
     ttl_ms: int = 0
@@ -208,15 +208,15 @@ class OperationVerbs(Protocol):
         """Give up an operation."""
         ...
 
-    async def finish_place(self, operation_id: str, at: int, places: int, done: Done) -> Permit | None:
-        """Note that a place is done, the one after `at` others. The operation ends with the last of `places`."""
+    async def finish_shard(self, operation_id: str, at: int, shards: int, done: Done) -> Permit | None:
+        """Note that a shard is done, the one after `at` others. The operation ends with the last of `shards`."""
         ...
 
-    async def progress(self, queue: str, operation_id: str) -> Progress:
-        """The note of an operation at a place."""
+    async def progress(self, queue: str, operation_id: str) -> OperationProgress:
+        """The note of an operation in a shard."""
         ...
 
-    async def step(self, queue: str, operation_id: str, step: Step) -> tuple[Verdict, Progress]:
+    async def step(self, queue: str, operation_id: str, step: OperationStep) -> tuple[Verdict, OperationProgress]:
         """Act on some jobs, and note that; each step is made once. Returns the note as it is now too."""
         ...
 

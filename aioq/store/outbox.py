@@ -58,7 +58,7 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
     name: int = 0
 
 
-class Delivery(msgspec.Struct, frozen=True, gc=False):
+class DeliveryResult(msgspec.Struct, frozen=True, gc=False):
     """What has become of the entries in their target.
 
     Attributes:
@@ -112,11 +112,11 @@ class Outbox(Protocol):
         """Read the first entries for a target; other workers leave these to the caller for `hold_ms`."""
         ...
 
-    async def deliver(self, target: str, source: str, reading: Reading) -> Delivery:
+    async def deliver(self, target: str, source: str, reading: Reading) -> DeliveryResult:
         """Apply entries in their target. Those that were applied already are ignored."""
         ...
 
-    async def remove(self, queue: str, target: str, reading: Reading, delivery: Delivery) -> Removal:
+    async def remove(self, queue: str, target: str, reading: Reading, delivery: DeliveryResult) -> Removal:
         """Remove entries that were delivered."""
         ...
 

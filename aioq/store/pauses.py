@@ -41,7 +41,7 @@ class Pause(msgspec.Struct, frozen=True, gc=False):
         return other is None or (self.whole, self.tasks, self.ends_ms) != (other.whole, other.tasks, other.ends_ms)
 
 
-class Span(msgspec.Struct, frozen=True, gc=False):
+class PausePeriod(msgspec.Struct, frozen=True, gc=False):
     """For how long something is paused.
 
     Attributes:
@@ -61,8 +61,8 @@ class Pauses(msgspec.Struct, frozen=True):
         tasks: the pauses of its tasks, by name.
     """
 
-    whole: Span | None = None
-    tasks: Mapping[str, Span] = MappingProxyType({})
+    whole: PausePeriod | None = None
+    tasks: Mapping[str, PausePeriod] = MappingProxyType({})
 
     @property
     def ends(self) -> Mapping[str | None, int | None]:
@@ -71,25 +71,25 @@ class Pauses(msgspec.Struct, frozen=True):
         return {name: span.until_ms for name, span in spans.items()}
 
 
-NOTHING = Pauses()
+NO_PAUSES = Pauses()
 
 _COPIES_AT_ONCE = 100
 """To how many shards pauses are copied at once."""
 
-_SHOWN = 10
+_TASKS_NAMED = 10
 """How many paused tasks a line of the log names."""
 
 
 def in_words(pauses: Pauses) -> str:
     """What is paused, for a log; empty for nothing."""
     parts = [] if pauses.whole is None else [f"paused {_span(pauses.whole)}"]
-    some = [f"{printable(task)} ({_span(span)})" for task, span in sorted(pauses.tasks.items())[:_SHOWN]]
-    if len(pauses.tasks) > _SHOWN:
-        some.append(f"and {len(pauses.tasks) - _SHOWN} more")
+    some = [f"{printable(task)} ({_span(span)})" for task, span in sorted(pauses.tasks.items())[:_TASKS_NAMED]]
+    if len(pauses.tasks) > _TASKS_NAMED:
+        some.append(f"and {len(pauses.tasks) - _TASKS_NAMED} more")
     return "; ".join([*parts, *([f"paused tasks: {', '.join(some)}"] if some else [])])
 
 
-def _span(span: Span) -> str:
+def _span(span: PausePeriod) -> str:
     until = "" if span.until_ms is None else f" until {_moment(span.until_ms)}"
     return f"since {_moment(span.since_ms)}{until}"
 
@@ -142,7 +142,7 @@ async def copy_pauses(verbs: PauseVerbs, source: str, queues: Sequence[str]) -> 
     Cancellation: some are changed.
     """
     changed: dict[str, None] = {}
-    wanted = await verbs.read(source) if queues else NOTHING
+    wanted = await verbs.read(source) if queues else NO_PAUSES
     while queues:
         errors: list[BaseException] = []
         for start in range(0, len(queues), _COPIES_AT_ONCE):

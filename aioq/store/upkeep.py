@@ -27,7 +27,7 @@ class Promotion(msgspec.Struct, frozen=True, gc=False):
     operations: Sequence[str] = ()
 
 
-class Recovery(msgspec.Struct, frozen=True, gc=False):
+class RecoveryStep(msgspec.Struct, frozen=True, gc=False):
     """The result of one bounded step of a recovery.
 
     Attributes:

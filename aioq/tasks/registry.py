@@ -206,14 +206,17 @@ def check_task_name(name: object) -> None:
 def _name_for(function: Callable[..., Any], name: Any) -> str:
     """The task's name: the given one, else the function's own. An object that cannot be a task is an error."""
     if isinstance(function, Task):
-        raise ConfigError(f"{function!r} is a task already")
+        raise ConfigError(
+            f"{function!r} is a task already; leave out the second @app.task, "
+            "and write schedules above the first one"
+        )
     if isinstance(function, classmethod):
         raise ConfigError(
-            f"task {name or '?'!r}: a class method has no class before its class is there; "
-            "make the task behind the class: app.task(TheClass.the_method)"
+            f"task {name or '?'!r}: inside of its class a class method cannot be a task, for the class does not "
+            "exist yet; register it after the class: app.task(TheClass.the_method)"
         )
     if not callable(function) or inspect.isclass(function):
-        hint = f"; a name is given by its word: @app.task(name={function!r})" if isinstance(function, str) else ""
+        hint = f"; give a name as name=: @app.task(name={function!r})" if isinstance(function, str) else ""
         raise ConfigError(f"task {brief(name or '?')}: expected a function, got {brief(function)}{hint}")
     if name is None:
         if not hasattr(function, "__qualname__") or not getattr(function, "__module__", None):
@@ -229,7 +232,7 @@ def _name_for(function: Callable[..., Any], name: Any) -> str:
 
 
 def _advice(name: str) -> str:
-    advice = 'give one another name: @app.task(name="...")'
+    advice = 'give one of them another name: @app.task(name="...")'
     if "<locals>" in name:  # a decorator without functools.wraps has hidden the functions' names
         return f"{advice}; in a decorator, @functools.wraps(function) keeps the function's own"
     return advice

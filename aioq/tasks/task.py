@@ -22,7 +22,7 @@ from aioq.results.handle import JobHandle
 from aioq.util.callables import called_by, not_importable
 from aioq.util.callables import is_async as is_coroutine
 from aioq.util.function_identity import Execution, execution
-from aioq.util.migration import Place, explain_missing
+from aioq.util.migration import ApiPart, explain_missing
 from aioq.util.naming import whereabouts
 from aioq.util.printable import brief
 from aioq.wire.own_types import OwnTypes
@@ -33,14 +33,14 @@ R = TypeVar("R")
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 
-Executor = Literal["async", "thread", "process"]
+ExecutorKind = Literal["async", "thread", "process"]
 
 
 class DeclarationArgs(TaskArgs, total=False):
     """The options of `@app.task(...)`."""
 
     name: str | None
-    executor: Executor | None
+    executor: ExecutorKind | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -223,7 +223,7 @@ class Sendable(Generic[P, R]):
         return self._app.sender.run_sync(f"await {self.name}.send_many(...)", lambda: self.send_many(arguments))
 
 
-explain_missing(Sendable, Place.TASK)
+explain_missing(Sendable, ApiPart.TASK)
 
 
 @public
@@ -243,7 +243,7 @@ class Task(Sendable[P, R]):
         name: str,
         function: Callable[P, Any],
         *,
-        executor: Executor,
+        executor: ExecutorKind,
         defaults: Options,
     ) -> None:
         route = Options(
@@ -255,7 +255,7 @@ class Task(Sendable[P, R]):
         )
         super().__init__(app, name, route, self._compile)
         self.function = function
-        self.executor: Executor = executor
+        self.executor: ExecutorKind = executor
         self.defaults = defaults
         self._declared_in: Execution | None = execution()
         self._compiled: Signature | None = None
@@ -335,7 +335,10 @@ def make_task(
     """
     called = called_by(function)
     if inspect.isasyncgenfunction(called) or inspect.isgeneratorfunction(called):
-        raise ConfigError(f"task {name!r} ({whereabouts(function)}): a generator cannot be a task")
+        raise ConfigError(
+            f"task {name!r} ({whereabouts(function)}): a generator cannot be a task; "
+            "return a list, or send a job for each item"
+        )
     is_async = is_coroutine(function)
     if executor is None:
         executor = "async" if is_async else "thread"

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from aioq.errors import ConfigError
 from aioq.testing.session import MemorySession, SyncSession
 
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
+RunCoroutine = Callable[[Coroutine[Any, Any, Any]], Any]
 """A function that runs a coroutine on the test's event loop, called from outside of that loop."""
 
 
@@ -90,7 +90,7 @@ def _is_of_pytest_asyncio(request: Any) -> bool:
     return plugin.is_async_test(request.node)
 
 
-def _runner_of_pytest_asyncio(request: Any) -> Run:
+def _runner_of_pytest_asyncio(request: Any) -> RunCoroutine:
     """The function that runs the test's coroutines; pytest-asyncio has it in a fixture without a public name."""
     import pytest  # optional extra  # noqa: PLC0415
 
@@ -115,7 +115,7 @@ def _loop_scope(request: Any) -> str:
     return given.get("loop_scope") or given.get("scope") or default or "function"
 
 
-def _by_pytest_asyncio(run: Run, app: InMemory) -> Iterator[MemorySession]:
+def _by_pytest_asyncio(run: RunCoroutine, app: InMemory) -> Iterator[MemorySession]:
     """Hold a session while the generator runs; in one asyncio task, as cancel scopes in a lifespan need it."""
     held = _HeldSession(app)
     session = run(held.begin())

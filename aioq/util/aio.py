@@ -6,7 +6,7 @@ from typing import Any
 
 from aioq.util.randomness import RANDOM
 
-AGAIN = 0.5
+CANCEL_AGAIN_AFTER = 0.5
 """Seconds after which a task that has not ended is cancelled again. Code of others may swallow a cancellation:
 `asyncio.wait_for` does on Python 3.11 when it comes at the moment at which the awaited future is done."""
 
@@ -17,7 +17,7 @@ async def end(tasks: "Iterable[asyncio.Task[Any]]") -> None:
     while left:
         for task in left:
             task.cancel()
-        done, left = await asyncio.wait(left, timeout=AGAIN)
+        done, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_AFTER)
         for task in done:
             if not task.cancelled():
                 task.exception()

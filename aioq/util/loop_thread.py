@@ -25,7 +25,7 @@ P = ParamSpec("P")
 THREAD = "aioq-sync"
 """The thread's name."""
 
-FAREWELL = 15.0
+EXIT_TIMEOUT = 15.0
 """The most seconds that the end of the process waits for calls under way. A guess: more than `send_timeout`."""
 
 
@@ -67,9 +67,9 @@ class _LoopThread:
     def close(self) -> None:
         """End everything that runs on the loop, and then the thread."""
         with contextlib.suppress(TimeoutError, asyncio.CancelledError):
-            asyncio.run_coroutine_threadsafe(self._wind_up(), self.loop).result(FAREWELL)
+            asyncio.run_coroutine_threadsafe(self._wind_up(), self.loop).result(EXIT_TIMEOUT)
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(FAREWELL)
+        self._thread.join(EXIT_TIMEOUT)
         if not self._thread.is_alive():
             self.loop.close()
 

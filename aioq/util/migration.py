@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 
-class Place(StrEnum):
+class ApiPart(StrEnum):
     """The places where such a name may be written."""
 
     TASK = "an attribute of a task"
@@ -56,8 +56,8 @@ _NO_EVENTS = "nothing: the worker's log (--log-format json), `aioq check` and ha
 _NO_PURGE = "nothing: each job is cancelled by its handle, await app.handle(job_id).cancel()"
 _TOGETHER = "await the handles inside a task: await gather(await task.send_many(...))"
 
-WORDS: dict[Place, dict[str, str]] = {
-    Place.TASK: {
+WORDS: dict[ApiPart, dict[str, str]] = {
+    ApiPart.TASK: {
         **dict.fromkeys(("perform_async", "perform_later"), _SEND),
         **dict.fromkeys(("perform_in", "call_later"), _SEND_LATER),
         "signature": _CALL,
@@ -86,7 +86,7 @@ WORDS: dict[Place, dict[str, str]] = {
         "delay_on_commit": f"{_SEND}, after the commit",
         "apply_async_on_commit": f"{_SEND}, after the commit",
     },
-    Place.APP: {
+    ApiPart.APP: {
         **dict.fromkeys(("broker", "connection", "redis", "pool"), "not needed: the App opens its own (url=...)"),
         **dict.fromkeys(("backend", "with_result_backend"), _NO_BACKEND),
         "with_broker": _URL,
@@ -119,7 +119,7 @@ WORDS: dict[Place, dict[str, str]] = {
         **dict.fromkeys(("worker", "run", "start", "worker_main", "run_worker"), _WORKER),
         "close": "await app.aclose(), or async with app",
     },
-    Place.HANDLE: {
+    ApiPart.HANDLE: {
         **dict.fromkeys(("get_result", "job_result"), _RESULT),
         **dict.fromkeys(("success", "is_ready"), _STATE),
         "forget": "not needed: a result is gone after result_ttl seconds",
@@ -136,7 +136,7 @@ WORDS: dict[Place, dict[str, str]] = {
         "job_id": "handle.id",
         **dict.fromkeys(("result_info", "traceback", "exc_info", "meta"), _INFO),
     },
-    Place.JOB: {
+    ApiPart.JOB: {
         **dict.fromkeys(("retry", "requeue", "defer"), "raise Retry(...)"),
         **dict.fromkeys(("retries", "job_try", "tries", "try_count"), "job.attempt, 1 for the first"),
         **dict.fromkeys(("max_retries", "max_tries"), "job.max_attempts, in which the first counts too"),
@@ -157,7 +157,7 @@ WORDS: dict[Place, dict[str, str]] = {
         **dict.fromkeys(("fail", "reject"), 'raise Fail("why")'),
         **dict.fromkeys(("cancel", "abort", "ignore"), 'raise Cancel("why")'),
     },
-    Place.SCHEDULE: {
+    ApiPart.SCHEDULE: {
         **dict.fromkeys(("minute", "hour", "second", "day", "month", "weekday"), _CRON),
         **dict.fromkeys(("day_of_week", "day_of_month", "month_of_year"), _CRON),
         **dict.fromkeys(("seconds", "minutes", "hours", "days", "weeks", "interval", "period"), _EVERY),
@@ -179,7 +179,7 @@ WORDS: dict[Place, dict[str, str]] = {
         "relative": "start=..., at which the grid of every=... begins",
         "run_at_startup": "@app.lifespan, or await app.schedules.run_now(id)",
     },
-    Place.OPTION: {
+    ApiPart.OPTION: {
         **dict.fromkeys(("cron", "crontab", "schedule", "run_every", "minute", "hour", "second"), _SCHEDULES),
         **dict.fromkeys(
             ("seconds", "minutes", "hours", "days", "day", "weekday", "month", "run_at_hour"), _SCHEDULES
@@ -237,7 +237,7 @@ WORDS: dict[Place, dict[str, str]] = {
         "base": "not needed: middleware is what all tasks have in common",
         "pool": 'executor="process"',
     },
-    Place.SETTING: {
+    ApiPart.SETTING: {
         **dict.fromkeys(("retry", "executor", "priority"), "an option of each task: @app.task(...)"),
         **dict.fromkeys(
             ("broker", "broker_url", "redis", "redis_url", "redis_settings", "redis_dsn", "dsn"), _URL
@@ -285,7 +285,7 @@ WORDS: dict[Place, dict[str, str]] = {
         **dict.fromkeys(("poll_delay", "dequeue_timeout"), "not needed: workers are notified of jobs"),
         **dict.fromkeys(("task_annotations", "task_default_rate_limit"), "options of each task: @app.task(...)"),
     },
-    Place.RETRY: {
+    ApiPart.RETRY: {
         **dict.fromkeys(
             ("max_retries", "retries", "max_tries", "tries", "max_attempts", "stop"),
             "attempts=..., where the first attempt counts too",
@@ -302,7 +302,7 @@ WORDS: dict[Place, dict[str, str]] = {
         "exc": "raise Retry(...) from error",
         "intervals": "delays=[...]",
     },
-    Place.COMMAND: {
+    ApiPart.COMMAND: {
         **dict.fromkeys(("-A", "--app"), "the first argument: aioq worker shop.tasks:app"),
         **dict.fromkeys(("-Q", "--queues"), "-q NAME, once for each queue"),
         "--loglevel": "--log-level, or -l",
@@ -321,7 +321,7 @@ WORDS: dict[Place, dict[str, str]] = {
         **dict.fromkeys(("inspect", "status", "info"), "aioq check shop.tasks:app, or handle.info()"),
         **dict.fromkeys(("run", "start", "multi", "work"), "aioq worker shop.tasks:app"),
     },
-    Place.PACKAGE: {
+    ApiPart.PACKAGE: {
         **dict.fromkeys(("Celery", "Huey", "RedisHuey", "Broker", "RedisBroker", "current_app"), _APP),
         **dict.fromkeys(("shared_task", "actor", "job"), "@app.task"),
         **dict.fromkeys(("chain", "group", "chord", "signature", "chunks"), _TOGETHER),
@@ -341,7 +341,7 @@ SERVERS = ("CELERY_BROKER_URL", "BROKER_URL", "REDIS_URL", "VALKEY_URL", "REDIS_
 """Environment variables that tell other libraries where the server is."""
 
 
-def here(place: Place, word: str) -> str | None:
+def here(place: ApiPart, word: str) -> str | None:
     """The name in aioq for a name of another library; None if the table does not have it.
 
     Args:
@@ -355,7 +355,7 @@ def here(place: Place, word: str) -> str | None:
     return None
 
 
-_TOGETHER_PLACES = (Place.OPTION, Place.SETTING)
+_TOGETHER_PLACES = (ApiPart.OPTION, ApiPart.SETTING)
 
 _COMMON = frozenset(
     {"app", "at", "base", "bind", "connection", "context", "expire", "expires", "host", "key", "labels", "limit"}
@@ -365,7 +365,7 @@ _COMMON = frozenset(
 """Names that are too common to be looked up in another place's table: a config module may call anything BASE."""
 
 
-def explain_missing(cls: type, place: Place) -> None:
+def explain_missing(cls: type, place: ApiPart) -> None:
     """Give a class errors that explain missing attributes which exist in other libraries.
 
     It sets `__getattr__` from outside: in a class that defines it, a type checker would accept every attribute.

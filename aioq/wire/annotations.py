@@ -170,9 +170,8 @@ def _check_fields(kind: Any, seen: set[Any]) -> None:
     if not isinstance(cls, type) or cls in seen or is_model(cls) or not _has_fields(cls):
         return
     seen.add(cls)
-    declared = cast(
-        "dict[str, Any]", getattr(cls, "__pydantic_fields__", None) or {}
-    )  # of a pydantic dataclass: `int = Field(gt=0)`
+    # Of a pydantic dataclass: `int = Field(gt=0)`.
+    declared = cast("dict[str, Any]", getattr(cls, "__pydantic_fields__", None) or {})
     for name, hint in get_type_hints(cls, include_extras=True).items():
         parts = list(_parts(hint))
         for note in _flat([*parts, declared.get(name)]):

@@ -70,9 +70,8 @@ def _parts_of_model(value: Any) -> dict[str, Any] | None:
     cls = cast("Any", type(value))
     if not is_model(cls):
         return None
-    names = cast(
-        "Any", getattr(cls, "model_fields", None) or vars(value)
-    )  # only the fields: `vars` also has what the model has cached
+    # Only the fields: `vars` also has what the model has cached.
+    names = cast("Any", getattr(cls, "model_fields", None) or vars(value))
     extra = cast("Any", getattr(value, "__pydantic_extra__", None) or {})
     return {f".{name}": getattr(value, name, None) for name in (*names, *extra)}
 

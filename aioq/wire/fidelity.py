@@ -18,7 +18,7 @@ from aioq.wire.annotations import parts_of
 from aioq.wire.differences import difference, named_parts
 from aioq.wire.own_types import OwnTypes, is_model, is_path
 
-Check = Callable[[Any], None]
+ValueCheck = Callable[[Any], None]
 """Checks a value; raises `ChangedError` if another one would arrive."""
 
 _COLLECTIONS: Mapping[type[kinds.Type], type] = {
@@ -50,7 +50,7 @@ class ChangedError(ValueError):
     """A value would not arrive as it was sent; the message starts with the path to the part that would change."""
 
 
-def check_of(kind: Any, own: OwnTypes) -> Check | None:
+def check_of(kind: Any, own: OwnTypes) -> ValueCheck | None:
     """The check of the values of a type; None where nothing has to be checked."""
     return _Compiler(own).compile(kinds.type_info(kind))
 
@@ -86,9 +86,9 @@ def _bare(info: kinds.ListType | kinds.DictType) -> type | None:
 class _Compiler:
     def __init__(self, own: OwnTypes) -> None:
         self._own = own
-        self._begun: dict[Any, list[Check]] = {}
+        self._begun: dict[Any, list[ValueCheck]] = {}
 
-    def compile(self, info: kinds.Type) -> Check | None:
+    def compile(self, info: kinds.Type) -> ValueCheck | None:
         if isinstance(info, _OBJECTS):
             return self._object(info)
         if isinstance(info, kinds.DictType):
@@ -102,7 +102,7 @@ class _Compiler:
         rest = _REST.get(type(info))
         return rest(self, info) if rest is not None else None
 
-    def _object(self, info: Any) -> Check:
+    def _object(self, info: Any) -> ValueCheck:
         cls = get_origin(info.cls) or info.cls
         if info.cls in self._begun:  # a recursive type
             held = self._begun[info.cls]
@@ -128,7 +128,7 @@ class _Compiler:
         held.append(check)
         return check
 
-    def _mapping(self, info: kinds.DictType) -> Check:
+    def _mapping(self, info: kinds.DictType) -> ValueCheck:
         keys, values = self.compile(info.key_type), self.compile(info.value_type)
 
         def check(value: Any) -> None:
@@ -143,9 +143,9 @@ class _Compiler:
 
         return check if keys or values else lambda value: _exactly(value, dict)
 
-    def _union(self, info: kinds.UnionType) -> Check | None:
-        by_class: dict[type, Check] = {}
-        checks: list[Check] = []
+    def _union(self, info: kinds.UnionType) -> ValueCheck | None:
+        by_class: dict[type, ValueCheck] = {}
+        checks: list[ValueCheck] = []
         for each in info.types:
             if (look := self.compile(each)) is not None:
                 checks.append(look)
@@ -159,7 +159,7 @@ class _Compiler:
 
         return check
 
-    def _custom(self, info: kinds.CustomType) -> Check | None:
+    def _custom(self, info: kinds.CustomType) -> ValueCheck | None:
         cls: Any = get_origin(info.cls) or info.cls
         if is_path(cls) and cls not in self._own:
             return _path(cls)
@@ -175,7 +175,7 @@ class _Compiler:
 
         return check
 
-    def typed_dict(self, info: kinds.TypedDictType) -> Check:
+    def typed_dict(self, info: kinds.TypedDictType) -> ValueCheck:
         """The check of a TypedDict: keys that it does not declare would be left out."""
         fields = {field.name: self.compile(field.type) for field in info.fields}
         name = info.cls.__qualname__
@@ -190,16 +190,16 @@ class _Compiler:
 
         return check
 
-    def tuple_of(self, info: kinds.TupleType) -> Check:
+    def tuple_of(self, info: kinds.TupleType) -> ValueCheck:
         """The check of a tuple with a fixed length, in which each item has its own type."""
         return _tuple(tuple, [("", self.compile(each)) for each in info.item_types])
 
-    def named_tuple(self, info: kinds.NamedTupleType) -> Check:
+    def named_tuple(self, info: kinds.NamedTupleType) -> ValueCheck:
         """The check of a named tuple."""
         return _tuple(info.cls, [(field.name, self.compile(field.type)) for field in info.fields])
 
 
-_REST: Mapping[type[kinds.Type], Callable[[_Compiler, Any], Check | None]] = {
+_REST: Mapping[type[kinds.Type], Callable[[_Compiler, Any], ValueCheck | None]] = {
     kinds.TypedDictType: _Compiler.typed_dict,
     kinds.TupleType: _Compiler.tuple_of,
     kinds.NamedTupleType: _Compiler.named_tuple,
@@ -210,7 +210,7 @@ _REST: Mapping[type[kinds.Type], Callable[[_Compiler, Any], Check | None]] = {
 }
 
 
-def _collection(base: type, look: Check | None) -> Check:
+def _collection(base: type, look: ValueCheck | None) -> ValueCheck:
     def check(value: Any) -> None:
         _exactly(value, base)
         if look is not None and isinstance(value, _WALKED):
@@ -220,7 +220,7 @@ def _collection(base: type, look: Check | None) -> Check:
     return check
 
 
-def _tuple(cls: Any, parts: list[tuple[str, Check | None]]) -> Check:
+def _tuple(cls: Any, parts: list[tuple[str, ValueCheck | None]]) -> ValueCheck:
     cls = get_origin(cls) or cls
 
     def check(value: Any) -> None:
@@ -240,7 +240,7 @@ def _exactly(value: Any, cls: Any) -> None:
         raise ChangedError(f": {name} would arrive as {declared}; declare {name}, or send {declared}")
 
 
-def _made_of_other(info: Any, fields: Mapping[str, Check | None]) -> Check:
+def _made_of_other(info: Any, fields: Mapping[str, ValueCheck | None]) -> ValueCheck:
     """The check of an object of another class from which one of this class is made: its fields must exist here."""
     name, tag, tag_field = info.cls.__qualname__, getattr(info, "tag", None), getattr(info, "tag_field", None)
     if getattr(info, "array_like", False):
@@ -259,7 +259,7 @@ def _made_of_other(info: Any, fields: Mapping[str, Check | None]) -> Check:
     return check
 
 
-def _made_of_array(name: str, looks: Sequence[Check | None]) -> Check:
+def _made_of_array(name: str, looks: Sequence[ValueCheck | None]) -> ValueCheck:
     """The same check for a class that is sent as an array."""
 
     def check(value: Any) -> None:
@@ -286,7 +286,7 @@ def _same_fields(value: Any, cls: Any) -> None:
         raise ChangedError(f": {cls.__qualname__} has no field {missing!r}, which would not arrive")
 
 
-def _path(cls: Any) -> Check:
+def _path(cls: Any) -> ValueCheck:
     def check(value: Any) -> None:
         if isinstance(value, PurePath) and value != (made := cls(str(value))):
             raise ChangedError(f": {type(value).__qualname__} would arrive as {type(made).__qualname__}")
@@ -320,7 +320,7 @@ def _date(value: Any) -> None:
         raise ChangedError(": a datetime is no date; send its .date(), or declare a datetime")
 
 
-def _at(path: str, look: Check, value: Any) -> None:
+def _at(path: str, look: ValueCheck, value: Any) -> None:
     try:
         look(value)
     except ChangedError as error:
@@ -343,7 +343,7 @@ def _may_lack_fields(cls: Any) -> bool:
     )
 
 
-def _round_trip(cls: Any, own: OwnTypes) -> Check:
+def _round_trip(cls: Any, own: OwnTypes) -> ValueCheck:
     """The check that encodes a value, decodes it and compares: for classes whose own code runs in between."""
     decoder = own.decoder(cls)
 

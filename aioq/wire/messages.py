@@ -80,7 +80,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
     options: CallOptions = NO_OPTIONS
 
 
-class OutcomeKind(enum.IntEnum):
+class WireOutcomeKind(enum.IntEnum):
     """The kind of an outcome: its value is a result, a failure, or the reason of a cancellation."""
 
     SUCCEEDED = 0
@@ -88,11 +88,11 @@ class OutcomeKind(enum.IntEnum):
     CANCELLED = 2
 
 
-_SUCCEEDED = OutcomeKind.SUCCEEDED
+_SUCCEEDED = WireOutcomeKind.SUCCEEDED
 """Looked up once, as in aioq/worker/run/settlements.py."""
 
 
-class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class WireOutcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """How a job ended, as it was read from the wire.
 
     Attributes:
@@ -104,7 +104,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """
 
     version: int
-    kind: OutcomeKind
+    kind: WireOutcomeKind
     task: str
     value: msgspec.Raw
     headers: dict[str, str] | None = None
@@ -123,10 +123,10 @@ UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
 are nested too deeply."""
 
 T = TypeVar("T")
-VersionedT = TypeVar("VersionedT", Envelope, Outcome)
+VersionedT = TypeVar("VersionedT", Envelope, WireOutcome)
 
 _ENVELOPE = msgspec.msgpack.Decoder(Envelope)
-_OUTCOME = msgspec.msgpack.Decoder(Outcome)
+_OUTCOME = msgspec.msgpack.Decoder(WireOutcome)
 _FAILURE = msgspec.msgpack.Decoder(_Failure)
 _RESULT_MESSAGE = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _TEXT = msgspec.msgpack.Decoder(str)
@@ -206,7 +206,7 @@ def encode_failure(task: str, failure: Failure) -> bytes:
     return ENCODER.encode(
         (
             VERSION,
-            OutcomeKind.FAILED,
+            WireOutcomeKind.FAILED,
             task,
             (
                 cut(failure.type, _MAX_MESSAGE),
@@ -219,7 +219,7 @@ def encode_failure(task: str, failure: Failure) -> bytes:
 
 def encode_cancellation(task: str, reason: str) -> bytes:
     """The outcome of a job that was cancelled."""
-    return ENCODER.encode((VERSION, OutcomeKind.CANCELLED, task, cut(reason, _MAX_MESSAGE)))
+    return ENCODER.encode((VERSION, WireOutcomeKind.CANCELLED, task, cut(reason, _MAX_MESSAGE)))
 
 
 def with_headers(outcome: bytes, headers: Mapping[str, str] | None) -> bytes:
@@ -227,7 +227,7 @@ def with_headers(outcome: bytes, headers: Mapping[str, str] | None) -> bytes:
     return _FIVE + outcome[1:] + ENCODER.encode(headers) if headers else outcome
 
 
-def decode_outcome(data: bytes) -> Outcome:
+def decode_outcome(data: bytes) -> WireOutcome:
     """Read an outcome.
 
     Raises:
@@ -237,7 +237,7 @@ def decode_outcome(data: bytes) -> Outcome:
     return _decode_versioned("outcome", _OUTCOME, data)
 
 
-def decode_failure(outcome: Outcome) -> Failure:
+def decode_failure(outcome: WireOutcome) -> Failure:
     """The failure a FAILED outcome holds.
 
     Raises:
@@ -247,7 +247,7 @@ def decode_failure(outcome: Outcome) -> Failure:
     return Failure(found.type, found.message, found.traceback)
 
 
-def decode_reason(outcome: Outcome) -> str:
+def decode_reason(outcome: WireOutcome) -> str:
     """The reason a CANCELLED outcome holds.
 
     Raises:
@@ -264,10 +264,10 @@ def error_text(outcome: bytes) -> str:
     """The error or the reason of an outcome in a few words; empty if it has none, or cannot be read."""
     try:
         found = decode_outcome(outcome)
-        if found.kind is OutcomeKind.FAILED:
+        if found.kind is WireOutcomeKind.FAILED:
             failure = decode_failure(found)
             return f"{failure.type}: {failure.message}"[:_MAX_ERROR_TEXT]
-        return decode_reason(found)[:_MAX_ERROR_TEXT] if found.kind is OutcomeKind.CANCELLED else ""
+        return decode_reason(found)[:_MAX_ERROR_TEXT] if found.kind is WireOutcomeKind.CANCELLED else ""
     except WireError:
         return ""
 
@@ -310,9 +310,9 @@ def describe(envelope: bytes, outcome: bytes | None) -> Described:
     return Described(
         task or end.task,
         headers or end.headers or {},
-        decode_failure(end) if end.kind is OutcomeKind.FAILED else None,
-        end.value if end.kind is OutcomeKind.SUCCEEDED else None,
-        decode_reason(end) if end.kind is OutcomeKind.CANCELLED else "",
+        decode_failure(end) if end.kind is WireOutcomeKind.FAILED else None,
+        end.value if end.kind is WireOutcomeKind.SUCCEEDED else None,
+        decode_reason(end) if end.kind is WireOutcomeKind.CANCELLED else "",
     )
 
 

@@ -15,7 +15,7 @@ import msgspec
 from aioq.errors import ArgumentError, ConfigError, ResultError, WireError
 from aioq.util.callables import awaited_type, called_by, hints_of
 from aioq.wire.annotations import advice_on, prepared, unfilled, unsendable
-from aioq.wire.fidelity import ChangedError, Check, check_of, exact_classes
+from aioq.wire.fidelity import ChangedError, ValueCheck, check_of, exact_classes
 from aioq.wire.messages import EMPTY_MAP, ENCODER, UNREADABLE, decode_outcome
 from aioq.wire.own_types import NO_OWN_TYPES, OwnTypes
 
@@ -114,7 +114,7 @@ class Signature:
         for name, value in kwargs.items():
             self._verify(self._checks.get(name if name in self._keywords else str(self._extra)), name, value)
 
-    def _verify(self, check: Check | None, name: str, value: object) -> None:
+    def _verify(self, check: ValueCheck | None, name: str, value: object) -> None:
         try:
             if check is not None:
                 check(value)

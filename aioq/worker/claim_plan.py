@@ -15,8 +15,9 @@ come late. Far more than can be dispatched until then."""
 
 
 FEW_QUEUES = 4
-"""A worker of so many queues, or fewer, waits for jobs with a blocking read for each queue, which takes a
-connection. One of more stands: messages wake it, over the connection that it has anyway.
+"""A worker of so many queues, or fewer, waits for jobs in a blocking read at each queue, which takes a connection
+each. A worker of more queues "stands": it waits in no call to the server, and messages wake it, over the
+connection that it has anyway.
 
 The former also asks each queue for as many jobs as it may. The latter begins with fewer, because a claim reserves
 the slots for the jobs that it asks for. Two claims for half of all slots each would leave none for the claims of
@@ -52,7 +53,7 @@ class ClaimPlan:
 
     Attributes:
         stopping: whether nothing more is to be claimed.
-        stands: whether it is woken by messages, and does not block.
+        stands: whether it waits in no call to the server, and messages wake it.
     """
 
     def __init__(self, slots: int, queues: int = 1) -> None:

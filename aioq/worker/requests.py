@@ -16,7 +16,7 @@ class RefusedError(Exception):
     """A worker does not do what it is asked for; the message says why."""
 
 
-class Request(msgspec.Struct, frozen=True, omit_defaults=True):
+class ControlRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a worker is asked for.
 
     Attributes:
@@ -32,7 +32,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     by: str = ""
 
 
-class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+class ControlAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a worker answers.
 
     Attributes:
@@ -46,27 +46,27 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def encode_request(verb: str, args: Mapping[str, Any], within: float) -> str:
     """A request for `WorkerControl.ask`, with a new name."""
-    request = Request(verb, args, within, f"{this_host()}, pid {os.getpid()}")
+    request = ControlRequest(verb, args, within, f"{this_host()}, pid {os.getpid()}")
     return f"{os.urandom(9).hex()}\n{msgspec.json.encode(request).decode()}"
 
 
-def decode_request(request: str) -> Request | None:
+def decode_request(request: str) -> ControlRequest | None:
     """A request; None if it cannot be read."""
     try:
-        return msgspec.json.decode(request.partition("\n")[2], type=Request)
+        return msgspec.json.decode(request.partition("\n")[2], type=ControlRequest)
     except msgspec.MsgspecError:
         return None
 
 
-def encode_answer(answer: Answer) -> bytes:
+def encode_answer(answer: ControlAnswer) -> bytes:
     """An answer for the server."""
     return msgspec.msgpack.encode(answer)
 
 
-def decode_answer(encoded: bytes) -> Answer:
+def decode_answer(encoded: bytes) -> ControlAnswer:
     """What a worker has answered.
 
     Raises:
         msgspec.MsgspecError: it cannot be read.
     """
-    return msgspec.msgpack.decode(encoded, type=Answer)
+    return msgspec.msgpack.decode(encoded, type=ControlAnswer)

@@ -17,7 +17,7 @@ from aioq.util.aio import end
 from aioq.util.log import logger
 from aioq.util.suggestions import did_you_mean
 from aioq.worker.about import About, WorkerFigures, resident_memory
-from aioq.worker.duties.control import Verb
+from aioq.worker.duties.control import ControlVerb
 from aioq.worker.identity import this_host
 from aioq.worker.requests import RefusedError
 from aioq.worker.wiring import Duties
@@ -79,7 +79,7 @@ class Steering:
         self._paused_by: set[str] = set()
         self._leaving: dict[str, asyncio.Task[None]] = {}
         self._resting: set[asyncio.Task[None]] = set()
-        self.verbs: Mapping[str, Verb] = {
+        self.verbs: Mapping[str, ControlVerb] = {
             "add_queue": self._add_queue,
             "figures": self._figures,
             "pause": self._pause,

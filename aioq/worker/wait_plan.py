@@ -14,8 +14,8 @@ BLOCK = 5.0
 idle worker sends one command in this time."""
 
 STAND = 8.0
-"""For how long, on average, a worker that stands waits for a message; then it claims, because messages may be
-lost. With 200 queues these are 25 claims a second."""
+"""For how long, on average, a worker that "stands" (see `claim_plan.FEW_QUEUES`) waits for a message. Then it
+claims, because messages may be lost. With 200 queues these are 25 claims a second."""
 
 STAND_DEAF = 1.0
 """The same while it is not subscribed to these messages: so long a job may then wait. A guess."""
@@ -31,10 +31,10 @@ class WaitKind(Enum):
     """In a blocking read, which ends when the server has an entry for it."""
 
     STANDING = "standing"
-    """On its own, until a message wakes it."""
+    """In no call to the server, until a message wakes it."""
 
     PAUSED = "paused"
-    """On its own, and not for jobs: the queue hands out nothing."""
+    """Not for jobs, but for the end of a pause: the server gives out nothing of this queue."""
 
 
 class Wait(NamedTuple):
@@ -68,11 +68,11 @@ class OnWake(Enum):
 
 
 class Return(NamedTuple):
-    """What goes back to the server in a claim of no jobs.
+    """What a worker gives back to the server, by a claim of no jobs.
 
     Attributes:
-        needed: whether anything does.
-        stands: whether the server is to forget that this worker stands, and to wake another one in its place.
+        needed: whether there is anything to give back.
+        stands: whether it is the wake-up: the server forgets that this worker stands, and wakes another one.
     """
 
     needed: bool
@@ -83,7 +83,7 @@ class WaitPlan:
     """The waits of one worker for the jobs of one queue.
 
     Args:
-        stands: whether messages wake it, and it does not block.
+        stands: whether it waits in no call to the server, and messages wake it.
         now: the present time.
 
     Attributes:
@@ -150,7 +150,7 @@ class WaitPlan:
         return self.fetched_at is not None
 
     def give_back(self, *, has_entries: bool, was_woken: bool, leaves: bool) -> Return:
-        """What goes back now; what was withdrawn is so after it.
+        """What is to be given back now. With that, a withdrawal is done.
 
         Args:
             has_entries: whether entries of a blocking read are left for which no slot is free.

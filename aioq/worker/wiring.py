@@ -25,15 +25,15 @@ from aioq.util.log import logger
 from aioq.worker.about import About, Announcer
 from aioq.worker.app_parts import AppParts, worker_queues
 from aioq.worker.duties.cancellation import Canceller
-from aioq.worker.duties.control import Control, Verb
+from aioq.worker.duties.control import Control, ControlVerb
 from aioq.worker.duties.dispatch import Receiver
 from aioq.worker.duties.drain import Burst
 from aioq.worker.duties.executor import Executor
-from aioq.worker.duties.fetcher import Answer, Fetcher
-from aioq.worker.duties.hooks import Hooks
+from aioq.worker.duties.fetcher import ClaimReply, Fetcher
+from aioq.worker.duties.hooks import SettledHooks
 from aioq.worker.duties.leases import RENEWALS, LeaseService
 from aioq.worker.duties.logs import LogWriter
-from aioq.worker.duties.operations import Operations
+from aioq.worker.duties.operations import OperationRunner
 from aioq.worker.duties.pauses import PauseLog
 from aioq.worker.duties.progress import Reporter
 from aioq.worker.duties.promoter import Promoter
@@ -63,7 +63,7 @@ class QueueDuties:
     fetcher: Fetcher
     promoter: Promoter
     relays: Relays
-    operations: Operations
+    operations: OperationRunner
     recovery: Recovery
     canceller: Canceller
     receiver: Receiver
@@ -100,7 +100,7 @@ class Duties:
         incarnation: Incarnation,
         declared: Sequence[Declared],
         describe: Callable[[], About],
-        verbs: Mapping[str, Verb] = MappingProxyType({}),
+        verbs: Mapping[str, ControlVerb] = MappingProxyType({}),
     ) -> None:
         settings = app_parts.settings
         self._app_parts = app_parts
@@ -113,7 +113,7 @@ class Duties:
         self.reporter = Reporter(store, lambda key: self.executor.is_running(*key))
         every = settings.logs_from == "all"
         self.logs = LogWriter(store, settings.logs, all_loggers=every) if settings.logs else None
-        self.hooks = Hooks(app_parts.middleware, store)
+        self.hooks = SettledHooks(app_parts.middleware, store)
         self.settler = Settler(store, on_written=self._written, on_refused=self._refused, idle=self._is_idle)
         self.settler.on_answer = self.hooks.on_answer
         self.burst = Burst(queues, lambda: self.executor.running, self._check_again)
@@ -155,7 +155,7 @@ class Duties:
         membership = Membership(queue, self._incarnation)
         held, relays = HeldJobs(), Relays(store, queue)
         # The promoter is made after the operations, because it is given a callback of theirs.
-        ops = Operations(queue, app_parts.attend, expect=lambda ms: promoter.expect(ms))  # noqa: PLW0108
+        ops = OperationRunner(queue, app_parts.attend, expect=lambda ms: promoter.expect(ms))  # noqa: PLW0108
         promoter = Promoter(store, queue, on_outbox=relays.request, on_operations=ops.request)
         ticker = Ticker(
             *(store.timetable, queue, self._declared),
@@ -324,7 +324,7 @@ class Duties:
         self.burst.delivered()
         self.queues[queue].held.add(claimed.id, claimed.claim)
 
-    def _claim_answered(self, queue: str, answer: Answer) -> None:
+    def _claim_answered(self, queue: str, answer: ClaimReply) -> None:
         if answer.claim.lost:
             self._lost(queue, answer.worker)
             return

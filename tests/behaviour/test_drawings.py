@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 from aioq.jobs.job import TRANSITIONS, JobState
 from aioq.schedules.cron import parse
-from aioq.schedules.timing import Definition, Misfire, plan, to_ms
+from aioq.schedules.timing import Definition, Misfire, due_ticks, to_ms
 from aioq.store.contract import Store
 from tests.behaviour.kit import ROOT
 from tests.behaviour.pages import drawing
@@ -67,10 +67,10 @@ def test_missed_ticks_are_made_as_drawn() -> None:
     assert [row.split()[0] for row in rows] == [*Misfire]
     assert re.findall(r"made at (\d:\d\d)", "".join(rows)) == [up]
     for row in rows:
-        planned = plan(Definition(cron="0 * * * *", misfire=Misfire(row.split()[0])), to_ms(due), to_ms(now))
-        hours = [datetime.fromtimestamp(tick / 1000, UTC).hour for tick in planned.ticks]
+        made = due_ticks(Definition(cron="0 * * * *", misfire=Misfire(row.split()[0])), to_ms(due), to_ms(now))
+        hours = [datetime.fromtimestamp(tick / 1000, UTC).hour for tick in made.ticks]
         assert [hour_at(at, header) for at in dots(row)] == [1, 2, *(now.hour for _ in hours), 6], row
-        assert planned.next_ms == to_ms(now.replace(hour=6, minute=0))
+        assert made.next_ms == to_ms(now.replace(hour=6, minute=0))
         named = [int(hour) for hour in re.findall(r"(\d):00", row)]
         assert named == (hours or [6]), row
 

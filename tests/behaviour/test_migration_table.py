@@ -15,7 +15,7 @@ import aioq
 from aioq import App, Middleware
 from aioq.cli.main import main
 from aioq.config.settings import Settings
-from aioq.util.migration import Place, here
+from aioq.util.migration import ApiPart, here
 from tests.behaviour.kit import ROOT
 
 pytestmark = pytest.mark.anyio
@@ -26,33 +26,33 @@ ROWS = [[re.findall(r"`([^`]+)`", cell) for cell in line[1:-1].split("|")] for l
 LEFT = {code for celery, arq, _ in ROWS for code in (*celery, *arq)}
 RIGHT = sorted({code for *_, here_ in ROWS for code in here_})
 
-MISTAKES: dict[str, tuple[Place, str]] = {
-    'app.config_from_object("proj.config")': (Place.APP, "config_from_object"),
-    "functions": (Place.SETTING, "functions"),
-    "add.delay(1, 2)": (Place.TASK, "delay"),
-    'pool.enqueue_job("add", 1, 2)': (Place.APP, "enqueue_job"),
-    "add.apply_async((1, 2), countdown=10)": (Place.TASK, "apply_async"),
-    "_defer_by=10": (Place.OPTION, "_defer_by"),
-    "add.apply_async((1, 2), expires=60)": (Place.TASK, "apply_async"),
-    "_expires=60": (Place.OPTION, "_expires"),
-    'app.send_task("proj.add", (1, 2))': (Place.APP, "send_task"),
-    "result.get(timeout=5)": (Place.HANDLE, "get"),
-    "AsyncResult(id)": (Place.APP, "AsyncResult"),
-    "autoretry_for": (Place.OPTION, "autoretry_for"),
-    "self.retry()": (Place.TASK, "retry"),
-    "raise Retry(defer=5)": (Place.RETRY, "defer"),
-    "add.delay(1, 2).get()": (Place.HANDLE, "get"),
-    "on_startup": (Place.SETTING, "on_startup"),
-    "after_job_end": (Place.SETTING, "after_job_end"),
-    "job_serializer": (Place.SETTING, "job_serializer"),
-    "visibility_timeout": (Place.SETTING, "visibility_timeout"),
-    "job_timeout": (Place.SETTING, "job_timeout"),
-    "celery -A proj worker": (Place.COMMAND, "-A"),
-    "task_always_eager": (Place.SETTING, "task_always_eager"),
-    "beat_schedule": (Place.SETTING, "beat_schedule"),
-    "crontab(...)": (Place.OPTION, "crontab"),
-    "celery beat": (Place.COMMAND, "beat"),
-    "cron_jobs": (Place.SETTING, "cron_jobs"),
+MISTAKES: dict[str, tuple[ApiPart, str]] = {
+    'app.config_from_object("proj.config")': (ApiPart.APP, "config_from_object"),
+    "functions": (ApiPart.SETTING, "functions"),
+    "add.delay(1, 2)": (ApiPart.TASK, "delay"),
+    'pool.enqueue_job("add", 1, 2)': (ApiPart.APP, "enqueue_job"),
+    "add.apply_async((1, 2), countdown=10)": (ApiPart.TASK, "apply_async"),
+    "_defer_by=10": (ApiPart.OPTION, "_defer_by"),
+    "add.apply_async((1, 2), expires=60)": (ApiPart.TASK, "apply_async"),
+    "_expires=60": (ApiPart.OPTION, "_expires"),
+    'app.send_task("proj.add", (1, 2))': (ApiPart.APP, "send_task"),
+    "result.get(timeout=5)": (ApiPart.HANDLE, "get"),
+    "AsyncResult(id)": (ApiPart.APP, "AsyncResult"),
+    "autoretry_for": (ApiPart.OPTION, "autoretry_for"),
+    "self.retry()": (ApiPart.TASK, "retry"),
+    "raise Retry(defer=5)": (ApiPart.RETRY, "defer"),
+    "add.delay(1, 2).get()": (ApiPart.HANDLE, "get"),
+    "on_startup": (ApiPart.SETTING, "on_startup"),
+    "after_job_end": (ApiPart.SETTING, "after_job_end"),
+    "job_serializer": (ApiPart.SETTING, "job_serializer"),
+    "visibility_timeout": (ApiPart.SETTING, "visibility_timeout"),
+    "job_timeout": (ApiPart.SETTING, "job_timeout"),
+    "celery -A proj worker": (ApiPart.COMMAND, "-A"),
+    "task_always_eager": (ApiPart.SETTING, "task_always_eager"),
+    "beat_schedule": (ApiPart.SETTING, "beat_schedule"),
+    "crontab(...)": (ApiPart.OPTION, "crontab"),
+    "celery beat": (ApiPart.COMMAND, "beat"),
+    "cron_jobs": (ApiPart.SETTING, "cron_jobs"),
 }
 """Where each of them may be written here, and the word that is then wrong."""
 
@@ -79,19 +79,19 @@ def test_each_word_of_the_left_is_explained() -> None:
 
 @pytest.mark.parametrize(("place", "word"), MISTAKES.values(), ids=MISTAKES)
 async def test_the_mistake_is_an_error_that_says_what_it_is_here(
-    place: Place, word: str, capsys: pytest.CaptureFixture[str]
+    place: ApiPart, word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     app = App("proj", url="redis://nowhere")
     task = app.task(name="proj.add")(lambda x, y: None)
     given: dict[str, Any] = {word: 1}
-    ways: dict[Place, Callable[[], Any]] = {
-        Place.TASK: lambda: getattr(task, word),
-        Place.APP: lambda: getattr(app, word),
-        Place.HANDLE: lambda: getattr(app.handle("job"), word),
-        Place.OPTION: lambda: task.options(**given),
-        Place.SETTING: lambda: App("proj", **given),
-        Place.RETRY: lambda: aioq.Retry(**given),
-        Place.COMMAND: lambda: main(["worker", word] if word.startswith("-") else [word]),
+    ways: dict[ApiPart, Callable[[], Any]] = {
+        ApiPart.TASK: lambda: getattr(task, word),
+        ApiPart.APP: lambda: getattr(app, word),
+        ApiPart.HANDLE: lambda: getattr(app.handle("job"), word),
+        ApiPart.OPTION: lambda: task.options(**given),
+        ApiPart.SETTING: lambda: App("proj", **given),
+        ApiPart.RETRY: lambda: aioq.Retry(**given),
+        ApiPart.COMMAND: lambda: main(["worker", word] if word.startswith("-") else [word]),
     }
     said = here(place, word)
     assert said is not None

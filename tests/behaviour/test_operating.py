@@ -21,7 +21,7 @@ from aioq import (
 from aioq.app import internals_of
 from aioq.operate import ended as ended_jobs
 from aioq.operate import jobs, listing
-from aioq.store.operating import Counted, Wanted
+from aioq.store.operating import Counted, ListQuery
 from tests.databases import Database
 
 pytestmark = pytest.mark.anyio
@@ -301,10 +301,10 @@ class TestEndedJobs:
             found += [job.id for job in page.jobs]
         assert sorted(found) == sorted(every)
         assert found == (await ids(app, state="succeeded", order="oldest"))[::-1]
-        monkeypatch.setattr(ended_jobs, "COUNTED", 2)
+        monkeypatch.setattr(ended_jobs, "COUNTED_ROWS", 2)
         monkeypatch.setattr(ended_jobs, "MOST_LISTED", 2)
         lists = ended_jobs.JobLists(await internals_of(app).store())
-        assert await lists.count_jobs("default", Wanted(JobState.SUCCEEDED)) == Counted(6, exact=False)
+        assert await lists.count_jobs("default", ListQuery(JobState.SUCCEEDED)) == Counted(6, exact=False)
 
     async def test_without_a_history_there_are_none(self) -> None:
         with pytest.raises(ConfigError, match="'history' is 0"):

@@ -90,7 +90,7 @@ async def test_progress_has_data_that_is_bounded() -> None:
         assert progress is not None
         assert (progress.done, progress.message) == (1, "half")
         assert progress.data == {"rows": [1, 2.5, None], "file": "a.csv"}
-        for wrong, said in (("large", "are more than 4,096"), ([1], "expected a dict")):
+        for wrong, said in (("large", "bytes, at most 4,096 are stored"), ([1], "expected a dict")):
             with pytest.raises(JobFailed, match=said) as failure:
                 await (await work.send(wrong))
             assert failure.value.error.type == f"aioq.{ArgumentError.__name__}"

@@ -12,7 +12,7 @@ import pytest
 from aioq import App, ConfigError, JobCancelledError, JobState, Queue, QueueHandle, QueueInfo
 from aioq.operate import shard_pauses
 from aioq.operate.pauses import queue_info
-from aioq.store.pauses import CHANGED, NOTHING, PauseVerbs
+from aioq.store.pauses import CHANGED, NO_PAUSES, PauseVerbs
 from aioq.testing.session import MemorySession
 from aioq.worker.duties.fetcher import Fetcher
 from aioq.worker.duties.leases import LeaseService
@@ -318,7 +318,7 @@ class TestInMemory:
     async def test_of_two_callers_the_last_one_counts_in_all_shards(self) -> None:
         async with half_sharded() as (session, queue, half):
             pausing = await half.stops(queue.pause)
-            nothing = queue_info("mail", [NOTHING] * 3)
+            nothing = queue_info("mail", [NO_PAUSES] * 3)
             assert await queue.resume() == nothing
             half.go_on()
             assert await pausing == nothing

@@ -227,11 +227,12 @@ async def test_the_number_is_changed_under_load_and_nothing_is_lost(
 
             done = asyncio.Event()
             loads = [asyncio.create_task(load(each)) for each in (shop, old)]
-            await asyncio.sleep(0.3)
+            await until(lambda: len(shop.ran) > 50, "jobs that have run")
             await shop.change(after, before)
             for each in (shop, old):
                 await each.has(after)
-            await asyncio.sleep(0.3)
+            already = len(handles)
+            await until(lambda: len(handles) > already + 50, "jobs that are sent with the new number")
             done.set()
             await asyncio.gather(*loads)
             assert set(await gather(handles)) == {2}

@@ -24,8 +24,8 @@ from textual.pilot import Pilot
 
 from aioq import App, JobState, current_job
 from aioq.cli.main import cli
-from aioq.cli.top.board import PLACES_AT_ONCE, WORKER_PLACES_AT_ONCE
-from aioq.cli.top.reader import Looked, Reader, Tab
+from aioq.cli.top.board import SHARDS_AT_ONCE, WORKER_SHARDS_AT_ONCE
+from aioq.cli.top.reader import BoardReader, Looked, Tab
 from aioq.cli.top.ui import Top
 from aioq.errors import JobFailed
 from benchmarks.monitor import monitored
@@ -337,8 +337,8 @@ async def test_a_refresh_sends_a_bounded_number_of_commands(redis_server: Databa
     async with app:
         for _ in range(3):
             await app.send("shop.charge")
-        small = Reader(App(f"{app_name}-small", url=redis_server.url))
-        reader, counts = Reader(app), list[int]()
+        small = BoardReader(App(f"{app_name}-small", url=redis_server.url))
+        reader, counts = BoardReader(app), list[int]()
         for tab in (Tab.RUNNING, Tab.RUNNING, Tab.QUEUED):
             with monitored(redis_server.server) as seen:
                 await reader.refresh(Looked(tab=tab))
@@ -348,6 +348,6 @@ async def test_a_refresh_sends_a_bounded_number_of_commands(redis_server: Databa
             with monitored(redis_server.server) as seen:
                 await small.refresh(Looked())
         # 31 queues and shards, of which 20 are counted each time: six commands; and the workers of five.
-        assert counts[1] == 6 * PLACES_AT_ONCE + WORKER_PLACES_AT_ONCE
+        assert counts[1] == 6 * SHARDS_AT_ONCE + WORKER_SHARDS_AT_ONCE
         assert counts[2] <= counts[1] + 7 * 3  # to look into three lanes, and the jobs of three shards at the most
         assert seen.by_clients == 6 + 1

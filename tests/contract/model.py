@@ -13,7 +13,7 @@ from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.contract import MAX_CUTS, MISSING, Claim, Limits, NewJob, Settlement, Token, Verb, WaitReply
 from aioq.store.extra import EXPIRED, Expiry
 from aioq.store.leases import Renewal
-from aioq.store.upkeep import Promotion, Recovery
+from aioq.store.upkeep import Promotion, RecoveryStep
 
 RANKS = {priority: rank for rank, priority in enumerate(Priority)}
 MESSAGE_LIMIT = 65_536
@@ -329,7 +329,7 @@ class Model:
         dead: str,
         outcome: bytes,
         limit: int,
-        reply: Recovery,
+        reply: RecoveryStep,
         gone: Collection[str],
         tokens: Collection[Token],
     ) -> None:

@@ -8,7 +8,7 @@ import pytest
 from aioq.jobs.job import JobState, Progress
 from aioq.store.contract import MISSING, Limits, NewJob, Settlement, Store, Verb
 from aioq.store.extra import CALL_GONE
-from aioq.store.operating import Wanted
+from aioq.store.operating import ListQuery
 from aioq.store.redis import RedisStore
 from aioq.wire.messages import CallOptions, decode_result_message, encode_envelope, encode_result
 from tests.contract.kit import (
@@ -123,7 +123,7 @@ class TestTheKeyOfItsOwn:
         for job in await take(store, "w"):
             await settle(store, "w", job, Verb.FAILED, BROKEN)
         backend.delete("body:a")
-        wanted = Wanted(JobState.FAILED, oldest=True, calls=calls)
+        wanted = ListQuery(JobState.FAILED, oldest=True, calls=calls)
         items = (await store.operating.list_jobs(QUEUE, wanted, (), 10)).items
         found = {each.info.id: each.has_call for each in items if each.info is not None}
         assert found == {"a": False, "b": True}
@@ -200,7 +200,7 @@ class TestTheKeyOfItsOwn:
         assert [each and each.state for each in await store.info(QUEUE, ["a", "b"])] == ["failed", "running"]
         assert backend.timers() == []
         await send(store, "c")
-        assert (await store.operating.count_jobs(QUEUE, Wanted(JobState.QUEUED))).count == 1
+        assert (await store.operating.count_jobs(QUEUE, ListQuery(JobState.QUEUED))).count == 1
 
     async def test_what_is_no_record_is_no_job(self, store: RedisStore, backend: Backend) -> None:
         assert backend.database is not None

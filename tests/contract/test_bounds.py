@@ -13,7 +13,7 @@ from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
 from aioq.store.events import LISTENING_MS, MOST_LIVE
 from aioq.store.extra import Expiry, Extra
 from aioq.store.history import COUNTERS
-from aioq.store.operations import KEPT_MS, MOST_OPERATIONS, Act, Step
+from aioq.store.operations import KEPT_MS, MOST_OPERATIONS, Act, OperationStep
 from aioq.store.redis import RedisStore, replies
 from aioq.store.redis.durability import MARK_MS, Confirmation
 from aioq.store.relay import relay
@@ -472,7 +472,7 @@ async def use_everything(store: RedisStore) -> None:
     await store.shards.change(QUEUE, 4, 2)
     operations = store.operating.operations
     assert await operations.write("op", b"any", 0)
-    await operations.step(QUEUE, "op", Step(0, Act.RETRY, JobState.FAILED, 0, b"", 0))
+    await operations.step(QUEUE, "op", OperationStep(0, Act.RETRY, JobState.FAILED, 0, b"", 0))
     await operations.remind(QUEUE, "op", HOUR)
     await store.operating.note_queues([QUEUE])
     await send(store, "delivered", "waiting", "passed over")

@@ -6,7 +6,7 @@ import pytest
 
 from aioq.jobs.job import JobState
 from aioq.store.contract import Limits, NewJob, Settlement, Store, Verb
-from aioq.store.operating import Wanted
+from aioq.store.operating import ListQuery
 from aioq.wire.messages import Failure, encode_envelope, encode_failure
 from tests.contract.kit import (
     BROKEN,
@@ -80,7 +80,7 @@ class TestTheDead:
         async def listed(limit: int = 250, *, oldest: bool = True) -> str:
             names, after = "", ()
             while after is not None:
-                listing = await operating.list_jobs(QUEUE, Wanted(JobState.FAILED, oldest=oldest), after, limit)
+                listing = await operating.list_jobs(QUEUE, ListQuery(JobState.FAILED, oldest=oldest), after, limit)
                 names += "".join(each.info.id for each in listing.items if each.info is not None)
                 after = listing.after
             return names
@@ -88,9 +88,9 @@ class TestTheDead:
         for limit in (1, 3, 250):
             assert await listed(limit) == "abcdefg", limit
             assert await listed(limit, oldest=False) == "gfedcba", limit
-        counted = await operating.count_jobs(QUEUE, Wanted(JobState.FAILED))
+        counted = await operating.count_jobs(QUEUE, ListQuery(JobState.FAILED))
         assert (counted.count, counted.cut) == (7, 4)
-        items = (await operating.list_jobs(QUEUE, Wanted(JobState.FAILED, oldest=True), (), 250)).items
+        items = (await operating.list_jobs(QUEUE, ListQuery(JobState.FAILED, oldest=True), (), 250)).items
         assert "".join(each.info.id for each in items if each.info is not None and each.has_call) == "efg"
         assert await operating.reopen(QUEUE, ["a", "g"]) == [None, JobState.FAILED], (
             "the call of the first is gone"

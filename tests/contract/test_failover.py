@@ -157,7 +157,7 @@ def test_an_address_is_tried_again_after_answers_of_servers_that_serve_no_client
 async def test_connections_are_dropped_now_and_then_and_not_with_each_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "PAUSE", 0.05)
+    monkeypatch.setattr(module, "DROP_PAUSE", 0.05)
     failover, loop, dropped = Failover(), asyncio.get_running_loop(), list[float]()
     again = asyncio.Event()
 

@@ -16,8 +16,8 @@ from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
 from aioq.store.events import Position
 from aioq.store.extra import MovedJob
-from aioq.store.operating import LISTED_STATES, Wanted
-from aioq.store.operations import Act, Step, Verdict
+from aioq.store.operating import LISTED_STATES, ListQuery
+from aioq.store.operations import Act, OperationStep, Verdict
 from aioq.store.outbox import Reading
 from aioq.store.redis import RedisStore
 from aioq.store.redis.calls import Calls
@@ -184,7 +184,7 @@ async def _operated(store: RedisStore, queue: str) -> object:
     """What becomes of a bulk operation."""
     operations, at = store.operating.operations, await store.operating.now_ms(queue)
     answers = [await operations.write(queue, b"", 0.0), await operations.permit(queue, "w", 5)]
-    step = Step(0, Act.SET_PRIORITY, JobState.QUEUED, at, b"", 3, [(each, b"high") for each in "abc"])
+    step = OperationStep(0, Act.SET_PRIORITY, JobState.QUEUED, at, b"", 3, [(each, b"high") for each in "abc"])
     verdict = Verdict.EARLY
     while verdict is Verdict.EARLY:
         verdict, note = await operations.step(queue, queue, step)
@@ -217,7 +217,7 @@ async def _shown(store: RedisStore, queue: str) -> object:
 
 async def listed(store: RedisStore, queue: str, state: JobState) -> list[str]:
     """The ids of a list, which has places too: these differ each time."""
-    items = (await store.operating.list_jobs(queue, Wanted(state), (), 5)).items
+    items = (await store.operating.list_jobs(queue, ListQuery(state), (), 5)).items
     return [item.info.id for item in items if item.info]
 
 
@@ -278,7 +278,7 @@ async def tour(store: RedisStore, queue: str, *, bears: tuple[type[Exception], .
     for ask in (_looked_for, _asked, _shown, _operated):
         await add(ask(store, queue))
     for state in LISTED_STATES:
-        await add(asyncio.gather(listed(store, queue, state), store.operating.count_jobs(queue, Wanted(state))))
+        await add(asyncio.gather(listed(store, queue, state), store.operating.count_jobs(queue, ListQuery(state))))
     await add(store.operating.prioritize(queue, list("abc"), Priority.HIGH))
     await add(store.operating.delete(queue, list("abc"), REASON))
     await add(_paused(store, queue))

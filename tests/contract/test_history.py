@@ -8,7 +8,7 @@ import pytest
 from aioq.jobs.job import JobState
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Store, Verb
 from aioq.store.extra import Expiry, Extra
-from aioq.store.history import COUNTER_OF, SENT, TOTAL, End, Report, Row, places_of, run_times
+from aioq.store.history import COUNTER_OF, SENT, TOTAL, End, HistoryRow, RunReport, counters_of, run_times
 from tests.contract.kit import (
     BROKEN,
     CALL,
@@ -30,8 +30,8 @@ from tests.contract.kit import (
 pytestmark = pytest.mark.anyio
 
 TASK = "shop.add"
-RAN = Report(TASK, 0.5, 0.25)
-WRONG = Report(TASK, 2.0, 1.0, "ValueError: no")
+RAN = RunReport(TASK, 0.5, 0.25)
+WRONG = RunReport(TASK, 2.0, 1.0, "ValueError: no")
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def limits() -> Limits:
     return Limits(lease_ms=LONG, history=1_000, stats=True, max_crashes=1)
 
 
-async def settle(store: Store, job: Claimed, verb: Verb, report: Report | None, ttl_ms: int = LONG) -> bool:
+async def settle(store: Store, job: Claimed, verb: Verb, report: RunReport | None, ttl_ms: int = LONG) -> bool:
     outcome = {Verb.SUCCEEDED: THREE, Verb.CANCELLED: REASON}.get(verb, BROKEN)
     settlement = Settlement(job.id, job.claim, verb, outcome, ttl_ms=ttl_ms, report=report)
     (accepted,) = await store.settle(QUEUE, "w", [settlement])
@@ -133,7 +133,7 @@ def _fail(settlement: Settlement) -> None:
 
 
 def _leave(settlement: Settlement) -> None:
-    settlement.report = Report("one")  # never begun: without times
+    settlement.report = RunReport("one")  # never begun: without times
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ async def test_many_jobs_of_two_tasks_are_counted_each_with_its_times(
     names = ["one", "two", "one", "two", "two"] * 3
     await send(store, *(f"job{number}" for number in range(len(names))))
     settlements = [
-        Settlement(job.id, job.claim, Verb.SUCCEEDED, THREE, 0, LONG, Report(name, 0.1 + number, 0.01 * number))
+        Settlement(job.id, job.claim, Verb.SUCCEEDED, THREE, 0, LONG, RunReport(name, 0.1 + number, 0.01 * number))
         for number, (job, name) in enumerate(zip(await take(store, "w", 100), names, strict=True))
     ]
     if change is not None:
@@ -173,7 +173,7 @@ async def test_many_jobs_of_two_tasks_are_counted_each_with_its_times(
         assert report is not None
         how = end if number == 7 and end is not None else End.SUCCEEDED
         ends_of[report.task, how] += 1
-        places.update((report.task, place) for place in places_of(how, report))
+        places.update((report.task, place) for place in counters_of(how, report))
     for name in ("one", "two"):
         assert await counted(store, name) == {how: n for (task, how), n in ends_of.items() if task == name}
         found = (await store.history.statistics(QUEUE)).hour.tasks[name]
@@ -184,7 +184,7 @@ async def test_tasks_are_kept_apart(store: Store) -> None:
     await joined(store, "w")
     await send(store, "a", "b", "c")
     jobs = await take(store, "w")
-    reports = [Report("one", 1.0, 0.0), Report("two", 2.0, 0.0, "E: x"), Report("one", 3.0, 0.0, "E: y")]
+    reports = [RunReport("one", 1.0, 0.0), RunReport("two", 2.0, 0.0, "E: x"), RunReport("one", 3.0, 0.0, "E: y")]
     verbs = [Verb.SUCCEEDED, Verb.FAILED, Verb.RETRY]
     await store.settle(
         QUEUE,
@@ -209,7 +209,7 @@ async def test_a_job_that_is_cancelled_while_it_waits_is_recorded_with_its_task(
 
     (row,) = await store.history.rows(QUEUE, 10)
     assert (row.job_id, row.end, row.worker) == ("job", End.CANCELLED, "")
-    assert row.report == Report(TASK, error="asked for")
+    assert row.report == RunReport(TASK, error="asked for")
     assert await counted(store) == {End.CANCELLED: 1}
 
 
@@ -225,12 +225,12 @@ async def test_a_job_that_is_cancelled_while_it_runs_is_recorded_when_it_ends(st
 async def test_a_job_that_expires_is_recorded(store: Store) -> None:
     await store.enqueue(QUEUE, [NewJob("job", CALL, extra=Extra(expires=Expiry(span_ms=1)))])
 
-    async def recorded() -> Sequence[Row]:
+    async def recorded() -> Sequence[HistoryRow]:
         await store.promote(QUEUE, 10)
         return await store.history.rows(QUEUE, 10)
 
     (row,) = await eventually(recorded)
-    assert (row.end, row.report) == (End.CANCELLED, Report(TASK, error="expired"))
+    assert (row.end, row.report) == (End.CANCELLED, RunReport(TASK, error="expired"))
 
 
 class TestWorkersThatDie:
@@ -251,7 +251,7 @@ class TestWorkersThatDie:
 
         rows = await store.history.rows(QUEUE, 10, after=0)
         assert [(row.end, row.worker) for row in rows] == [(End.CRASHED, "w"), (End.FAILED, "w")]
-        assert {row.report for row in rows} == {Report(TASK, error="aioq.WorkerCrashed: too often")}
+        assert {row.report for row in rows} == {RunReport(TASK, error="aioq.WorkerCrashed: too often")}
         assert await counted(store) == {End.CRASHED: 1, End.FAILED: 1}
         attempts = (await info(store)).failed_attempts
         assert [(each.crashed, each.worker, each.seconds) for each in attempts] == [(True, "w", None)] * 2
@@ -280,7 +280,7 @@ async def test_the_last_ten_failed_attempts_stand_in_the_record(store: Store) ->
     for number in range(12):
         job = await take_one(store, "w")
         last = Verb.FAILED if number == 11 else Verb.RETRY
-        assert await settle(store, job, last, Report(TASK, number, 0.0, f"ValueError: {number}"))
+        assert await settle(store, job, last, RunReport(TASK, number, 0.0, f"ValueError: {number}"))
 
     attempts = (await info(store)).failed_attempts
     assert [each.error for each in attempts] == [f"ValueError: {number}" for number in range(2, 12)]
@@ -364,7 +364,7 @@ async def fill(store: Store, count: int, *, at_once: int = 7) -> list[str]:
 async def test_it_is_read_in_pages_from_both_ends(store: Store, count: int) -> None:
     ended = await fill(store, 60)
 
-    oldest: list[Row] = []
+    oldest: list[HistoryRow] = []
     while page := await store.history.rows(QUEUE, count, after=oldest[-1].number if oldest else 0):
         assert len(page) <= count
         oldest += page
@@ -372,7 +372,7 @@ async def test_it_is_read_in_pages_from_both_ends(store: Store, count: int) -> N
     numbers = [row.number for row in oldest]
     assert numbers == list(range(numbers[0], numbers[0] + 60))
 
-    newest: list[Row] = []
+    newest: list[HistoryRow] = []
     while page := await store.history.rows(QUEUE, count, before=newest[-1].number if newest else None):
         newest += page
     assert newest == oldest[::-1]
@@ -430,7 +430,7 @@ async def test_each_minute_tells_what_was_sent_and_how_much_of_it_ended(
         await send(store, name)
     ends = {"a": Verb.SUCCEEDED, "b": Verb.FAILED, "c": Verb.RETRY}
     for job in await take(store, "w", 3):
-        await settle(store, job, ends[job.id], RAN if job.id == "a" else Report("shop.other"))
+        await settle(store, job, ends[job.id], RAN if job.id == "a" else RunReport("shop.other"))
     found = await store.history.minutes(QUEUE, 3)
     monkeypatch.setattr("aioq.store.redis.history.STRINGS_AT_ONCE", 1)  # so each task takes a call
     for each in (found, await store.history.minutes(QUEUE, 3)):

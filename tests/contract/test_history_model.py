@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Store, Verb
 from aioq.store.events import LiveKind, Position
-from aioq.store.history import COUNTER_OF, SENT, TOTAL, End, Report, run_times
+from aioq.store.history import COUNTER_OF, SENT, TOTAL, End, RunReport, run_times
 from aioq.store.memory import MemoryStore
 from aioq.store.redis import RedisStore
 from aioq.util.clock import ManualClock
@@ -100,7 +100,7 @@ class Walk:
             return
         job = list(self.running.values())[number % len(self.running)]
         outcome = {Verb.SUCCEEDED: THREE, Verb.CANCELLED: REASON}.get(verb, BROKEN)
-        self.last = Settlement(job.id, job.claim, verb, outcome, 0, LONG, Report(TASK, 0.5, 0.25))
+        self.last = Settlement(job.id, job.claim, verb, outcome, 0, LONG, RunReport(TASK, 0.5, 0.25))
         assert await self.store.settle(self.queue, "w", [self.last]) == [True]
         del self.running[job.id]
         end, crashes = ENDS.get(verb), job.crashes

@@ -9,7 +9,7 @@ from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Claim, Limits, Store, Verb
 from aioq.store.leases import Renewal
 from aioq.store.redis import RedisStore
-from aioq.store.upkeep import Recovery
+from aioq.store.upkeep import RecoveryStep
 from tests.contract.kit import (
     BLOCK,
     BROKEN,
@@ -38,15 +38,15 @@ pytestmark = pytest.mark.anyio
 LEASE = 40  # ms
 
 
-async def recover(store: Store, limit: int = 100) -> Recovery:
+async def recover(store: Store, limit: int = 100) -> RecoveryStep:
     step = await store.recover(QUEUE, CRASHED, limit)
     return msgspec.structs.replace(step, buried=tuple(step.buried))
 
 
-async def recovered(store: Store, limit: int = 100) -> Recovery:
+async def recovered(store: Store, limit: int = 100) -> RecoveryStep:
     """The first step about a worker whose lease has ended, once one has."""
 
-    async def step() -> Recovery | None:
+    async def step() -> RecoveryStep | None:
         found = await recover(store, limit)
         return found if found.worker else None
 
@@ -83,7 +83,7 @@ class TestWhileItLasts:
     async def test_there_is_nothing_to_recover(self, store: Store) -> None:
         await running(store, await joined(store, "w"))
 
-        assert await recover(store) == Recovery()
+        assert await recover(store) == RecoveryStep()
         assert await state(store) is JobState.RUNNING
 
     async def test_a_lease_client_is_used_from_a_thread_while_the_loop_works(self, store: Store) -> None:
@@ -148,7 +148,7 @@ class TestAfterItsEnd:
         job = await running(store, await joined(store, "dead"))
         await send(store, "next")
 
-        assert await recovered(store) == Recovery("dead", returned=1)
+        assert await recovered(store) == RecoveryStep("dead", returned=1)
 
         found = await info(store)
         assert (found.state, found.worker) == (JobState.QUEUED, None)
@@ -176,7 +176,7 @@ class TestAfterItsEnd:
         assert await store.claim(QUEUE, "dead", 1) == Claim(lost=True)
         assert not await settle(store, "dead", job, Verb.SUCCEEDED, THREE)
         assert await state(store) is JobState.QUEUED
-        assert await recover(store) == Recovery()
+        assert await recover(store) == RecoveryStep()
 
     async def test_the_lease_is_lost_with_the_first_step(self, store: Store) -> None:
         await joined(store, "dead")
@@ -194,11 +194,11 @@ class TestAfterItsEnd:
         await store.wait(QUEUE, "me", ["job"])
         await joined(store, "first")
         await take_one(store, "first")
-        assert await recovered(store) == Recovery("first", returned=1)
+        assert await recovered(store) == RecoveryStep("first", returned=1)
         await joined(store, "second")
         await take_one(store, "second")
 
-        assert await recovered(store) == Recovery("second", buried=("job",))
+        assert await recovered(store) == RecoveryStep("second", buried=("job",))
 
         found = await info(store)
         assert (found.state, found.crashes, found.attempts) == (JobState.FAILED, 2, 0)
@@ -223,7 +223,7 @@ class TestAfterItsEnd:
         await running(store, await joined(store, "one"), "a")
         await running(store, await joined(store, "two"), "b")
 
-        async def both() -> Recovery | None:
+        async def both() -> RecoveryStep | None:
             if not (await keep(store, "w", "join")).expired:
                 return None
             step = await recover(store)
@@ -241,7 +241,7 @@ class TestAfterItsEnd:
         await running(store, await joined(store, "dead"))
         await store.cancel(QUEUE, ["job"], REASON, LONG)
 
-        assert await recovered(store) == Recovery("dead", returned=0)
+        assert await recovered(store) == RecoveryStep("dead", returned=0)
 
         found = await info(store)
         assert (found.state, found.crashes) == (JobState.CANCELLED, 1)
@@ -253,7 +253,7 @@ class TestAfterItsEnd:
             job = await running(store, "dead", verb)
             assert await settle(store, "dead", job, verb, BROKEN, delay_ms=LONG)
 
-        assert await recovered(store) == Recovery("dead", returned=0)
+        assert await recovered(store) == RecoveryStep("dead", returned=0)
 
         assert await state(store, "succeeded") is JobState.SUCCEEDED
         assert await state(store, "retry") is JobState.SCHEDULED
@@ -264,7 +264,7 @@ class TestAfterItsEnd:
         tokens = await store.block(QUEUE, "dead", BLOCK)
         assert [token.job_ids for token in tokens] == [("job",)]
 
-        assert await recovered(store) == Recovery("dead", returned=1)
+        assert await recovered(store) == RecoveryStep("dead", returned=1)
 
         assert (await info(store)).crashes == 0, "it was never started"
         assert ids(await take(store, await joined(store, "w"))) == ["job", "next"]
@@ -275,7 +275,7 @@ class TestAfterItsEnd:
         await send(store, "job", delay_ms=LONG)
         assert [token.job_ids for token in await store.block(QUEUE, "dead", BLOCK)] == [()]
 
-        assert await recovered(store) == Recovery("dead", returned=0)
+        assert await recovered(store) == RecoveryStep("dead", returned=0)
 
     async def test_steps_are_bounded_over_what_was_delivered_too(self, store: Store) -> None:
         await joined(store, "dead")

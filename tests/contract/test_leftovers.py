@@ -8,8 +8,8 @@ import pytest
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import NewJob, Store, Verb
 from aioq.store.extra import Expiry, Extra
-from aioq.store.operating import Wanted
-from aioq.store.operations import Act, Step
+from aioq.store.operating import ListQuery
+from aioq.store.operations import Act, OperationStep
 from aioq.store.relay import relay
 from aioq.wire.messages import encode_cancellation, encode_envelope
 from tests.contract.kit import (
@@ -39,7 +39,7 @@ Door = Callable[[Store, list[str]], Awaitable[Any]]
 
 
 async def queued(store: Store) -> int:
-    return (await store.operating.count_jobs(QUEUE, Wanted(JobState.QUEUED))).count
+    return (await store.operating.count_jobs(QUEUE, ListQuery(JobState.QUEUED))).count
 
 
 async def stepped(store: Store, act: Act, jobs: list[tuple[str, bytes]]) -> None:
@@ -50,7 +50,7 @@ async def stepped(store: Store, act: Act, jobs: list[tuple[str, bytes]]) -> None
         return await store.operating.now_ms(QUEUE) > begun  # else the step comes too early
 
     await eventually(is_past)
-    step = Step(0, act, JobState.QUEUED, begun, b"", len(jobs), jobs, LONG)
+    step = OperationStep(0, act, JobState.QUEUED, begun, b"", len(jobs), jobs, LONG)
     assert (await store.operating.operations.step(QUEUE, "op", step))[1].done.done == len(jobs)
 
 

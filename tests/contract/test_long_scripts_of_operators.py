@@ -9,7 +9,7 @@ import redis
 from aioq.jobs.job import JobState
 from aioq.store.bounds import ASIDE_COST, SKIPPED_LIMIT
 from aioq.store.contract import Settlement, Verb
-from aioq.store.operations import LARGE_STEP, SMALL_STEP, Act, Step, Verdict
+from aioq.store.operations import LARGE_STEP, SMALL_STEP, Act, OperationStep, Verdict
 from aioq.store.redis import RedisStore, history
 from tests.contract.kit import BROKEN, LONG, QUEUE, REASON, Backend, eventually, ids, joined, send, take
 from tests.contract.slow_scripts import SlowScripts
@@ -118,12 +118,12 @@ async def test_a_step_of_an_operation_is_short(
 
     await eventually(later)
     slow = SlowScripts([client], quiet=False)
-    step = Step(
+    step = OperationStep(
         steps=0,
         act=act,
         state=state,
         begun_ms=begun,
-        place=b"",
+        position=b"",
         looked_at=most,
         jobs=[(name, given) for name in names],
         ttl_ms=LONG,

@@ -8,7 +8,7 @@ import pytest
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import NewJob, Store, Verb
 from aioq.store.extra import Extra
-from aioq.store.operating import ALWAYS, Counted, Listed, Place, Span, Wanted
+from aioq.store.operating import ALWAYS, Counted, Listed, ListPosition, ListQuery, TimeSpan
 from aioq.store.schedules import Entry, Overlap, Tick
 from aioq.wire.messages import encode_cancellation, encode_envelope, encode_result
 from tests.contract.kit import (
@@ -36,8 +36,8 @@ DELETED = encode_cancellation("", "deleted")
 
 
 async def part(
-    store: Store, wanted: Wanted, after: Place = (), limit: int = 250
-) -> tuple[Sequence[Listed], Place | None]:
+    store: Store, wanted: ListQuery, after: ListPosition = (), limit: int = 250
+) -> tuple[Sequence[Listed], ListPosition | None]:
     listing = await store.operating.list_jobs(QUEUE, wanted, after, limit)
     return listing.items, listing.after
 
@@ -46,9 +46,9 @@ async def listed(
     store: Store, wanted_state: JobState, *, oldest: bool = True, limit: int = 250, **more: object
 ) -> list[str]:
     """All ids of a list, read in parts of this size."""
-    wanted = Wanted(wanted_state, oldest=oldest, **more)  # pyright: ignore[reportArgumentType]
+    wanted = ListQuery(wanted_state, oldest=oldest, **more)  # pyright: ignore[reportArgumentType]
     found: list[str] = []
-    after: Place | None = ()
+    after: ListPosition | None = ()
     for _ in range(1_000):
         assert after is not None
         items, after = await part(store, wanted, after, limit)
@@ -139,12 +139,12 @@ class TestLists:
                 ],
             )
         assert sorted(await listed(store, JobState.WAITING, limit=limit)) == ["a@2", "b@2", "c@2"]
-        assert await store.operating.count_jobs(QUEUE, Wanted(JobState.WAITING)) == Counted(3)
+        assert await store.operating.count_jobs(QUEUE, ListQuery(JobState.WAITING)) == Counted(3)
 
     async def test_a_list_shows_what_the_record_has(self, store: Store) -> None:
         call = encode_envelope("shop.mul", [7], {"y": 2}, None)
         await store.enqueue(QUEUE, [NewJob("job", call, Priority.HIGH, extra=Extra(tags=("eu",)))])
-        (item,), _ = await part(store, Wanted(JobState.QUEUED, calls=True))
+        (item,), _ = await part(store, ListQuery(JobState.QUEUED, calls=True))
         assert item.info == await info(store)
         assert item.info is not None
         assert (item.info.task, item.info.tags, item.call) == ("shop.mul", ("eu",), call)
@@ -152,16 +152,16 @@ class TestLists:
     async def test_of_long_calls_the_beginning_is_read(self, store: Store) -> None:
         long = encode_envelope("shop.mul", ["x" * 5_000], {}, None)
         await send(store, *"ab", call=long)
-        items, _ = await part(store, Wanted(JobState.QUEUED))
+        items, _ = await part(store, ListQuery(JobState.QUEUED))
         assert [item.info and item.info.task for item in items] == ["shop.mul"] * 2
-        items, _ = await part(store, Wanted(JobState.QUEUED, calls=True))
+        items, _ = await part(store, ListQuery(JobState.QUEUED, calls=True))
         assert [item.call for item in items] == [long] * 2
         assert await store.operating.calls(QUEUE, ["a", "none"]) == [long, None]
 
     async def test_what_is_not_in_the_state_any_more_is_an_item_without_a_job(self, store: Store) -> None:
         await send(store, *"abc")
         await store.cancel(QUEUE, ["b"], DELETED, LONG)
-        items, after = await part(store, Wanted(JobState.QUEUED, oldest=True))
+        items, after = await part(store, ListQuery(JobState.QUEUED, oldest=True))
         assert [item.info and item.info.id for item in items] == ["a", None, "c"]
         assert after is None
 
@@ -169,12 +169,12 @@ class TestLists:
         now = await store.operating.now_ms(QUEUE)
         for n, job_id in enumerate("abcde"):
             await send(store, job_id, eta_ms=now + LONG + n)
-        span = Span(now + LONG + 1, now + LONG + 3)
+        span = TimeSpan(now + LONG + 1, now + LONG + 3)
         for oldest in (True, False):
             assert sorted(await listed(store, JobState.SCHEDULED, oldest=oldest, limit=2, span=span)) == list(
                 "bcd"
             )
-        assert await store.operating.count_jobs(QUEUE, Wanted(JobState.SCHEDULED, span=span)) == Counted(3)
+        assert await store.operating.count_jobs(QUEUE, ListQuery(JobState.SCHEDULED, span=span)) == Counted(3)
 
     async def test_many_of_the_same_time_are_read_on_from_their_middle(self, store: Store) -> None:
         names = [f"j{n:03}" for n in range(300)]
@@ -188,7 +188,7 @@ class TestLists:
         if wanted_state in {JobState.SUCCEEDED, JobState.CANCELLED}:
             return
         assert await listed(store, wanted_state) == []
-        assert (await store.operating.count_jobs(QUEUE, Wanted(wanted_state))).count == 0
+        assert (await store.operating.count_jobs(QUEUE, ListQuery(wanted_state))).count == 0
 
 
 class TestCounts:
@@ -201,7 +201,7 @@ class TestCounts:
         await send(store, *"xyz", priority=Priority.HIGH)
         await take(store, "w", 5)
         counted = {
-            each: await store.operating.count_jobs(QUEUE, Wanted(each))
+            each: await store.operating.count_jobs(QUEUE, ListQuery(each))
             for each in (JobState.FAILED, JobState.SCHEDULED, JobState.RUNNING, JobState.QUEUED)
         }
         assert counted == {
@@ -226,10 +226,10 @@ class TestWhileJobsComeAndGo:
         else:
             await send(store, *names, delay_ms=LONG)
         found: list[str] = []
-        after: Place | None = ()
+        after: ListPosition | None = ()
         gone = set[str]()
         for turn in itertools.count():
-            items, after = await part(store, Wanted(wanted_state, oldest=oldest), after or (), 3)
+            items, after = await part(store, ListQuery(wanted_state, oldest=oldest), after or (), 3)
             found += [item.info.id for item in items if item.info]
             if after is None:
                 break
@@ -260,9 +260,9 @@ class TestWhileJobsComeAndGo:
         order = [*names[:70], *names[80:], *names[70:80]]
         claimed = set[str]()
         found: list[str] = []
-        after: Place | None = ()
+        after: ListPosition | None = ()
         for turn in itertools.count():
-            items, after = await part(store, Wanted(JobState.QUEUED, oldest=oldest), after or (), limit)
+            items, after = await part(store, ListQuery(JobState.QUEUED, oldest=oldest), after or (), limit)
             found += [item.info.id for item in items if item.info]
             if after is None:
                 break
@@ -294,7 +294,7 @@ class TestDeletion:
         assert backend.dead() == 0
         assert await store.operating.delete(QUEUE, ["job"], DELETED) == [None]
         assert await take(store, "w") == []
-        assert (await store.operating.list_jobs(QUEUE, Wanted(JobState.SCHEDULED), (), 9)).items == []
+        assert (await store.operating.list_jobs(QUEUE, ListQuery(JobState.SCHEDULED), (), 9)).items == []
 
     async def test_who_waits_for_one_that_is_queued_gets_its_outcome(self, store: Store) -> None:
         listener = await Listener.on(store, "me")
@@ -366,7 +366,7 @@ class TestPriorities:
 
 
 def test_a_span_includes_its_ends():
-    span = Span(1, 3)
+    span = TimeSpan(1, 3)
     assert [each for each in range(5) if span.includes(each)] == [1, 2, 3]
     assert ALWAYS.includes(0)
 

@@ -10,11 +10,11 @@ from aioq.jobs.job import JobState, Priority
 from aioq.operate import carrying
 from aioq.operate.carrying import Carried, carry
 from aioq.operate.operations import Operations
-from aioq.operate.plan import Plan, StoredFilters, encode_plan
+from aioq.operate.plan import OperationPlan, StoredFilters, encode_plan
 from aioq.store import operations as bounds
 from aioq.store.contract import NewJob, Store, Verb
 from aioq.store.memory import operations as in_memory
-from aioq.store.operations import Act, Done, OperationState, Progress, Step, Verdict
+from aioq.store.operations import Act, Done, OperationProgress, OperationState, OperationStep, Verdict
 from aioq.store.redis import operations as on_server
 from aioq.wire.messages import encode_cancellation
 from aioq.wire.signature import Signature
@@ -60,8 +60,8 @@ async def begun(store: Store) -> int:
 
 def make_step(
     act: Act, of: JobState, at: int, jobs: Sequence[tuple[str, bytes]], *, steps: int = 0, place: bytes = b"here"
-) -> Step:
-    return Step(steps, act, of, at, place, len(jobs), jobs, LONG)
+) -> OperationStep:
+    return OperationStep(steps, act, of, at, place, len(jobs), jobs, LONG)
 
 
 async def act_on(store: Store, act: Act, of: JobState, *job_ids: str, given: bytes = b"") -> tuple[int, int]:
@@ -86,12 +86,12 @@ class Source:
     def signature(self, task: str) -> Signature | None:
         return None
 
-    async def places_of(self, job_id: str, queue: str | None, *, patient: bool) -> Sequence[str]:
+    async def shards_of_job(self, job_id: str, queue: str | None, *, patient: bool) -> Sequence[str]:
         return [queue or QUEUE]
 
 
-async def write(store: Store, act: Act, *states: JobState, operation: str = "op", **more: object) -> Plan:
-    plan = Plan(act, StoredFilters([*states]), [(QUEUE, await begun(store))], "ann")
+async def write(store: Store, act: Act, *states: JobState, operation: str = "op", **more: object) -> OperationPlan:
+    plan = OperationPlan(act, StoredFilters([*states]), [(QUEUE, await begun(store))], "ann")
     plan = msgspec.structs.replace(plan, **more)
     assert await store.operating.operations.write(operation, encode_plan(plan), plan.rate)
     return plan
@@ -105,11 +105,11 @@ async def test_a_step_is_made_once_and_acts_on_nothing_that_came_later(store: St
     jobs = [(job_id, b"") for job_id in ("a", "b", "none", "later")]
     step = make_step(Act.RETRY, JobState.FAILED, at, jobs)
 
-    assert await operations.progress(QUEUE, "op") == Progress()
+    assert await operations.progress(QUEUE, "op") == OperationProgress()
     verdict, note = await operations.step(QUEUE, "op", step)
     again = await operations.step(QUEUE, "op", step)
 
-    assert (verdict, note.steps, note.place) == (Verdict.DONE, 1, b"here")
+    assert (verdict, note.steps, note.position) == (Verdict.DONE, 1, b"here")
     assert note.done == Done(len(jobs), 2, len(jobs) - 2)
     assert again == (Verdict.STALE, note)
     assert note == await operations.progress(QUEUE, "op")
@@ -118,16 +118,16 @@ async def test_a_step_is_made_once_and_acts_on_nothing_that_came_later(store: St
     # One that fails again is not retried again, though the operation goes on.
     for job in await take(store, "w", 2):
         await settle(store, "w", job, Verb.FAILED, BROKEN)
-    step = msgspec.structs.replace(step, steps=1, jobs=[("a", b"")], place=b"there")
+    step = msgspec.structs.replace(step, steps=1, jobs=[("a", b"")], position=b"there")
     verdict, note = await operations.step(QUEUE, "op", step)
-    assert (verdict, note.steps, note.place, note.done.done) == (Verdict.DONE, 2, b"there", 2)
+    assert (verdict, note.steps, note.position, note.done.done) == (Verdict.DONE, 2, b"there", 2)
     assert (await info(store, "a")).attempts == 1
 
 
 async def test_nothing_is_done_within_the_millisecond_of_the_begin(redis_store: Store) -> None:
     await fail(redis_store, "a")
     step = make_step(Act.RETRY, JobState.FAILED, await redis_store.operating.now_ms(QUEUE) + LONG, [("a", b"")])
-    assert await redis_store.operating.operations.step(QUEUE, "op", step) == (Verdict.EARLY, Progress())
+    assert await redis_store.operating.operations.step(QUEUE, "op", step) == (Verdict.EARLY, OperationProgress())
 
 
 async def test_each_act_applies_to_jobs_in_the_state_in_which_they_were_listed(store: Store) -> None:
@@ -175,7 +175,7 @@ async def test_the_record_says_whose_turn_it_is(store: Store) -> None:
 
     (stored,) = await operations.read(["op", "none"])
     assert (stored.id, stored.definition, stored.state) == ("op", encode_plan(plan), OperationState.RUNNING)
-    assert abs(stored.began_ms - plan.places[0][1]) < LONG
+    assert abs(stored.began_ms - plan.shards[0][1]) < LONG
     assert not stored.carried
     mine = await operations.permit("op", "a", 5)
     assert mine
@@ -212,7 +212,7 @@ async def test_places_are_gone_through_in_turn_and_the_last_one_ends_it(store: S
     await write(store, Act.RETRY, JobState.FAILED, operation="second")
 
     for at, then in ((0, 1), (0, 1), (1, 2), (1, 2)):
-        assert (permit := await operations.finish_place("op", at, 2, Done(10, 2, 1)))
+        assert (permit := await operations.finish_shard("op", at, 2, Done(10, 2, 1)))
         assert permit.at == then
     (stored,) = await operations.read(["op"])
     assert (stored.state, stored.done) == (OperationState.ENDED, Done(20, 4, 2))
@@ -320,7 +320,7 @@ async def test_once_it_is_paused_no_step_is_made_for_which_there_was_a_permit(st
 
     assert (await op.pause()).state is OperationState.PAUSED
 
-    step = make_step(Act.RETRY, JobState.FAILED, plan.places[0][1], [("a", b"")], steps=note.steps)
+    step = make_step(Act.RETRY, JobState.FAILED, plan.shards[0][1], [("a", b"")], steps=note.steps)
     assert (await operations.step(QUEUE, "op", step))[0] is Verdict.STALE
     assert (await carry(Source(store), "op")).state is OperationState.PAUSED
     assert await state(store, "a") is JobState.FAILED
@@ -345,7 +345,7 @@ async def test_it_is_carried_on_where_it_was_left(store: Store, monkeypatch: pyt
     made = 0
     make = store.operating.operations.step
 
-    async def dies(*args: object) -> tuple[Verdict, Progress]:
+    async def dies(*args: object) -> tuple[Verdict, OperationProgress]:
         nonlocal made
         made += 1
         if made == 3:

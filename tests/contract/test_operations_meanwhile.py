@@ -10,7 +10,7 @@ from aioq.operate import carrying
 from aioq.operate.carrying import carry
 from aioq.operate.purge import PURGED
 from aioq.store.contract import Store, Verb
-from aioq.store.operating import Listing, Wanted
+from aioq.store.operating import Listing, ListQuery
 from aioq.store.operations import Act, OperationState
 from tests.contract.kit import BROKEN, LONG, QUEUE, THREE, joined, send, settle, state, take
 from tests.contract.test_operations import OTHER, STOPPED, Source, write
@@ -69,7 +69,7 @@ async def test_a_job_that_changes_its_list_while_it_is_not_looked_at_is_not_miss
         met = list[JobState]()
 
         async def then_they_change(
-            queue: str, wanted: Wanted, *args: object, name: str, met: list[JobState]
+            queue: str, wanted: ListQuery, *args: object, name: str, met: list[JobState]
         ) -> Any:
             listing = await listed(queue, wanted, *args)  # pyright: ignore[reportArgumentType]
             if wanted.state not in met:

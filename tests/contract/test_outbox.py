@@ -10,8 +10,8 @@ import pytest
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import MISSING, Claimed, Limits, NewJob, Settlement, Store, Verb
-from aioq.store.extra import LOST, Expiry, Extra, MovedJob
-from aioq.store.outbox import Delivery, OutboxEntry, Reading
+from aioq.store.extra import LOST_OUTCOME, Expiry, Extra, MovedJob
+from aioq.store.outbox import DeliveryResult, OutboxEntry, Reading
 from aioq.store.redis import RedisStore
 from aioq.store.relay import relay
 from aioq.store.upkeep import Promotion
@@ -393,7 +393,7 @@ async def test_moves_at_once_share_their_relays(store: Store, monkeypatch: pytes
     await send(store, *jobs)
     deliver, calls = store.outbox.deliver, 0
 
-    async def counted(target: str, source: str, reading: Reading) -> Delivery:
+    async def counted(target: str, source: str, reading: Reading) -> DeliveryResult:
         nonlocal calls
         calls += 1
         await asyncio.sleep(0)  # as on a network
@@ -411,7 +411,7 @@ async def test_all_who_share_a_relay_get_its_error(store: Store, monkeypatch: py
     await send(store, "job")
     calls = 0
 
-    async def away(*_: object) -> Delivery:
+    async def away(*_: object) -> DeliveryResult:
         nonlocal calls
         calls += 1
         await asyncio.sleep(0)
@@ -488,7 +488,7 @@ async def test_a_job_that_has_vanished_fails(store: Store, backend: Backend) -> 
     assert await store.outbox.lost(QUEUE, OTHER, ["job"]) == ["job"]
     assert await store.outbox.lost(QUEUE, OTHER, ["job"]) == []
 
-    assert await listener.result_message() == [("job", LOST)]
+    assert await listener.result_message() == [("job", LOST_OUTCOME)]
     assert await state(store, "there") is JobState.QUEUED
 
 
@@ -521,7 +521,7 @@ class TestVanished:
         relays.request(await self.promotion(store, redis_backend))
         await relays.drain()
 
-        assert await listener.result_message() == [("job", LOST)]
+        assert await listener.result_message() == [("job", LOST_OUTCOME)]
         assert await self.look(store, redis_backend) == ([], [])
 
     async def looked(self, store: RedisStore, backend: Backend) -> None:
@@ -579,7 +579,7 @@ class TestVanished:
 
         await self.looked(store, redis_backend)
 
-        assert await store.wait(QUEUE, "me", ["job"]) == [LOST]
+        assert await store.wait(QUEUE, "me", ["job"]) == [LOST_OUTCOME]
 
     async def test_a_record_of_a_newer_version_is_no_loss(
         self, redis_store: RedisStore, redis_backend: Backend
@@ -795,7 +795,7 @@ def limits() -> Limits:
 
 
 async def test_an_empty_delivery_changes_nothing(store: Store) -> None:
-    assert await store.outbox.deliver(OTHER, QUEUE, Reading()) == Delivery([], *_of_nothing(store))
+    assert await store.outbox.deliver(OTHER, QUEUE, Reading()) == DeliveryResult([], *_of_nothing(store))
 
 
 def _of_nothing(store: Store) -> tuple[object, list[str]]:

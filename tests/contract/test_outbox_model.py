@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from aioq.store.contract import Limits, NewJob, Settlement, Store, Verb
 from aioq.store.memory import MemoryStore
-from aioq.store.outbox import Delivery, Reading
+from aioq.store.outbox import DeliveryResult, Reading
 from aioq.store.redis import RedisStore
 from aioq.store.relay import relay
 from aioq.util.clock import ManualClock
@@ -58,8 +58,8 @@ class Walk:
     store: Store
     queues: Sequence[str]
     channel: str
-    readings: list[tuple[str, str, Reading, Delivery | None]] = field(
-        default_factory=list[tuple[str, str, Reading, Delivery | None]]
+    readings: list[tuple[str, str, Reading, DeliveryResult | None]] = field(
+        default_factory=list[tuple[str, str, Reading, DeliveryResult | None]]
     )
     ends: Counter[str] = field(default_factory=Counter[str])
     cancelled: set[str] = field(default_factory=set[str])

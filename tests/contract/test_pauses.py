@@ -11,9 +11,9 @@ from aioq.operate import shard_pauses
 from aioq.operate.carrying import attend, carry
 from aioq.operate.purge import PURGED
 from aioq.store.contract import Limits, NewJob, Store, Verb
-from aioq.store.operating import MOST_LISTED, Wanted
+from aioq.store.operating import MOST_LISTED, ListQuery
 from aioq.store.operations import Act, OperationState
-from aioq.store.pauses import CHANGED, NOTHING, copy_pauses
+from aioq.store.pauses import CHANGED, NO_PAUSES, copy_pauses
 from aioq.store.redis import RedisStore
 from aioq.wire.messages import encode_envelope
 from tests.contract.kit import (
@@ -64,7 +64,7 @@ async def one_by_one(store: Store, worker: str = "w") -> list[str]:
 
 
 async def queued(store: Store, *, oldest: bool = True) -> list[str]:
-    listing = await store.operating.list_jobs(QUEUE, Wanted(JobState.QUEUED, oldest), (), MOST_LISTED)
+    listing = await store.operating.list_jobs(QUEUE, ListQuery(JobState.QUEUED, oldest), (), MOST_LISTED)
     assert listing.after is None
     return [item.info.id for item in listing.items if item.info is not None]
 
@@ -101,7 +101,7 @@ async def test_a_paused_queue_hands_out_nothing_until_it_is_resumed(store: Store
     assert (await keep(store, "new")).pause is None
     assert ids(await take(store, "w")) == ["high", "a", "b", "moved", "runs", "later"]
     assert (await store.claim(QUEUE, "w", 1)).pause is None
-    assert await pauses.read(QUEUE) == NOTHING
+    assert await pauses.read(QUEUE) == NO_PAUSES
 
 
 async def test_a_pause_ends_by_itself(store: Store) -> None:
@@ -131,7 +131,7 @@ async def test_a_pause_ends_by_itself(store: Store) -> None:
     assert (await pauses.read(QUEUE)).whole is None
     await pauses.pause(QUEUE, [ADD], await store.operating.now_ms(QUEUE) + 50)
     assert await eventually(other) == ["a", "b"]
-    assert await pauses.read(QUEUE) == NOTHING
+    assert await pauses.read(QUEUE) == NO_PAUSES
 
 
 async def test_jobs_of_a_paused_task_are_set_aside_and_come_back_in_order(store: Store) -> None:
@@ -154,7 +154,7 @@ async def test_jobs_of_a_paused_task_are_set_aside_and_come_back_in_order(store:
     waiting = ["h1", "a0", "a1", "a2", "a3", "a4", "a5", "a6"]
     assert await queued(store) == waiting
     assert await queued(store, oldest=False) == waiting[::-1]
-    assert (await store.operating.count_jobs(QUEUE, Wanted(JobState.QUEUED))).count == len(waiting)
+    assert (await store.operating.count_jobs(QUEUE, ListQuery(JobState.QUEUED))).count == len(waiting)
     assert (await store.shards.backlog(QUEUE)).queued == len(waiting)
     assert (await store.history.statistics(QUEUE)).oldest is not None
     # What is done to jobs that were set aside is done to the jobs.
@@ -189,7 +189,7 @@ async def test_one_of_two_paused_tasks_is_resumed_while_the_queue_is_paused(stor
     assert [*half, *await one_by_one(store)] == [f"a{number}" for number in range(40)]
     await pauses.resume(QUEUE, ["shop.other"])
     assert await one_by_one(store) == [f"o{number}" for number in range(40)]
-    assert await pauses.read(QUEUE) == NOTHING
+    assert await pauses.read(QUEUE) == NO_PAUSES
 
 
 async def test_what_is_delivered_while_jobs_come_back_is_taken_after_them(
@@ -298,7 +298,7 @@ async def test_a_pause_holds_for_shards_that_are_added(store: Store) -> None:
     for tasks in [], [ADD]:
         await pauses.resume(QUEUE, tasks)
     await copy_pauses(pauses, QUEUE, [shard])
-    assert await pauses.read(shard) == NOTHING
+    assert await pauses.read(shard) == NO_PAUSES
 
 
 async def test_workers_are_reminded_of_a_change_of_pauses_that_was_interrupted(
@@ -327,7 +327,7 @@ async def test_workers_are_reminded_of_a_change_of_pauses_that_was_interrupted(
 
     await shard_pauses.change_pauses(store, shards, lambda shard: pauses.resume(shard, ["shop.other"]))
     await shard_pauses.change_pauses(store, shards, lambda shard: pauses.resume(shard, []))
-    assert [await pauses.read(shard) for shard in shards] == [NOTHING] * 3
+    assert [await pauses.read(shard) for shard in shards] == [NO_PAUSES] * 3
     assert (await store.shards.backlog(QUEUE)).is_empty
 
 
@@ -381,7 +381,7 @@ async def test_what_somebody_has_put_there_by_hand_does_not_stop_the_queue(
         assert await one_by_one(redis_store) == ["o"]
         client.set(redis_backend.key("paused"), "no hash")
         assert ids((await redis_store.claim(QUEUE, "w", 5)).jobs) == []
-        assert await redis_store.operating.pauses.read(QUEUE) == NOTHING
+        assert await redis_store.operating.pauses.read(QUEUE) == NO_PAUSES
         with suppress(ServerError, redis.RedisError):
             await redis_store.operating.pauses.pause(QUEUE, [])
 

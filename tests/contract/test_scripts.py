@@ -27,9 +27,9 @@ from aioq.store.extra import MovedJob
 from aioq.store.memory import schedules as memory_schedules
 from aioq.store.memory.outcomes import MAX_WAITERS
 from aioq.store.memory.pubsub import MESSAGE_LIMIT
-from aioq.store.operating import Wanted
-from aioq.store.operations import Act, Step
-from aioq.store.outbox import HOLD_MS, Delivery, OutboxEntry, Reading
+from aioq.store.operating import ListQuery
+from aioq.store.operations import Act, OperationStep
+from aioq.store.outbox import HOLD_MS, DeliveryResult, OutboxEntry, Reading
 from aioq.store.redis import RedisStore, holding, keys, leases, replies
 from aioq.store.redis.arguments import BODY_LIMIT
 from aioq.store.redis.calls import Calls
@@ -232,7 +232,7 @@ def test_a_header_names_the_arguments_that_the_script_reads(name: str) -> None:
     )
 
 
-STEP = Step(0, Act.RETRY, JobState.FAILED, 0, b"", 0)
+STEP = OperationStep(0, Act.RETRY, JobState.FAILED, 0, b"", 0)
 ENTRY = OutboxEntry("1-1", "job", "job", b"")
 SETTLEMENT = Settlement("job", 1, Verb.SUCCEEDED, THREE)
 TICK = Tick(id="s", rev=1, jobs=[("s@1", 1, 1)], next_ms=2, overlap=Overlap.ALLOW, max_runs=0)
@@ -260,7 +260,7 @@ CALLS: dict[str, Call] = {
     "outbox_read": lambda store, _: store.outbox.read(QUEUE, "post"),
     "outbox_deliver": lambda store, n: store.outbox.deliver(QUEUE, "post", Reading([ENTRY] * n)),
     "outbox_remove": lambda store, n: store.outbox.remove(
-        QUEUE, "post", Reading([ENTRY] * n), Delivery(["applied"] * n, "")
+        QUEUE, "post", Reading([ENTRY] * n), DeliveryResult(["applied"] * n, "")
     ),
     "outbox_look": lambda store, n: store.outbox.look(QUEUE, "post", [MovedJob("job", QUEUE, "1 ")] * n),
     "outbox_lost": lambda store, n: store.outbox.lost(QUEUE, "post", ["job"] * n),
@@ -270,9 +270,9 @@ CALLS: dict[str, Call] = {
     "count": lambda store, _: store.operating.now_ms(QUEUE),
     "pause": lambda store, n: store.operating.pauses.resume(QUEUE, ["shop.add"] * n),
     "pauses": lambda store, _: store.operating.pauses.read(QUEUE),
-    "list_lane": lambda store, _: store.operating.list_jobs(QUEUE, Wanted(JobState.QUEUED), (), 5),
-    "list_sorted": lambda store, _: store.operating.list_jobs(QUEUE, Wanted(JobState.FAILED), (), 5),
-    "list_waiting": lambda store, _: store.operating.list_jobs(QUEUE, Wanted(JobState.WAITING), (), 5),
+    "list_lane": lambda store, _: store.operating.list_jobs(QUEUE, ListQuery(JobState.QUEUED), (), 5),
+    "list_sorted": lambda store, _: store.operating.list_jobs(QUEUE, ListQuery(JobState.FAILED), (), 5),
+    "list_waiting": lambda store, _: store.operating.list_jobs(QUEUE, ListQuery(JobState.WAITING), (), 5),
     "operation_write": lambda store, _: store.operating.operations.write("op", b"", 0),
     "operation_read": lambda store, n: store.operating.operations.read(["op"] * n),
     "operation_update": lambda store, _: store.operating.operations.permit("op", "w", 5),
@@ -501,7 +501,7 @@ def test_a_large_number_has_a_name(name: str) -> None:
 
 def test_what_a_lost_lease_is_answered_with_is_the_same_in_lua_and_in_python() -> None:
     for name in ("claim", "renew"):
-        assert f"return {{{replies.LOST}}}" in LUA[name].read_text()
+        assert f"return {{{replies.LEASE_LOST}}}" in LUA[name].read_text()
 
 
 def test_a_script_is_named_by_the_hash_of_all_of_its_text() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from aioq.jobs.job import JobState
 from aioq.store.contract import Store, Verb
-from aioq.store.upkeep import Recovery
+from aioq.store.upkeep import RecoveryStep
 from tests.contract.kit import (
     CRASHED,
     QUEUE,
@@ -24,7 +24,7 @@ from tests.contract.kit import (
 pytestmark = pytest.mark.anyio
 
 
-async def bury(store: Store, prefix: str, limit: int = 100) -> Recovery:
+async def bury(store: Store, prefix: str, limit: int = 100) -> RecoveryStep:
     step = await store.recover(QUEUE, CRASHED, limit, dead=prefix)
     return msgspec.structs.replace(step, buried=tuple(step.buried))
 
@@ -105,12 +105,12 @@ async def test_every_id_of_an_incarnation_is_buried_in_bounded_steps(store: Stor
 
     assert returned == 6
     assert steps >= 4
-    assert await bury(store, "incarnation-") == Recovery()
+    assert await bury(store, "incarnation-") == RecoveryStep()
     assert await store.workers(QUEUE) == []
 
 
 async def test_without_a_dead_worker_nothing_happens(store: Store, backend: Backend) -> None:
     await joined(store, "w")
 
-    assert await bury(store, "x") == Recovery()
+    assert await bury(store, "x") == RecoveryStep()
     assert [w.worker for w in await store.workers(QUEUE)] == ["w"]

@@ -13,8 +13,8 @@ from aioq.util.clock import ManualClock
 from aioq.wire.messages import (
     CallOptions,
     Failure,
-    Outcome,
-    OutcomeKind,
+    WireOutcome,
+    WireOutcomeKind,
     decode_failure,
     decode_outcome,
     encode_envelope,
@@ -93,12 +93,12 @@ def settlement(job_id: str = "job", verb: Verb = Verb.SUCCEEDED, *, claim: int =
     return Settlement(job_id, claim, verb, ttl_ms=60_000)
 
 
-def outcome(settlement: Settlement | None) -> Outcome:
+def outcome(settlement: Settlement | None) -> WireOutcome:
     assert settlement is not None
     return decode_outcome(settlement.outcome)
 
 
 def failure(settlement: Settlement | None) -> Failure:
     found = outcome(settlement)
-    assert found.kind is OutcomeKind.FAILED
+    assert found.kind is WireOutcomeKind.FAILED
     return decode_failure(found)

@@ -32,10 +32,10 @@ from aioq.util.printable import printable_lines
 
 TASKS = "aioq.cli.demo.tasks"
 
-LOOK = 0.05
+POLL_INTERVAL = 0.05
 """Seconds between two looks at the worker's process."""
 
-FAREWELL = 10.0
+STOP_TIMEOUT = 10.0
 """Seconds that the worker has to end; it has no jobs then and needs less than one second."""
 
 INTERRUPTED = 130
@@ -148,7 +148,7 @@ def _worker(log: Path) -> Generator[subprocess.Popen[bytes]]:
     finally:
         try:
             process.terminate()
-            process.wait(FAREWELL)
+            process.wait(STOP_TIMEOUT)
         finally:
             process.kill()  # only if it hangs
             process.communicate()
@@ -197,7 +197,7 @@ async def _beside(worker: subprocess.Popen[bytes], log: Path, work: Coroutine[An
                     f"the demo's worker ended with exit code {worker.returncode}:",
                     _end_of(log),
                 )
-            await asyncio.wait([task], timeout=LOOK)
+            await asyncio.wait([task], timeout=POLL_INTERVAL)
     finally:
         task.cancel()
         await asyncio.wait([task])

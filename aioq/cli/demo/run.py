@@ -13,13 +13,13 @@ from aioq.results.gather import as_completed
 from aioq.results.handle import JobHandle
 from aioq.tasks.task import Task
 
-PATIENCE = 20.0
+JOB_TIMEOUT = 20.0
 """Seconds after which a job that has not ended counts as a problem; all together took 5 s on two cores."""
 
-LOOK = 0.05
+POLL_INTERVAL = 0.05
 """Seconds between two looks at a job that is followed."""
 
-REASON = "the demo wanted it so"
+CANCEL_REASON = "the demo wanted it so"
 
 
 class DemoRun:
@@ -50,11 +50,11 @@ class DemoRun:
         started = time.monotonic()
         handles = await self._tasks[kind.task].options(delay=kind.delay).send_many(kind.calls)
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(JOB_TIMEOUT):
                 await asyncio.gather(self._collect(tally, handles), self._follow(tally, handles[0]))
         except TimeoutError:
             open_jobs = len(handles) - sum(tally.outcomes.values())
-            tally.problems.append(f"{open_jobs} have not ended within {PATIENCE:g} s")
+            tally.problems.append(f"{open_jobs} have not ended within {JOB_TIMEOUT:g} s")
         tally.seconds = time.monotonic() - started
         self._view.end(tally)
 
@@ -80,12 +80,12 @@ class DemoRun:
             return
         while not (info := await handle.info()).state.ended:
             if kind.cancel and info.state is JobState.RUNNING:
-                await handle.cancel(REASON)
+                await handle.cancel(CANCEL_REASON)
                 return
             if info.progress is not None:
                 tally.done = int(info.progress.done)
                 self._view.update(tally)
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_INTERVAL)
 
 
 async def _ending(handle: JobHandle[Any]) -> tuple[JobState, Any]:
@@ -113,7 +113,7 @@ def check_outcome(kind: Kind, state: JobState, value: Any, expected: Any) -> str
         return f"returned {value!r}, not {expected!r}"
     if state is JobState.FAILED and not value.startswith(kind.error):
         return f"failed with {value}, not with {kind.error}"
-    if state is JobState.CANCELLED and REASON not in value:
+    if state is JobState.CANCELLED and CANCEL_REASON not in value:
         return f"was cancelled without the reason that was given: {value}"
     return ""
 

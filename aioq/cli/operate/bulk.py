@@ -13,7 +13,7 @@ from aioq.cli import INTERRUPTED
 from aioq.cli.operate.jobs import COLUMNS as JOB_COLUMNS
 from aioq.cli.operate.output import Column, moment, print_items, print_json
 from aioq.cli.operate.questions import confirm
-from aioq.cli.targets import Wanted, find_app
+from aioq.cli.targets import AppTarget, find_app
 from aioq.errors import ConfigError
 from aioq.operate.operations import Operation
 from aioq.operate.plan import OperationInfo
@@ -26,12 +26,12 @@ ACTIONS = {each.value.replace("_", "-"): each for each in Act if each is not Act
 
 DESTROYS = {Act.CANCEL, Act.DELETE}
 
-LOOKS = 0.3
+POLL_INTERVAL = 0.3
 """Seconds between two looks at an operation, for the bar that shows how far it is."""
 
 
 def run(
-    wanted: Wanted,
+    target: AppTarget,
     *,
     filters: Mapping[str, Any],
     to: str | None,
@@ -44,7 +44,7 @@ def run(
     as_json: bool,
 ) -> None:
     """Carry out `aioq bulk`."""
-    app, (word,) = find_app(wanted, "the ACTION")
+    app, (word,) = find_app(target, "the ACTION")
     if word not in ACTIONS:
         raise ConfigError(f"no action {brief(word)}{did_you_mean(word, ACTIONS)}; there are: {', '.join(ACTIONS)}")
     act = ACTIONS[word]
@@ -81,9 +81,9 @@ def _given(act: Act, to: str | None, reason: str) -> dict[str, Any]:
     return {"queue": to} if act is Act.MOVE else {"priority": to}
 
 
-def run_operations(wanted: Wanted, *, verb: str | None, as_json: bool) -> None:
+def run_operations(target: AppTarget, *, verb: str | None, as_json: bool) -> None:
     """Carry out `aioq operations`."""
-    app, words = find_app(wanted, "the operation's ID", least=0)
+    app, words = find_app(target, "the operation's ID", least=0)
     if verb is not None and not words:
         raise click.UsageError("which operation? Give its ID")
 
@@ -121,7 +121,7 @@ async def _watch(operation: Operation) -> None:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(printable(operation.id), total=operation.info.total)
-        while not (await asyncio.wait([waiting], timeout=LOOKS))[0]:
+        while not (await asyncio.wait([waiting], timeout=POLL_INTERVAL))[0]:
             progress.update(bar, completed=operation.info.done, total=operation.info.total)
     await waiting
 

@@ -9,8 +9,8 @@ import click
 from aioq.cli.errors import as_command_errors
 from aioq.cli.operate.options import (
     Argument,
-    Moment,
-    Span,
+    MomentParam,
+    SpanParam,
     as_json,
     confirmed,
     for_app,
@@ -30,8 +30,8 @@ def _run(module: str, words: tuple[str, ...], options: dict[str, Any], function:
     """Run a function of a command's own module, named from here; the App's part of the line goes along as one."""
     with as_command_errors():
         targets = import_module("aioq.cli.targets")
-        wanted = targets.Wanted(words, options.pop("url"), options.pop("name"))
-        getattr(import_module(f".{module}", __package__), function)(wanted, **options)
+        target = targets.AppTarget(words, options.pop("url"), options.pop("name"))
+        getattr(import_module(f".{module}", __package__), function)(target, **options)
 
 
 @click.command(context_settings=HELP)
@@ -109,7 +109,9 @@ def queues(words: tuple[str, ...], **options: Any) -> None:
 @click.option(
     "-t", "--task", multiple=True, metavar="NAME", help="With --pause and --resume: this task; repeatable."
 )
-@click.option("--until", type=Moment(), metavar="TIME", help="With --pause: until then: 2h, or 2026-11-30T09:00Z.")
+@click.option(
+    "--until", type=MomentParam(), metavar="TIME", help="With --pause: until then: 2h, or 2026-11-30T09:00Z."
+)
 @click.option(
     "-s", "--state", multiple=True, metavar="STATE", help="With --purge: jobs in this state; repeatable."
 )
@@ -132,8 +134,8 @@ def queue(words: tuple[str, ...], **options: Any) -> None:
 @for_app(metavar="[MODULE:APP] TASK [ARGUMENTS]")
 @click.option("-q", "--queue", metavar="NAME", help="To this queue, instead of the task's own.")
 @click.option("--priority", type=PRIORITY, help="To that lane.")
-@click.option("--delay", type=Span(), metavar="TIME", help="To be run after that time: 30s, 15m, 2h, 1d.")
-@click.option("--at", "eta", type=Moment(), metavar="TIME", help="To be run then: 2026-11-30T09:00Z, or 2h.")
+@click.option("--delay", type=SpanParam(), metavar="TIME", help="To be run after that time: 30s, 15m, 2h, 1d.")
+@click.option("--at", "eta", type=MomentParam(), metavar="TIME", help="To be run then: 2026-11-30T09:00Z, or 2h.")
 @click.option(
     "--id", "job_id", metavar="ID", help="An id of your own; a job that has it already is not sent again."
 )

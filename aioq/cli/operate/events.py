@@ -12,9 +12,9 @@ import click
 from aioq.app import App
 from aioq.cli import INTERRUPTED
 from aioq.cli.operate.output import moment, print_json, span
-from aioq.cli.targets import Wanted, find_app
+from aioq.cli.targets import AppTarget, find_app
 from aioq.errors import AioqError, ConfigError, JobNotFoundError
-from aioq.jobs.events import ENDS, LIVE, Event, EventKind
+from aioq.jobs.events import END_KINDS, LIVE, Event, EventKind
 from aioq.jobs.job import JobState, Progress
 from aioq.jobs.loglines import LogLine
 from aioq.operate.events import EventStream
@@ -26,10 +26,10 @@ TOGETHER = 0.1
 
 
 def run(
-    wanted: Wanted, *, filters: Mapping[str, Any], limit: int | None, cursor: str | None, as_json: bool
+    target: AppTarget, *, filters: Mapping[str, Any], limit: int | None, cursor: str | None, as_json: bool
 ) -> None:
     """Carry out `aioq events`."""
-    app, _ = find_app(wanted)
+    app, _ = find_app(target)
 
     async def carry_out() -> None:
         async with app:
@@ -65,9 +65,9 @@ async def _print_events(stream: EventStream, limit: int | None, *, as_json: bool
             return
 
 
-def run_tail(wanted: Wanted, *, as_json: bool) -> None:
+def run_tail(target: AppTarget, *, as_json: bool) -> None:
     """Carry out `aioq tail`."""
-    app, (job_id,) = find_app(wanted, "the job's ID")
+    app, (job_id,) = find_app(target, "the job's ID")
 
     async def carry_out() -> int:
         async with app:
@@ -123,7 +123,7 @@ class _Printer:
             async for item in source:
                 if isinstance(item, Event):
                     self._events.append(item)
-                    self.end = item.kind.value if item.kind in ENDS else ""
+                    self.end = item.kind.value if item.kind in END_KINDS else ""
                 else:
                     self._lines.append(item)
                 self._has_some.set()

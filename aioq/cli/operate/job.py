@@ -12,14 +12,14 @@ from aioq.app import App, internals_of
 from aioq.cli.operate.events import progress_text
 from aioq.cli.operate.output import Column, moment, print_facts, print_items, print_json, span
 from aioq.cli.operate.questions import confirm
-from aioq.cli.targets import Wanted, find_app
+from aioq.cli.targets import AppTarget, find_app
 from aioq.errors import ConfigError
 from aioq.jobs.job import JobInfo, JobState
 from aioq.results.handle import JobHandle
 from aioq.results.timeline import TimelineEntry
 from aioq.util.printable import printable
 
-DONE = {
+RESULT_WORDS = {
     "retry": "queued again",
     "cancel": "cancelled",
     "run_now": "queued",
@@ -41,7 +41,7 @@ _NEEDS = {
 
 
 def run(
-    wanted: Wanted,
+    target: AppTarget,
     *,
     verb: str | None,
     priority: str | None,
@@ -53,7 +53,7 @@ def run(
     as_json: bool,
 ) -> None:
     """Carry out the command."""
-    app, (job_id,) = find_app(wanted, "the job's ID")
+    app, (job_id,) = find_app(target, "the job's ID")
     if verb in DESTROYS:
         confirm(f"{verb} the job {printable(job_id)}?", is_confirmed=is_confirmed)
 
@@ -86,7 +86,7 @@ async def _change(
     else:
         assert verb is not None
         call = handle.cancel(reason) if verb == "cancel" else getattr(handle, verb)()
-        done, what, needs = await call, DONE[verb], _NEEDS[verb]
+        done, what, needs = await call, RESULT_WORDS[verb], _NEEDS[verb]
     if done:
         if as_json:
             print_json([{"id": handle.id, "done": True}])

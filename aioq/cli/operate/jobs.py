@@ -9,7 +9,7 @@ import click
 
 from aioq.app import App
 from aioq.cli.operate.output import Column, moment, print_items, print_json
-from aioq.cli.targets import Wanted, find_app
+from aioq.cli.targets import AppTarget, find_app
 from aioq.jobs.job import JobInfo
 from aioq.operate.jobs import JobCount, JobQuery
 
@@ -18,10 +18,10 @@ _PART = 500
 
 
 def run(
-    wanted: Wanted, *, filters: Mapping[str, Any], limit: int, is_unlimited: bool, is_count: bool, as_json: bool
+    target: AppTarget, *, filters: Mapping[str, Any], limit: int, is_unlimited: bool, is_count: bool, as_json: bool
 ) -> None:
     """Carry out the command."""
-    app, _ = find_app(wanted)
+    app, _ = find_app(target)
     if is_count:
         count = asyncio.run(_count(app, filters))
         print_json([count]) if as_json else click.echo(str(count))

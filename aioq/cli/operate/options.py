@@ -23,7 +23,7 @@ FILTERS = ("queue", "state", "task", "tag", "error", "worker", "since", "until",
 _STATES = ", ".join(JobState)
 
 
-class Span(click.ParamType):  # pyright: ignore[reportMissingTypeArgument] - older clicks have no generic one
+class SpanParam(click.ParamType):  # pyright: ignore[reportMissingTypeArgument] - older clicks have no generic one
     """A span of time: `30s`, `15m`, `2h`, `1d`, `1w`."""
 
     name = "time"
@@ -39,7 +39,7 @@ class Span(click.ParamType):  # pyright: ignore[reportMissingTypeArgument] - old
             self.fail(f"{value!r} is too long", param, ctx)
 
 
-class Moment(Span):
+class MomentParam(SpanParam):
     """A moment with its time zone, in the form of ISO 8601; or a span of time before or after now."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -134,8 +134,10 @@ def job_filters() -> Callable[[F], F]:
         click.option("--tag", multiple=True, metavar="TAG", help="With this tag; with all, if repeated."),
         click.option("-e", "--error", metavar="PATTERN", help="Whose last error has such a type or message."),
         click.option("-w", "--worker", metavar="PATTERN", help="That such a worker runs, or ran last."),
-        click.option("--since", type=Moment(), metavar="TIME", help="From then on: 2h, or 2026-11-30T09:00Z."),
-        click.option("--until", type=Moment(), metavar="TIME", help="Until then, likewise."),
+        click.option(
+            "--since", type=MomentParam(), metavar="TIME", help="From then on: 2h, or 2026-11-30T09:00Z."
+        ),
+        click.option("--until", type=MomentParam(), metavar="TIME", help="Until then, likewise."),
         click.option(
             "-a",
             "--argument",

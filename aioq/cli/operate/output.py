@@ -17,7 +17,7 @@ from aioq.util.printable import printable
 
 T = TypeVar("T")
 
-NOTHING = "-"
+NO_VALUE = "-"
 """What a cell without a value shows, so that the fields of a line can be kept apart."""
 
 
@@ -49,7 +49,7 @@ def print_items(items: Sequence[T], columns: Sequence[Column[T]], *, as_json: bo
             Console(highlight=False).print(table_of(items, columns))
     else:
         for item in items:
-            click.echo("\t".join(printable(column.text(item)) or NOTHING for column in columns))
+            click.echo("\t".join(printable(column.text(item)) or NO_VALUE for column in columns))
 
 
 def print_json(items: Iterable[Any]) -> None:
@@ -78,7 +78,7 @@ def table_of(items: Sequence[T], columns: Sequence[Column[T]]) -> Table:
         justify = "right" if column.is_number else "left"
         table.add_column(column.heading, justify=justify, no_wrap=column.whole, overflow="fold")
     for item in items:
-        table.add_row(*(Text(printable(column.text(item)) or NOTHING) for column in columns))
+        table.add_row(*(Text(printable(column.text(item)) or NO_VALUE) for column in columns))
     return table
 
 

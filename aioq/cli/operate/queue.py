@@ -9,8 +9,8 @@ import click
 from aioq.app import App
 from aioq.cli.operate.output import Column, print_facts, print_items, print_json, span
 from aioq.cli.operate.questions import confirm
-from aioq.cli.operate.queues import COUNTED, QueueShown, look, paused
-from aioq.cli.targets import Wanted, find_app
+from aioq.cli.operate.queues import COUNTED_STATES, QueueShown, look, paused
+from aioq.cli.targets import AppTarget, find_app
 from aioq.operate.purge import purged_states
 from aioq.operate.statistics import Percentiles, QueueActivity, QueueStats
 from aioq.util.plural import counted
@@ -18,7 +18,7 @@ from aioq.util.printable import printable
 
 
 def run(
-    wanted: Wanted,
+    target: AppTarget,
     *,
     verb: str | None,
     task: Sequence[str],
@@ -28,7 +28,7 @@ def run(
     as_json: bool,
 ) -> None:
     """Carry out the command."""
-    app, (name,) = find_app(wanted, "the QUEUE")
+    app, (name,) = find_app(target, "the QUEUE")
 
     async def carry_out() -> QueueShown:
         async with app:
@@ -53,7 +53,7 @@ def run(
 async def _purge(app: App, name: str, state: Sequence[str], *, is_confirmed: bool) -> None:
     states = purged_states(f"queue {name}: purge", list(state) or None)
     before = (await look(app, name)).counts
-    what = ", ".join(f"{before[word]} {each}" for word, each in COUNTED.items() if each in states)
+    what = ", ".join(f"{before[word]} {each}" for word, each in COUNTED_STATES.items() if each in states)
     confirm(f"delete the jobs of {printable(name)} ({what})?", is_confirmed=is_confirmed)
     deleted = await app.queue(name).purge(states=list(state) or None)
     click.echo(f"{counted(deleted, 'job')} deleted", err=True)
@@ -80,11 +80,11 @@ def _uneven(shards: Sequence[int]) -> str:
     )
 
 
-Row = tuple[str, str, QueueActivity]
+ActivityRow = tuple[str, str, QueueActivity]
 """A span of time, a task or all, and what happened."""
 
 
-def rows(found: QueueStats) -> Iterator[Row]:
+def rows(found: QueueStats) -> Iterator[ActivityRow]:
     """What happened in each span of time, and to each task in the longest one."""
     yield "minute", "all", found.minute
     yield "hour", "all", found.hour
@@ -98,7 +98,7 @@ def _times(found: Percentiles) -> str:
     return "" if None in values else " / ".join(map(span, values))
 
 
-COLUMNS: Sequence[Column[Row]] = (
+COLUMNS: Sequence[Column[ActivityRow]] = (
     Column("last", lambda row: row[0]),
     Column("task", lambda row: row[1]),
     Column("sent", lambda row: f"{row[2].sent}" if row[1] == "all" else "", is_number=True),

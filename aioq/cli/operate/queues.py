@@ -7,7 +7,7 @@ import msgspec
 
 from aioq.app import App, internals_of
 from aioq.cli.operate.output import Column, moment, print_items, span
-from aioq.cli.targets import Wanted, find_app
+from aioq.cli.targets import AppTarget, find_app
 from aioq.jobs.job import JobState
 from aioq.operate.known import queues_of
 from aioq.operate.pauses import PauseInfo, QueueInfo
@@ -28,7 +28,7 @@ class QueueShown(msgspec.Struct, frozen=True, kw_only=True):
     stats: QueueStats | None = None
 
 
-COUNTED = {
+COUNTED_STATES = {
     "queued": JobState.QUEUED,
     "scheduled": JobState.SCHEDULED,
     "waiting": JobState.WAITING,
@@ -38,9 +38,9 @@ COUNTED = {
 """By their words in `QueueStats`, the states of which jobs are counted."""
 
 
-def run(wanted: Wanted, *, as_json: bool) -> None:
+def run(target: AppTarget, *, as_json: bool) -> None:
     """Carry out the command."""
-    app, _ = find_app(wanted)
+    app, _ = find_app(target)
     print_items(asyncio.run(_look(app)), COLUMNS, as_json=as_json)
 
 
@@ -56,9 +56,9 @@ async def look(app: App, name: str) -> QueueShown:
     info = await queue.info()
     if app.settings.stats:
         stats = await queue.stats()
-        return QueueShown(info=info, counts={word: getattr(stats, word) for word in COUNTED}, stats=stats)
-    counts = [int(await app.jobs(queue=name, state=state).count()) for state in COUNTED.values()]
-    return QueueShown(info=info, counts=dict(zip(COUNTED, counts, strict=True)))
+        return QueueShown(info=info, counts={word: getattr(stats, word) for word in COUNTED_STATES}, stats=stats)
+    counts = [int(await app.jobs(queue=name, state=state).count()) for state in COUNTED_STATES.values()]
+    return QueueShown(info=info, counts=dict(zip(COUNTED_STATES, counts, strict=True)))
 
 
 def paused(pause: PauseInfo | None) -> str:
@@ -79,7 +79,7 @@ def _counted(word: str) -> Column[QueueShown]:
 
 COLUMNS: Sequence[Column[QueueShown]] = (
     Column("queue", lambda shown: shown.info.queue, whole=True),
-    *map(_counted, COUNTED),
+    *map(_counted, COUNTED_STATES),
     Column("oldest", lambda shown: span(shown.stats.oldest) if shown.stats else "", is_number=True),
     Column("in/s", lambda shown: f"{shown.stats.minute.in_per_second:.1f}" if shown.stats else "", is_number=True),
     Column(

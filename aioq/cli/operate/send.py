@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from aioq.cli.operate.output import print_json
-from aioq.cli.targets import Wanted, find_app
+from aioq.cli.targets import AppTarget, find_app
 from aioq.errors import ConfigError, JobCancelledError, JobFailed
 from aioq.results.handle import JobHandle
 from aioq.util.printable import brief, printable
@@ -18,7 +18,7 @@ from aioq.util.suggestions import did_you_mean
 
 
 def run(
-    wanted: Wanted,
+    target: AppTarget,
     *,
     delay: timedelta | None,
     eta: datetime | timedelta | None,
@@ -27,9 +27,9 @@ def run(
     **options: Any,
 ) -> None:
     """Carry out the command."""
-    app, (task, *rest) = find_app(wanted, "the TASK", "ARGUMENTS", least=1)
+    app, (task, *rest) = find_app(target, "the TASK", "ARGUMENTS", least=1)
     args, kwargs = _call(rest[0] if rest else "[]")
-    if wanted.name is None and task not in app.tasks:
+    if target.name is None and task not in app.tasks:
         known = ", ".join(sorted(app.tasks)) or "none"
         raise ConfigError(f"there is no task {brief(task)}{did_you_mean(task, app.tasks)}; there are: {known}")
     if isinstance(eta, timedelta):

@@ -5,14 +5,14 @@ import asyncio
 import click
 
 from aioq.cli.operate.output import print_json
-from aioq.cli.targets import Wanted, find_app
+from aioq.cli.targets import AppTarget, find_app
 from aioq.results.why import Why
 from aioq.util.printable import printable
 
 
-def run(wanted: Wanted, *, as_json: bool) -> None:
+def run(target: AppTarget, *, as_json: bool) -> None:
     """Carry out the command."""
-    app, (job_id,) = find_app(wanted, "the job's ID")
+    app, (job_id,) = find_app(target, "the job's ID")
 
     async def ask() -> Why:
         async with app:

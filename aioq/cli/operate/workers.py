@@ -12,7 +12,7 @@ import msgspec
 from aioq.app import App
 from aioq.cli.operate.output import Column, print_items, print_json, span
 from aioq.cli.operate.questions import confirm
-from aioq.cli.targets import Wanted, find_app
+from aioq.cli.targets import AppTarget, find_app
 from aioq.errors import AioqError, ConfigError
 from aioq.jobs.options import check_name
 from aioq.operate.worker import WorkerInfo
@@ -24,7 +24,7 @@ Ask = Callable[[WorkerInfo], Coroutine[Any, Any, WorkerInfo | WorkerStacks]]
 
 
 def run(
-    wanted: Wanted,
+    target: AppTarget,
     *,
     verb: str | None,
     resize: int | None,
@@ -35,7 +35,7 @@ def run(
     queue: Sequence[str],
 ) -> None:
     """Carry out the command."""
-    app, words = find_app(wanted, "a PATTERN of ids", least=0)
+    app, words = find_app(target, "a PATTERN of ids", least=0)
     for option, name in (("--add-queue", add_queue), ("--remove-queue", remove_queue)):
         if name is not None:
             check_name(option, name)
@@ -119,13 +119,13 @@ def _state(worker: WorkerInfo) -> str:
 def _figures(worker: WorkerInfo) -> str:
     figures = worker.figures
     memory = "" if figures.rss is None else f"{figures.rss / 2**20:.0f} MiB"
-    lag = f"loop blocked {span(figures.loop_lag)}" if figures.loop_lag >= LAG else ""
+    lag = f"loop blocked {span(figures.loop_lag)}" if figures.loop_lag >= LAG_SHOWN_FROM else ""
     refused = f"{figures.refused} refused" if figures.refused else ""
     reconnects = f"{figures.reconnects} reconnects" if figures.reconnects else ""
     return ", ".join(filter(None, (memory, lag, refused, reconnects)))
 
 
-LAG = 0.1
+LAG_SHOWN_FROM = 0.1
 """Seconds: from then on it is shown for how long the event loop was blocked."""
 
 COLUMNS: Sequence[Column[WorkerInfo]] = (

@@ -9,7 +9,7 @@ from aioq.jobs.job import JobInfo, JobState
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class JobAction:
     """A change of a job.
 
     Attributes:
@@ -23,10 +23,10 @@ class Change:
     asks: bool = False
 
 
-CHANGES: Mapping[str, Change] = {
-    "retry": Change("queued again", "a job that has failed"),
-    "cancel": Change("cancelled", "a job that has not ended", asks=True),
-    "delete": Change("deleted", "a job that is not running", asks=True),
+CHANGES: Mapping[str, JobAction] = {
+    "retry": JobAction("queued again", "a job that has failed"),
+    "cancel": JobAction("cancelled", "a job that has not ended", asks=True),
+    "delete": JobAction("deleted", "a job that is not running", asks=True),
 }
 """The changes of a job, by the method of its handle."""
 

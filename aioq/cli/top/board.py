@@ -8,8 +8,8 @@ from aioq.cli.top.rates import Rates, total_bars, total_rate
 from aioq.jobs.job import JobInfo, JobState
 from aioq.jobs.shards import queue_of_shard
 from aioq.operate.filters import time_of
-from aioq.operate.overview import PlaceReading
-from aioq.operate.registered import Place, id_of
+from aioq.operate.overview import ShardReading
+from aioq.operate.registered import Registration, id_of
 from aioq.store.leases import WorkerLease
 
 T = TypeVar("T")
@@ -17,17 +17,17 @@ T = TypeVar("T")
 ALL = ""
 """Stands for all queues together, where the name of a queue is expected."""
 
-PLACES_AT_ONCE = 20
+SHARDS_AT_ONCE = 20
 """Of how many queues and shards a refresh counts the jobs. With more of them each is read less often."""
 
-WORKER_PLACES_AT_ONCE = 5
+WORKER_SHARDS_AT_ONCE = 5
 """Of how many of them a refresh reads the workers, which may be many hundred."""
 
 HOLDERS_AT_ONCE = 40
 """How many workers' jobs a refresh reads: a command for each of these workers in each of their queues."""
 
 Holder = tuple[str, str]
-"""A place, and a worker's id there."""
+"""A shard, and a worker's id there."""
 
 
 class Rotation(Generic[T]):
@@ -38,7 +38,7 @@ class Rotation(Generic[T]):
 
     def take(self, items: Sequence[T], count: int) -> list[T]:
         """The next items: those that were not taken lately come first."""
-        order = {each: place for place, each in enumerate(self._last)}
+        order = {each: number for number, each in enumerate(self._last)}
         chosen = sorted(items, key=lambda each: order.get(each, -1))[:count]
         taken = set(chosen)
         known = set(items)
@@ -47,7 +47,7 @@ class Rotation(Generic[T]):
 
 
 @dataclass
-class PlaceState:
+class ShardState:
     """What is known of a queue or shard.
 
     Attributes:
@@ -61,7 +61,7 @@ class PlaceState:
 
     name: str
     queue: str
-    reading: PlaceReading | None = None
+    reading: ShardReading | None = None
     read_at: float = 0.0
     rates: Rates = field(default_factory=Rates)
     workers: Sequence[WorkerLease] | None = None
@@ -77,62 +77,62 @@ class QueueView:
 
     Attributes:
         name: its name; `ALL` for all.
-        places: what is known of its shards.
+        shards: what is known of its shards.
     """
 
     name: str
-    places: Sequence[PlaceState]
+    shards: Sequence[ShardState]
 
     def count(self, state: JobState) -> int:
         """How many jobs are in a state."""
-        return sum(each.count(state) for each in self.places)
+        return sum(each.count(state) for each in self.shards)
 
     @property
     def oldest(self) -> float | None:
         """For how many seconds the oldest queued job has waited."""
-        read = [each.reading.minutes for each in self.places if each.reading is not None]
+        read = [each.reading.minutes for each in self.shards if each.reading is not None]
         return max((each.oldest for each in read if each is not None and each.oldest is not None), default=None)
 
     @property
     def rates(self) -> tuple[float, float]:
         """How many jobs come and end a second."""
-        rate = total_rate(each.rates for each in self.places)
+        rate = total_rate(each.rates for each in self.shards)
         return rate.sent, rate.ended
 
     @property
     def bars(self) -> tuple[str, str]:
         """The same over the last minutes, as bars."""
-        return total_bars([each.rates for each in self.places])
+        return total_bars([each.rates for each in self.shards])
 
     @property
     def is_paused(self) -> bool:
         """Whether the whole queue is paused."""
-        return any(each.reading is not None and each.reading.pauses.whole is not None for each in self.places)
+        return any(each.reading is not None and each.reading.pauses.whole is not None for each in self.shards)
 
     @property
     def paused_tasks(self) -> int:
         """How many of its tasks are paused."""
         return len(
-            {task for each in self.places if each.reading is not None for task in each.reading.pauses.tasks}
+            {task for each in self.shards if each.reading is not None for task in each.reading.pauses.tasks}
         )
 
     @property
     def lacks_workers(self) -> bool:
         """Whether it is known that no worker serves it."""
-        leases = [each.workers for each in self.places]
+        leases = [each.workers for each in self.shards]
         return None not in leases and not any(lease.lease_ms > 0 for some in leases for lease in some or ())
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RefreshPlan:
     """What a refresh reads.
 
     Attributes:
-        places: queues and shards, each with how many minutes of its statistics.
+        shards: queues and shards, each with how many minutes of its statistics.
         workers: queues and shards whose workers are read.
     """
 
-    places: Sequence[tuple[str, int]]
+    shards: Sequence[tuple[str, int]]
     workers: Sequence[str]
 
 
@@ -145,50 +145,50 @@ class Board:
 
     def __init__(self) -> None:
         self.fits_queue: Callable[[str], bool] = lambda _: True
-        self._places: dict[str, PlaceState] = {}
+        self._shards: dict[str, ShardState] = {}
         self._running: dict[Holder, Sequence[JobInfo]] = {}
         self._turns = Rotation[str](), Rotation[str](), Rotation[Holder]()
 
-    def set_places(self, names: Iterable[str]) -> None:
+    def set_shards(self, names: Iterable[str]) -> None:
         """Take over which queues and shards there are; what is known of them stays."""
-        before = self._places
-        self._places = {name: before.get(name) or PlaceState(name, queue_of_shard(name)) for name in names}
+        before = self._shards
+        self._shards = {name: before.get(name) or ShardState(name, queue_of_shard(name)) for name in names}
 
-    def plan(self, now: float) -> Plan:
+    def plan(self, now: float) -> RefreshPlan:
         """What is to be read next, where `now` is the clock of this process, in seconds."""
         counted, served, _ = self._turns
         shown = [each.name for each in self._of(ALL)]
-        places = counted.take(shown, PLACES_AT_ONCE)
-        return Plan(
-            places=[(name, self._places[name].rates.due(now - self._places[name].read_at)) for name in places],
-            workers=served.take(shown, WORKER_PLACES_AT_ONCE),
+        shards = counted.take(shown, SHARDS_AT_ONCE)
+        return RefreshPlan(
+            shards=[(name, self._shards[name].rates.due(now - self._shards[name].read_at)) for name in shards],
+            workers=served.take(shown, WORKER_SHARDS_AT_ONCE),
         )
 
     def plan_running(self, selected: str) -> dict[str, list[str]]:
         """By queue or shard the workers whose jobs are to be read next, for the jobs of a queue, or of all."""
         holders: dict[str, list[str]] = {}
-        for place, worker in self._turns[2].take([*self._holders(selected)], HOLDERS_AT_ONCE):
-            holders.setdefault(place, []).append(worker)
+        for shard, worker in self._turns[2].take([*self._holders(selected)], HOLDERS_AT_ONCE):
+            holders.setdefault(shard, []).append(worker)
         return holders
 
     def _holders(self, selected: str) -> Iterator[Holder]:
         """The workers that may run jobs of a queue."""
-        for place in self._of(selected):
-            if place.count(JobState.RUNNING):
-                yield from ((place.name, lease.worker) for lease in place.workers or ())
+        for shard in self._of(selected):
+            if shard.count(JobState.RUNNING):
+                yield from ((shard.name, lease.worker) for lease in shard.workers or ())
 
-    def take_place(self, name: str, reading: PlaceReading, now: float) -> None:
+    def take_shard(self, name: str, reading: ShardReading, now: float) -> None:
         """Take in what is in a queue or shard."""
-        place = self._places[name]
-        place.reading, place.read_at = reading, now
+        shard = self._shards[name]
+        shard.reading, shard.read_at = reading, now
         if reading.minutes is not None:
-            place.rates.add(reading.minutes)
+            shard.rates.add(reading.minutes)
 
     def take_workers(self, found: Mapping[str, Sequence[WorkerLease]]) -> None:
         """Take in who serves queues and shards."""
         for name, leases in found.items():
-            self._places[name].workers = leases
-        there = {(name, lease.worker) for name, each in self._places.items() for lease in each.workers or ()}
+            self._shards[name].workers = leases
+        there = {(name, lease.worker) for name, each in self._shards.items() for lease in each.workers or ()}
         self._running = {holder: jobs for holder, jobs in self._running.items() if holder in there}
 
     def take_running(self, holders: Mapping[str, Sequence[str]], jobs: Sequence[JobInfo]) -> None:
@@ -196,26 +196,26 @@ class Board:
         by_worker: dict[str, list[JobInfo]] = {}
         for job in jobs:
             by_worker.setdefault(job.worker or "", []).append(job)
-        for place, workers in holders.items():
+        for shard, workers in holders.items():
             for worker in workers:
-                self._running[place, worker] = by_worker.get(worker, ())
+                self._running[shard, worker] = by_worker.get(worker, ())
 
     def running(self, selected: str) -> list[JobInfo]:
         """The running jobs of a queue, the one that was started first comes first."""
-        places = {each.name for each in self._of(selected) if each.count(JobState.RUNNING)}
-        jobs = [job for (place, _), some in self._running.items() if place in places for job in some]
+        shards = {each.name for each in self._of(selected) if each.count(JobState.RUNNING)}
+        jobs = [job for (shard, _), some in self._running.items() if shard in shards for job in some]
         return sorted(jobs, key=lambda job: (time_of(job), job.id))
 
     def busiest(self, selected: str, state: JobState) -> list[str]:
         """The queues and shards that have jobs in a state; of many those that have the most."""
         having = [each for each in self._of(selected) if each.count(state)]
-        return [each.name for each in sorted(having, key=lambda each: -each.count(state))[:PLACES_AT_ONCE]]
+        return [each.name for each in sorted(having, key=lambda each: -each.count(state))[:SHARDS_AT_ONCE]]
 
     def queues(self, *, busiest_first: bool = False) -> list[QueueView]:
         """All queues together, then each of them: by name, or by how many jobs are queued in it."""
-        by_name: dict[str, list[PlaceState]] = {}
-        for place in self._of(ALL):
-            by_name.setdefault(place.queue, []).append(place)
+        by_name: dict[str, list[ShardState]] = {}
+        for shard in self._of(ALL):
+            by_name.setdefault(shard.queue, []).append(shard)
         views = [QueueView(name, by_name[name]) for name in sorted(by_name)]
         if busiest_first:
             views.sort(key=lambda view: -view.count(JobState.QUEUED))
@@ -225,20 +225,20 @@ class Board:
         """One queue, or all."""
         return QueueView(selected, [*self._of(selected)])
 
-    def workers(self, selected: str) -> dict[str, list[Place]]:
-        """The workers of a queue, by id, each with its places."""
-        found: dict[str, list[Place]] = {}
-        for place in self._of(selected):
-            for lease in place.workers or ():
-                found.setdefault(id_of(lease.worker), []).append(Place(place.name, lease))
+    def workers(self, selected: str) -> dict[str, list[Registration]]:
+        """The workers of a queue, by id, each with its registrations."""
+        found: dict[str, list[Registration]] = {}
+        for shard in self._of(selected):
+            for lease in shard.workers or ():
+                found.setdefault(id_of(lease.worker), []).append(Registration(shard.name, lease))
         return found
 
     @property
     def now_ms(self) -> int:
         """The server's time at the last reading; 0 if it is not known."""
-        return max((each.rates.now_ms for each in self._places.values()), default=0)
+        return max((each.rates.now_ms for each in self._shards.values()), default=0)
 
-    def _of(self, selected: str) -> Iterator[PlaceState]:
+    def _of(self, selected: str) -> Iterator[ShardState]:
         return (
-            each for each in self._places.values() if selected in {ALL, each.queue} and self.fits_queue(each.queue)
+            each for each in self._shards.values() if selected in {ALL, each.queue} and self.fits_queue(each.queue)
         )

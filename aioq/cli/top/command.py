@@ -7,14 +7,14 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from aioq.app import App, internals_of
-from aioq.cli.targets import Wanted, find_app
+from aioq.cli.targets import AppTarget, find_app
 from aioq.errors import ConfigError
 
 LEAST_INTERVAL, MOST_INTERVAL = 0.2, 3600.0
 """Seconds between two refreshes. Below that the eye sees no more, and the server only has more to do."""
 
 
-def run(wanted: Wanted, *, interval: float) -> None:
+def run(target: AppTarget, *, interval: float) -> None:
     """Carry out the command."""
     if find_spec("textual") is None:
         raise ConfigError("aioq top needs the textual package: pip install 'aioq[top]'")
@@ -24,7 +24,7 @@ def run(wanted: Wanted, *, interval: float) -> None:
         raise ConfigError(
             "aioq top needs a terminal; elsewhere: aioq queues, aioq jobs, aioq workers, with --json"
         )
-    app, _ = find_app(wanted)
+    app, _ = find_app(target)
     sys.exit(asyncio.run(_watch(app, interval)))
 
 

@@ -10,7 +10,7 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.screen import Screen
 
-from aioq.cli.top.story import HEADING, JobStory, story_lines
+from aioq.cli.top.story import HEADING, JobDetails, story_lines
 from aioq.cli.top.widgets import Line, MessageLine
 from aioq.errors import AioqError
 from aioq.jobs.job import JobInfo
@@ -46,13 +46,13 @@ class JobScreen(Screen[None]):
     """
 
     def __init__(
-        self, job: JobInfo, read: Callable[[JobInfo, JobStory | None], Awaitable[JobStory]], interval: float
+        self, job: JobInfo, read: Callable[[JobInfo, JobDetails | None], Awaitable[JobDetails]], interval: float
     ) -> None:
         super().__init__()
         self.job = job
         self._read = read
         self._interval = interval
-        self._story: JobStory | None = None
+        self._story: JobDetails | None = None
         self._wake = asyncio.Event()
         # Kept, and not looked for: a reply may come while the screen is being closed.
         self._text = Line(" reading ...", classes="story")

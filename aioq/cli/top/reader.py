@@ -10,10 +10,10 @@ from aioq.app import App, internals_of
 from aioq.cli.top.board import ALL, Board
 from aioq.cli.top.filter import Filter
 from aioq.cli.top.rows import MOST_ROWS
-from aioq.cli.top.story import MOST_LINES, JobStory
+from aioq.cli.top.story import MOST_LINES, JobDetails
 from aioq.jobs.job import JobInfo, JobState
 from aioq.operate.known import queues_of
-from aioq.operate.overview import listed_jobs, read_place, read_running, read_workers
+from aioq.operate.overview import listed_jobs, read_running, read_shard, read_workers
 from aioq.store.contract import Store
 
 LISTED_EVERY = 10
@@ -63,7 +63,7 @@ class FoundJobs:
     looked_at: int = 0
 
 
-class Reader:
+class BoardReader:
     """Reads an App into a board.
 
     A refresh sends one command for the list of queues now and then; six for each queue or shard (more if it has
@@ -90,16 +90,16 @@ class Reader:
         board, store = self.board, await self._parts.store()
         if self._turn % LISTED_EVERY == 0:
             queues = await queues_of(self._parts, None, store)
-            board.set_places([place for queue in queues for place in await self._parts.shards_of(queue)])
+            board.set_shards([shard for queue in queues for shard in await self._parts.shards_of(queue)])
         board.fits_queue = looked.filter.fits_queue
         plan = board.plan(time.monotonic())
         minutes = int(self._app.settings.stats)
         readings, workers = await asyncio.gather(
-            asyncio.gather(*(read_place(store, place, minutes * count) for place, count in plan.places)),
+            asyncio.gather(*(read_shard(store, shard, minutes * count) for shard, count in plan.shards)),
             read_workers(store, plan.workers),
         )
-        for (place, _), reading in zip(plan.places, readings, strict=True):
-            board.take_place(place, reading, time.monotonic())
+        for (shard, _), reading in zip(plan.shards, readings, strict=True):
+            board.take_shard(shard, reading, time.monotonic())
         board.take_workers(workers)
         found = await self._jobs(store, looked)
         self._turn += 1
@@ -108,14 +108,14 @@ class Reader:
     async def _jobs(self, store: Store, looked: Looked) -> FoundJobs:
         state, fits = looked.tab.state, looked.filter.fits
         if state is not JobState.RUNNING:
-            places = self.board.busiest(looked.queue, state)
-            return FoundJobs(*await listed_jobs(store, places, state, fits, MOST_ROWS))
+            shards = self.board.busiest(looked.queue, state)
+            return FoundJobs(*await listed_jobs(store, shards, state, fits, MOST_ROWS))
         holders = self.board.plan_running(looked.queue)
         self.board.take_running(holders, await read_running(store, holders))
         running = self.board.running(looked.queue)
         return FoundJobs([job for job in running if fits(job)][:MOST_ROWS], len(running))
 
-    async def story(self, job: JobInfo, before: JobStory | None) -> JobStory:
+    async def story(self, job: JobInfo, before: JobDetails | None) -> JobDetails:
         """Read all that is shown of one job; of its log what has come since it was read before.
 
         Raises:
@@ -126,7 +126,7 @@ class Reader:
         settings, logs = self._app.settings, before.logs if before is not None else ()
         if settings.logs:
             logs = [*logs, *await handle.logs(after=logs[-1].number if logs else 0)][-MOST_LINES:]
-        return JobStory(
+        return JobDetails(
             info=await handle.info(result=True),
             timeline=await handle.timeline() if settings.history else (),
             why=await handle.why(),

@@ -9,7 +9,7 @@ from rich.cells import cell_len, set_cell_size
 from aioq.cli.top.board import ALL, QueueView
 from aioq.cli.top.rates import SHOWN_MINUTES
 from aioq.jobs.job import JobInfo, JobState
-from aioq.operate.registered import Place, about_of
+from aioq.operate.registered import Registration, about_of
 from aioq.util.printable import printable
 from aioq.worker.about import About
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 MOST_ROWS = 200
 """The most rows of a table; the first ones are shown, and that there are more."""
 
-NOTHING = "-"
+NO_VALUE = "-"
 """What a cell without a value shows."""
 
 BARS_FROM = 130
@@ -62,7 +62,7 @@ def table_lines(
         )
         return fitted(f" {' '.join(cells)}", width)
 
-    lines = {key(each): line(printable(column.text(each)) or NOTHING for column in columns) for each in items}
+    lines = {key(each): line(printable(column.text(each)) or NO_VALUE for column in columns) for each in items}
     return line(each.heading for each in columns), lines
 
 
@@ -230,18 +230,21 @@ def progress_of(info: JobInfo) -> str:
 
 # -- workers
 
-Served = tuple[str, About, Sequence[Place]]
-"""A worker: its id, what it says of itself, and its places."""
+Served = tuple[str, About, Sequence[Registration]]
+"""A worker: its id, what it says of itself, and its registrations."""
 
 
-def served_by(workers: Mapping[str, Sequence[Place]]) -> list[Served]:
+def served_by(workers: Mapping[str, Sequence[Registration]]) -> list[Served]:
     """The workers with what they say of themselves, sorted by id."""
-    return [(worker, about_of(worker, places), places) for worker, places in sorted(workers.items())]
+    return [
+        (worker, about_of(worker, registrations), registrations)
+        for worker, registrations in sorted(workers.items())
+    ]
 
 
 def _state_of(served: Served) -> str:
-    _, about, places = served
-    if all(each.lease.lease_ms <= 0 for each in places):
+    _, about, registrations = served
+    if all(each.lease.lease_ms <= 0 for each in registrations):
         return "lost"
     return "draining" if about.draining else "paused" if about.paused else "serves"
 

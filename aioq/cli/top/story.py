@@ -22,7 +22,7 @@ HEADING = "# "
 
 
 @dataclass(frozen=True, slots=True)
-class JobStory:
+class JobDetails:
     """What was read of a job.
 
     Attributes:
@@ -40,12 +40,12 @@ class JobStory:
     no_logs: str = ""
 
 
-def story_lines(story: JobStory) -> list[str]:
+def story_lines(story: JobDetails) -> list[str]:
     """The lines."""
     return [line if len(line) <= MOST_LETTERS else f"{line[:MOST_LETTERS]} ..." for line in _lines(story)]
 
 
-def _lines(story: JobStory) -> Iterator[str]:
+def _lines(story: JobDetails) -> Iterator[str]:
     shown = [(name, value) for name, value in facts(story.info) if value]
     width = max(len(name) for name, _ in shown)
     for name, value in shown:
@@ -68,7 +68,7 @@ def _lines(story: JobStory) -> Iterator[str]:
         yield from (printable(line) for line in error.traceback.splitlines()[-MOST_LINES:])
 
 
-def _log(story: JobStory) -> Iterator[str]:
+def _log(story: JobDetails) -> Iterator[str]:
     if story.no_logs:
         yield story.no_logs
         return

@@ -19,7 +19,7 @@ from aioq.cli.top.actions import CHANGES, change_job, toggle_pause
 from aioq.cli.top.board import ALL
 from aioq.cli.top.filter import Filter, parse_filter
 from aioq.cli.top.job_screen import JobScreen
-from aioq.cli.top.reader import FoundJobs, Looked, Reader, Tab
+from aioq.cli.top.reader import BoardReader, FoundJobs, Looked, Tab
 from aioq.cli.top.rows import (
     MOST_ROWS,
     fitted,
@@ -87,7 +87,7 @@ class Top(App[None]):
         self._aioq = app
         self._server = server
         self._interval = interval
-        self._reader = Reader(app)
+        self._reader = BoardReader(app)
         self._looked = Looked()
         self._found = FoundJobs()
         self._read_at = monotonic()

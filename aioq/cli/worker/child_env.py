@@ -8,15 +8,15 @@ from typing import Self
 CHILD_VARIABLE = "AIOQ_WORKER_CHILD"
 """The name of the variable; a process that has it is a supervisor's child."""
 
-DONE = 117
+EXIT_FINISHED = 117
 """The exit code of a child that has finished its work (`--burst`). Any code but these three counts as a crash,
 also 0, because a task may call `os._exit(0)`. Programs rarely use numbers like these."""
 
-STOPPED = 119
+EXIT_STOPPED = 119
 """The exit code of a child that was asked to stop, and has stopped gracefully. If it was not its supervisor that
 asked, the child is replaced."""
 
-REFUSED = 118
+EXIT_REFUSED = 118
 """The exit code of a child that cannot start for a reason that a restart does not remove; it has printed that."""
 
 

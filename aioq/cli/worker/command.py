@@ -20,7 +20,7 @@ from aioq.app import App, internals_of
 from aioq.cli.loader import load_app
 from aioq.cli.logging import set_up_logging
 from aioq.cli.worker.banner import show_banner
-from aioq.cli.worker.child_env import DONE, STOPPED, ChildMark
+from aioq.cli.worker.child_env import EXIT_FINISHED, EXIT_STOPPED, ChildMark
 from aioq.cli.worker.lifespan import LifespanError, guarded, report
 from aioq.cli.worker.reload import require_watcher
 from aioq.cli.worker.signals import SIGNALS, StopSignals
@@ -212,7 +212,7 @@ async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
         finally:
             await app.aclose()
     if child is not None and code == 0:
-        code = DONE if plan.burst else STOPPED
+        code = EXIT_FINISHED if plan.burst else EXIT_STOPPED
     # The jobs of these functions were given back. Python would wait for the functions at its end, perhaps for
     # ever.
     if worker.left_behind:

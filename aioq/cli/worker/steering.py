@@ -22,7 +22,7 @@ PAUSE: int | None = getattr(signal, "SIGTSTP", None)
 RESUME: int | None = getattr(signal, "SIGCONT", None)
 DUMP: int | None = getattr(signal, "SIGUSR1", None)
 
-LATER = [number for number in (PAUSE, DUMP) if number is not None]
+BLOCKED_AT_START = [number for number in (PAUSE, DUMP) if number is not None]
 """The signals whose default is to stop or to end a process. A supervisor's child begins with them blocked, so that
 one which comes during its start waits until it has the handlers."""
 
@@ -43,7 +43,7 @@ def steered(
         loop.add_signal_handler(number, call)
     try:
         with _dumping(loop):
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, LATER)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_AT_START)
             yield
     finally:
         for number, _ in pairs:
@@ -90,9 +90,9 @@ def _standard_error() -> int:
 
 @contextlib.contextmanager
 def blocked() -> Generator[None]:
-    """Block the signals of `LATER` within this context, for a process that is started in it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, LATER)
+    """Block the signals of `BLOCKED_AT_START` within this context, for a process that is started in it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_AT_START)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, LATER)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_AT_START)

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aioq.cli.worker.child_env import DONE, REFUSED, STOPPED, ChildMark
+from aioq.cli.worker.child_env import EXIT_FINISHED, EXIT_REFUSED, EXIT_STOPPED, ChildMark
 from aioq.cli.worker.health_server import ask_all, together
 from aioq.cli.worker.reload import changes
 from aioq.cli.worker.steering import DUMP, PAUSE, RESUME, blocked
@@ -141,11 +141,11 @@ class Supervisor:
             if child in self._retired:
                 self._retired.discard(child)
                 continue
-            if self._stopping.is_set() or code == DONE:
+            if self._stopping.is_set() or code == EXIT_FINISHED:
                 return  # stopped, or done: a burst found the queues empty
             if self._reload:
                 await self._wait_for_change()
-            elif code == REFUSED:
+            elif code == EXIT_REFUSED:
                 self._code = BAD_COMMAND
                 self.stop()
             else:
@@ -179,13 +179,13 @@ class Supervisor:
         finally:
             del self._alive[number]
             os.close(write_end)
-        if code == DONE:
+        if code == EXIT_FINISHED:
             return process, code
         if not self._stopping.is_set() and process not in self._retired:
             # REFUSED ends everything, because a restart does not help; the child has printed the reason.
-            replaced = "" if code == REFUSED or self._reload else "; it is replaced"
+            replaced = "" if code == EXIT_REFUSED or self._reload else "; it is replaced"
             log.error("worker process %d (pid %d) %s%s", number, process.pid, _how_it_ended(code), replaced)
-        if code not in {REFUSED, STOPPED}:
+        if code not in {EXIT_REFUSED, EXIT_STOPPED}:
             self._recover(child)
         return process, code
 
@@ -245,6 +245,6 @@ def _how_it_ended(code: int) -> str:
     if code < 0:
         with contextlib.suppress(ValueError):
             return f"was killed by {signal.Signals(-code).name}"
-    if code == STOPPED:
+    if code == EXIT_STOPPED:
         return "was stopped, but not by this supervisor"
-    return "could not start" if code == REFUSED else f"ended with exit code {code}"
+    return "could not start" if code == EXIT_REFUSED else f"ended with exit code {code}"

@@ -16,7 +16,7 @@ from aioq.util.log import logger
 
 log = logger("aioq.worker")
 
-LOOK = 0.1
+POLL_INTERVAL = 0.1
 """Seconds between two looks whether a worker is ready."""
 
 STATUS_EVERY = 5.0
@@ -126,7 +126,7 @@ async def _keep(
                 lines.append("WATCHDOG=1")
             if lines:
                 notifier.send(*lines)
-            pause = min(half, STATUS_EVERY if is_ready else LOOK)
+            pause = min(half, STATUS_EVERY if is_ready else POLL_INTERVAL)
             if has_stopped:
                 await asyncio.sleep(pause)
             else:

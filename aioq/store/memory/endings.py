@@ -92,7 +92,7 @@ class Endings:
         self._hooks.finish(record, ttl_ms)
         self._mail.notify(record.waiters, record.id, outcome, kept=ttl_ms > 0)
         if logged:
-            self._history.note(record, _ENDS[state], outcome)
+            self._history.note(record, _END_OF[state], outcome)
         now = self._clock.now_ms()
         record.due_ms = None
         record.end(state, outcome, now, keeps_call=keeps_call or state is JobState.FAILED)
@@ -183,4 +183,4 @@ class Endings:
             self.keep_until(record, record.result_expires_ms)
 
 
-_ENDS = {JobState.SUCCEEDED: End.SUCCEEDED, JobState.FAILED: End.FAILED, JobState.CANCELLED: End.CANCELLED}
+_END_OF = {JobState.SUCCEEDED: End.SUCCEEDED, JobState.FAILED: End.FAILED, JobState.CANCELLED: End.CANCELLED}

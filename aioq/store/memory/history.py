@@ -20,13 +20,13 @@ from aioq.store.history import (
     SUMMED,
     AttemptNote,
     End,
+    HistoryRow,
     Minutes,
-    Report,
-    Row,
+    RunReport,
     Statistics,
+    counters_of,
     minutes,
     page_of,
-    places_of,
     statistics,
 )
 from aioq.store.memory.records import Record
@@ -65,12 +65,12 @@ class QueueHistory:
     def __init__(self, clock: Clock, limits: Limits) -> None:
         self._clock = clock
         self._limits = limits
-        self._rows: deque[Row] = deque(maxlen=limits.history)
+        self._rows: deque[HistoryRow] = deque(maxlen=limits.history)
         self._last = 0
         # By the length of a period, its number and the task: the counters.
         self._counters: dict[tuple[int, int, str], Counter[int]] = {}
         self._worker = ""
-        self._report: Report | None = None
+        self._report: RunReport | None = None
         self._live: deque[LiveEvent] = deque(maxlen=MOST_LIVE)
         self._last_live = 0
         self._listening, self._watched = _Heard(), _Heard()
@@ -81,7 +81,7 @@ class QueueHistory:
         return self._limits.history > 0 or self._limits.stats
 
     @contextmanager
-    def settled_by(self, worker: str, report: Report | None = NO_REPORT) -> Generator[None]:
+    def settled_by(self, worker: str, report: RunReport | None = NO_REPORT) -> Generator[None]:
         """Within this context a worker settles a job and has said this of its run; None: it has died."""
         self._worker, self._report = worker, report
         try:
@@ -93,13 +93,13 @@ class QueueHistory:
         """Add a row for a job. Called before its call is dropped."""
         report = self._report
         if report is None:
-            report = Report(describe(record.envelope or b"", None).task, error=error_text(outcome))
+            report = RunReport(describe(record.envelope or b"", None).task, error=error_text(outcome))
         now = self._clock.now_ms()
         if self._limits.history:
             self._last += 1
-            self._rows.append(Row(self._last, now, record.id, end, self._worker, report))
+            self._rows.append(HistoryRow(self._last, now, record.id, end, self._worker, report))
         if self._limits.stats:
-            self._count(now, report.task, places_of(end, report))
+            self._count(now, report.task, counters_of(end, report))
 
     def note_sent(self, record: Record) -> None:
         """Count a job that was sent, and record it."""
@@ -159,7 +159,7 @@ class QueueHistory:
         )
         record.log = [*record.log, attempt][-MOST_ATTEMPTS:]
 
-    def rows(self, count: int, before: int | None, after: int | None) -> list[Row]:
+    def rows(self, count: int, before: int | None, after: int | None) -> list[HistoryRow]:
         """A page of the history; see `History.rows`."""
         return page_of(self._rows, count, before, after)
 
@@ -196,7 +196,7 @@ class QueueHistory:
             del self._counters[key]
 
 
-class _Place(Protocol):
+class _HistoryQueue(Protocol):
     """A queue in memory, as far as its history is concerned."""
 
     @property
@@ -211,12 +211,12 @@ class MemoryHistory:
         locked: locks a queue for one verb.
     """
 
-    def __init__(self, locked: Callable[[str], AbstractContextManager[_Place]]) -> None:
+    def __init__(self, locked: Callable[[str], AbstractContextManager[_HistoryQueue]]) -> None:
         self._locked = locked
 
     async def rows(
         self, queue: str, count: int, *, before: int | None = None, after: int | None = None
-    ) -> list[Row]:
+    ) -> list[HistoryRow]:
         """A page of a queue's history."""
         with self._locked(queue) as locked:
             return locked.history.rows(count, before, after)

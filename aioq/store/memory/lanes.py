@@ -20,7 +20,7 @@ WAKE_UP = ""
 """The job id of an entry without a job: it wakes one worker, which then learns when the next job is due."""
 
 
-class Reader:
+class BlockedWorker:
     """A call of `block` that waits.
 
     Args:
@@ -60,7 +60,7 @@ class Lanes:
         self._delivered: dict[str, tuple[str, Token]] = {}
         self._aside: list[Token] = []
         self.closed = False
-        self._readers: list[Reader] = []
+        self._readers: list[BlockedWorker] = []
         self._standing: dict[str, None] = {}
         self._wakes: list[int] = []  # for each entry that the current verb has added: how many jobs it names
         self._entries = count(1)
@@ -131,11 +131,11 @@ class Lanes:
         """The workers that have delivered entries which are not claimed yet."""
         return {owner for owner, _ in self._delivered.values()}
 
-    def join(self, reader: Reader) -> None:
+    def join(self, reader: BlockedWorker) -> None:
         """Add a blocked reader."""
         self._readers.append(reader)
 
-    def leave(self, reader: Reader) -> None:
+    def leave(self, reader: BlockedWorker) -> None:
         """Remove a reader that returns."""
         if reader in self._readers:
             self._readers.remove(reader)

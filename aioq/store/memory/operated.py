@@ -8,7 +8,7 @@ from aioq.store.memory.endings import Endings
 from aioq.store.memory.hooks import Hooks
 from aioq.store.memory.lanes import FRONT, Lanes
 from aioq.store.memory.records import Record
-from aioq.store.operating import Listed, Listing, Place, Wanted
+from aioq.store.operating import Listed, Listing, ListPosition, ListQuery
 from aioq.store.story import Counted
 
 
@@ -47,20 +47,20 @@ class OperatedJobs:
     def __len__(self) -> int:
         return len(self._records)
 
-    def list(self, wanted: Wanted, after: Place, limit: int) -> Listing:
+    def list(self, query: ListQuery, after: ListPosition, limit: int) -> Listing:
         """A part of a list of jobs."""
-        found = self._queued(wanted, after) if wanted.state is JobState.QUEUED else self._ordered(wanted, after)
-        items = [self._listed(wanted, job_id, place) for job_id, place in found[:limit]]
+        found = self._queued(query, after) if query.state is JobState.QUEUED else self._ordered(query, after)
+        items = [self._listed(query, job_id, place) for job_id, place in found[:limit]]
         return Listing(items, items[-1].after if len(found) > limit else None)
 
-    def count(self, wanted: Wanted) -> Counted:
+    def count(self, query: ListQuery) -> Counted:
         """How many jobs a list has."""
-        found = [each for each in self._records.values() if each.state is wanted.state and not each.is_elsewhere]
-        if wanted.state is JobState.FAILED:
+        found = [each for each in self._records.values() if each.state is query.state and not each.is_elsewhere]
+        if query.state is JobState.FAILED:
             found = self._endings.dead.listed(self._records)
-        elif wanted.state is not JobState.SCHEDULED:
+        elif query.state is not JobState.SCHEDULED:
             return Counted(len(found))
-        inside = [each for each in found if wanted.span.includes(_time(each))]
+        inside = [each for each in found if query.span.includes(_time(each))]
         return Counted(len(inside), cut=sum(self._endings.dead.is_cut(each.id) for each in inside))
 
     def call(self, job_id: str) -> bytes | None:
@@ -109,31 +109,31 @@ class OperatedJobs:
         record = self._records.get(job_id)
         return None if record is None or record.is_elsewhere else record
 
-    def _listed(self, wanted: Wanted, job_id: str, place: Place) -> Listed:
+    def _listed(self, query: ListQuery, job_id: str, place: ListPosition) -> Listed:
         record = self.here(job_id)
-        if record is None or record.state is not wanted.state:
+        if record is None or record.state is not query.state:
             return Listed(place)
-        if wanted.state is JobState.QUEUED and record.priority.value != place[0]:
+        if query.state is JobState.QUEUED and record.priority.value != place[0]:
             return Listed(place)
-        call = record.envelope or b"" if wanted.calls else b""
+        call = record.envelope or b"" if query.calls else b""
         return Listed(place, record.info(self._queue), call, record.envelope is not None)
 
-    def _queued(self, wanted: Wanted, after: Place) -> Sequence[tuple[str, Place]]:
+    def _queued(self, query: ListQuery, after: ListPosition) -> Sequence[tuple[str, ListPosition]]:
         """The ids in the lanes. A place is a lane, the last entry of it, and of its front, that was passed."""
         lanes = [priority.value for priority in Priority]
-        if not wanted.oldest:
+        if not query.oldest:
             lanes.reverse()
         lane, entry, front = after or (lanes[0], "", "")
-        found: list[tuple[str, Place]] = []
+        found: list[tuple[str, ListPosition]] = []
         for each in lanes[lanes.index(lane) :]:
-            found += self._in_lane(each, entry, front, wanted)
+            found += self._in_lane(each, entry, front, query)
             entry = front = ""
         return found
 
-    def _in_lane(self, lane: str, entry: str, front: str, wanted: Wanted) -> Sequence[tuple[str, Place]]:
+    def _in_lane(self, lane: str, entry: str, front: str, query: ListQuery) -> Sequence[tuple[str, ListPosition]]:
         given_back, sent = self._lanes.entries(lane + FRONT), self._lanes.entries(lane)
-        found: list[tuple[str, Place]] = []
-        if wanted.oldest:
+        found: list[tuple[str, ListPosition]] = []
+        if query.oldest:
             for number, job_id in given_back:
                 if not front or number > int(front):
                     front = str(number)
@@ -146,28 +146,28 @@ class OperatedJobs:
         back = [each for each in reversed(given_back) if not front or each[0] < int(front)]
         return found + [(job_id, (lane, entry, str(number))) for number, job_id in back]
 
-    def _ordered(self, wanted: Wanted, after: Place) -> Sequence[tuple[str, Place]]:
+    def _ordered(self, query: ListQuery, after: ListPosition) -> Sequence[tuple[str, ListPosition]]:
         """The ids in another list. A place is what the list is ordered by, and an id."""
-        keys = sorted(self._keys(wanted), reverse=not wanted.oldest)
+        keys = sorted(self._keys(query), reverse=not query.oldest)
         if after:
-            last = (_key(after[0], wanted), after[1])
-            keys = [key for key in keys if (key > last if wanted.oldest else key < last)]
+            last = (_key(after[0], query), after[1])
+            keys = [key for key in keys if (key > last if query.oldest else key < last)]
         return [(job_id, (str(key), job_id)) for key, job_id in keys]
 
-    def _keys(self, wanted: Wanted) -> Sequence[tuple[int | str, str]]:
-        if wanted.state is JobState.RUNNING:
-            workers = self._held if wanted.workers is None else set(wanted.workers) & set(self._held)
+    def _keys(self, query: ListQuery) -> Sequence[tuple[int | str, str]]:
+        if query.state is JobState.RUNNING:
+            workers = self._held if query.workers is None else set(query.workers) & set(self._held)
             return [(worker, job_id) for worker in workers for job_id in self._held[worker]]
-        found = [each for each in self._records.values() if each.state is wanted.state and not each.is_elsewhere]
-        if wanted.state is JobState.FAILED:
+        found = [each for each in self._records.values() if each.state is query.state and not each.is_elsewhere]
+        if query.state is JobState.FAILED:
             found = self._endings.dead.listed(self._records)
-        if wanted.state is JobState.WAITING:
+        if query.state is JobState.WAITING:
             return [(0, each.id) for each in found]
-        return [(_time(each), each.id) for each in found if wanted.span.includes(_time(each))]
+        return [(_time(each), each.id) for each in found if query.span.includes(_time(each))]
 
 
-def _key(text: str, wanted: Wanted) -> int | str:
-    return text if wanted.state is JobState.RUNNING else int(text)
+def _key(text: str, query: ListQuery) -> int | str:
+    return text if query.state is JobState.RUNNING else int(text)
 
 
 def _time(record: Record) -> int:

@@ -12,7 +12,7 @@ from aioq.store.memory.operations import MemoryOperations, OperationQueue
 from aioq.store.memory.pauses import MemoryPauses, QueuePauses
 from aioq.store.memory.schedules import MemoryQueueTimetable
 from aioq.store.memory.story import MemoryStory, StoryQueue
-from aioq.store.operating import MOST_LISTED, Counted, Listing, Place, Wanted
+from aioq.store.operating import MOST_LISTED, Counted, Listing, ListPosition, ListQuery
 from aioq.util.clock import Clock
 
 
@@ -84,15 +84,15 @@ class MemoryOperatorVerbs:
         with self._locked(queue) as locked:
             return bool(len(locked.jobs) or locked.workers() or locked.timetable.read(None).entries)
 
-    async def list_jobs(self, queue: str, wanted: Wanted, after: Place, limit: int) -> Listing:
+    async def list_jobs(self, queue: str, query: ListQuery, after: ListPosition, limit: int) -> Listing:
         """A part of a list of jobs, of up to `limit` items."""
         with self._locked(queue) as locked:
-            return locked.jobs.list(wanted, after, min(limit, MOST_LISTED))
+            return locked.jobs.list(query, after, min(limit, MOST_LISTED))
 
-    async def count_jobs(self, queue: str, wanted: Wanted) -> Counted:
+    async def count_jobs(self, queue: str, query: ListQuery) -> Counted:
         """How many jobs a list has; all lists are counted."""
         with self._locked(queue) as locked:
-            return locked.jobs.count(wanted)
+            return locked.jobs.count(query)
 
     async def calls(self, queue: str, job_ids: Sequence[str]) -> list[bytes | None]:
         """The encoded calls of jobs; None for each whose call is gone, and where there is no such job."""

@@ -17,10 +17,10 @@ from aioq.store.operations import (
     MOST_OPERATIONS,
     Act,
     Done,
+    OperationProgress,
     OperationState,
+    OperationStep,
     Permit,
-    Progress,
-    Step,
     StoredOperation,
     Verdict,
 )
@@ -71,13 +71,13 @@ class _Operation:
 
 
 @dataclass(slots=True)
-class _Place:
-    """The note of an operation at a place. `seen` are the jobs that it has acted on.
+class _ShardProgress:
+    """The note of an operation in a shard. `seen` are the jobs that it has acted on.
 
     A clock that is moved by hand stays at its time meanwhile, and does not say what happens after the begin.
     """
 
-    progress: Progress = field(default_factory=Progress)
+    progress: OperationProgress = field(default_factory=OperationProgress)
     seen: set[str] = field(default_factory=set[str])
 
 
@@ -101,7 +101,7 @@ class MemoryOperations:
         self._clock = clock
         self._forget_log = forget_log
         self._operations: dict[str, _Operation] = {}
-        self._places: dict[tuple[str, str], _Place] = {}
+        self._progress: dict[tuple[str, str], _ShardProgress] = {}
 
     async def write(self, operation_id: str, definition: bytes, rate: float) -> bool:
         """Store a new operation; False if there are too many that have not ended."""
@@ -162,39 +162,39 @@ class MemoryOperations:
         if operation is not None and operation.carrier == carrier:
             operation.carrier, operation.until_ms = "", 0
 
-    async def finish_place(self, operation_id: str, at: int, places: int, done: Done) -> Permit | None:
-        """Note that a place is done."""
+    async def finish_shard(self, operation_id: str, at: int, shards: int, done: Done) -> Permit | None:
+        """Note that a shard is done."""
         operation = self._touched(operation_id)
         if operation is None:
             return None
         if operation.stored.at == at:
             _set(operation, at=at + 1, done=operation.stored.done + done)
-            if at + 1 >= places and operation.stored.state is not OperationState.ABORTED:
+            if at + 1 >= shards and operation.stored.state is not OperationState.ABORTED:
                 _set(operation, state=OperationState.ENDED, ended_ms=self._clock.now_ms())
                 operation.carrier, operation.until_ms = "", 0
         return self._permit(operation)
 
-    async def progress(self, queue: str, operation_id: str) -> Progress:
-        """The note of an operation at a place."""
-        place = self._places.get((queue, operation_id))
-        return Progress() if place is None else place.progress
+    async def progress(self, queue: str, operation_id: str) -> OperationProgress:
+        """The note of an operation in a shard."""
+        noted = self._progress.get((queue, operation_id))
+        return OperationProgress() if noted is None else noted.progress
 
-    async def step(self, queue: str, operation_id: str, step: Step) -> tuple[Verdict, Progress]:
+    async def step(self, queue: str, operation_id: str, step: OperationStep) -> tuple[Verdict, OperationProgress]:
         """Act on some jobs, and note that."""
-        place = self._places.setdefault((queue, operation_id), _Place())
-        if step.steps != place.progress.steps:
-            return Verdict.STALE, place.progress
+        noted = self._progress.setdefault((queue, operation_id), _ShardProgress())
+        if step.steps != noted.progress.steps:
+            return Verdict.STALE, noted.progress
         acted = 0
         for job_id, given in step.jobs:
             with self._locked(queue) as locked:
-                if job_id not in place.seen and _act(locked, step, job_id, given):
-                    place.seen.add(job_id)
+                if job_id not in noted.seen and _act(locked, step, job_id, given):
+                    noted.seen.add(job_id)
                     acted += 1
                     if step.act in {Act.DELETE, Act.PURGE}:
                         self._forget_log(queue, job_id)
         done = Done(step.looked_at, acted, len(step.jobs) - acted)
-        place.progress = Progress(step.steps + 1, step.place, place.progress.done + done)
-        return Verdict.DONE, place.progress
+        noted.progress = OperationProgress(step.steps + 1, step.position, noted.progress.done + done)
+        return Verdict.DONE, noted.progress
 
     async def remind(self, queue: str, operation_id: str, delay_ms: int | None, *, wakes: bool = True) -> None:
         """Have a worker of a queue carry on an operation."""
@@ -225,8 +225,8 @@ class MemoryOperations:
 
     def _drop(self, operation_id: str) -> None:
         del self._operations[operation_id]
-        for place in [each for each in self._places if each[1] == operation_id]:
-            del self._places[place]
+        for key in [each for each in self._progress if each[1] == operation_id]:
+            del self._progress[key]
 
 
 def _set(operation: _Operation, **changes: object) -> None:
@@ -247,7 +247,7 @@ def _allow(operation: _Operation, jobs: int, now: int) -> tuple[int, int]:
     return min(available, jobs), 0
 
 
-def _act(queue: OperationQueue, step: Step, job_id: str, given: bytes) -> bool:
+def _act(queue: OperationQueue, step: OperationStep, job_id: str, given: bytes) -> bool:
     """Act on one job; returns whether it has changed."""
     record = queue.jobs.here(job_id)
     if record is None or record.state is not step.state or not _is_of_start(record, step):
@@ -273,7 +273,7 @@ def _act(queue: OperationQueue, step: Step, job_id: str, given: bytes) -> bool:
     return True
 
 
-def _is_of_start(record: Record, step: Step) -> bool:
+def _is_of_start(record: Record, step: OperationStep) -> bool:
     """Whether nothing has happened to a job since the operation began."""
     if record.sent_ms > step.begun_ms or (record.ended_ms or 0) > step.begun_ms:
         return False

@@ -14,12 +14,12 @@ import msgspec
 
 from aioq.jobs.job import JobState
 from aioq.store.contract import Limits
-from aioq.store.extra import LOST, Extra, Move, MovedJob, Way
+from aioq.store.extra import LOST_OUTCOME, Extra, Move, MovedJob, Way
 from aioq.store.memory.endings import Endings
 from aioq.store.memory.hooks import Hook, Hooks
 from aioq.store.memory.records import Record
 from aioq.store.memory.timers import OPERATE, RELAY, Timers
-from aioq.store.outbox import HOLD_MS, MOST_ENTRIES, Delivery, Look, OutboxEntry, Reading, Removal
+from aioq.store.outbox import HOLD_MS, MOST_ENTRIES, DeliveryResult, Look, OutboxEntry, Reading, Removal
 from aioq.util.clock import Clock
 
 Ended = tuple[JobState, bytes, int]
@@ -133,7 +133,7 @@ class QueueOutbox:
         kept_ms = record.result_expires_ms or record.keep_until_ms
         return (record.state, record.outcome, max(0, kept_ms - self._parts.clock.now_ms()))
 
-    def deliver(self, source: str, reading: Reading) -> Delivery:
+    def deliver(self, source: str, reading: Reading) -> DeliveryResult:
         """Apply the entries of another queue."""
         last = self._applied.get(source, 0)
         self._touched = {}
@@ -144,7 +144,7 @@ class QueueOutbox:
                 is_refused = not self._apply(source, entry)
                 self._applied[source] = entry.id
             verdicts.append("refused" if is_refused else "applied")
-        return Delivery(verdicts, last, list(self._touched))
+        return DeliveryResult(verdicts, last, list(self._touched))
 
     def _apply(self, source: str, entry: OutboxEntry) -> bool:
         there = self._parts.records.get(entry.job_id)
@@ -188,7 +188,7 @@ class QueueOutbox:
             # It is in the history of the queue in which it has ended.
             self._parts.endings.finish(there, *ended, logged=False)
 
-    def remove(self, target: str, reading: Reading, delivery: Delivery) -> Removal:
+    def remove(self, target: str, reading: Reading, delivery: DeliveryResult) -> Removal:
         """Remove entries that were delivered."""
         returned: list[str] = []
         for entry, verdict in zip(reading.entries, delivery.verdicts, strict=True):
@@ -252,7 +252,7 @@ class QueueOutbox:
         record = self._parts.records.get(job_id)
         if record is None or not record.is_elsewhere or record.move is None or record.move.queue != target:
             return False
-        self._parts.endings.finish(record, JobState.FAILED, LOST, self._parts.limits.result_ttl_ms)
+        self._parts.endings.finish(record, JobState.FAILED, LOST_OUTCOME, self._parts.limits.result_ttl_ms)
         return True
 
     def _clear(self, target: str) -> None:
@@ -321,13 +321,13 @@ class MemoryOutbox:
         with self._at(queue) as locked:
             return locked.outbox.read(target, hold_ms)
 
-    async def deliver(self, target: str, source: str, reading: Reading) -> Delivery:
+    async def deliver(self, target: str, source: str, reading: Reading) -> DeliveryResult:
         """Apply entries in their target."""
         self.on_delivery(target)
         with self._at(target) as locked:
             return locked.outbox.deliver(source, reading)
 
-    async def remove(self, queue: str, target: str, reading: Reading, delivery: Delivery) -> Removal:
+    async def remove(self, queue: str, target: str, reading: Reading, delivery: DeliveryResult) -> Removal:
         """Remove entries that were delivered."""
         with self._at(queue) as locked:
             return locked.outbox.remove(target, reading, delivery)

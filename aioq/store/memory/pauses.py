@@ -7,7 +7,7 @@ from typing import Protocol
 from aioq.store.events import LiveKind
 from aioq.store.leases import WorkerLease
 from aioq.store.memory.lanes import Lanes
-from aioq.store.pauses import CHANGED, Pause, Pauses, Span
+from aioq.store.pauses import CHANGED, Pause, PausePeriod, Pauses
 from aioq.util.clock import Clock
 from aioq.wire.messages import task_in_head
 
@@ -39,8 +39,8 @@ class QueuePauses:
         self._workers = workers
         self._send = send
         self._note = note
-        self._whole: Span | None = None
-        self._tasks: dict[str, Span] = {}
+        self._whole: PausePeriod | None = None
+        self._tasks: dict[str, PausePeriod] = {}
 
     @property
     def whole(self) -> bool:
@@ -74,9 +74,9 @@ class QueuePauses:
         now = self._clock.now_ms()
         self._note([each for each in tasks or [""] if self._span(each) is None], LiveKind.PAUSED)
         for task in tasks:
-            self._tasks[task] = Span(self._tasks[task].since_ms if task in self._tasks else now, until_ms)
+            self._tasks[task] = PausePeriod(self._tasks[task].since_ms if task in self._tasks else now, until_ms)
         if not tasks:
-            self._whole = Span(self._whole.since_ms if self._whole else now, until_ms)
+            self._whole = PausePeriod(self._whole.since_ms if self._whole else now, until_ms)
         self._changed()
 
     def resume(self, tasks: Sequence[str]) -> None:
@@ -103,7 +103,7 @@ class QueuePauses:
         """Put all that was set aside back into its lanes: claims set aside again what must not run."""
         self._changed()
 
-    def _span(self, task: str) -> Span | None:
+    def _span(self, task: str) -> PausePeriod | None:
         """The pause of a task, of the whole queue for ""."""
         return self._tasks.get(task) if task else self._whole
 
@@ -115,7 +115,7 @@ class QueuePauses:
             self._send(each.worker)
 
 
-def _is_over(span: Span, now: int) -> bool:
+def _is_over(span: PausePeriod, now: int) -> bool:
     return span.until_ms is not None and span.until_ms <= now
 
 

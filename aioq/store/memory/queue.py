@@ -29,7 +29,7 @@ from aioq.store.memory.settling import Settling
 from aioq.store.memory.taking import Taking
 from aioq.store.memory.timers import Timers
 from aioq.store.pubsub import ASK, SEPARATOR, dispatch_channel, worker_channel
-from aioq.store.upkeep import Backlog, Promotion, Recovery
+from aioq.store.upkeep import Backlog, Promotion, RecoveryStep
 from aioq.util.clock import Clock
 
 
@@ -221,14 +221,14 @@ class MemoryQueue:
             count += 1
         return Promotion(count, self._next_due(), expired, tuple(relays), operations=tuple(operations))
 
-    def recover(self, crash_outcome: bytes, limit: int, dead: str) -> Recovery:
+    def recover(self, crash_outcome: bytes, limit: int, dead: str) -> RecoveryStep:
         """Do one step of recovering a dead worker; see `Store.recover`."""
         found = self._leases.starting_with(dead) if dead else self._leases.ended()
         if not found:
-            return Recovery()
+            return RecoveryStep()
         self._leases.begin_recovery(found[0])
         step = self._empty(found[0], limit, crash_outcome, LiveKind.DIED if dead else LiveKind.LAPSED)
-        return Recovery(step.worker, step.returned, step.buried, step.more or len(found) > 1)
+        return RecoveryStep(step.worker, step.returned, step.buried, step.more or len(found) > 1)
 
     def backlog(self) -> Backlog:
         """What is in this queue."""
@@ -341,7 +341,7 @@ class MemoryQueue:
     def _note_pauses(self, tasks: Iterable[str], what: LiveKind) -> None:
         self.history.add_of_pauses(tasks, what)
 
-    def _empty(self, worker: str, limit: int, crash_outcome: bytes | None, what: LiveKind) -> Recovery:
+    def _empty(self, worker: str, limit: int, crash_outcome: bytes | None, what: LiveKind) -> RecoveryStep:
         """Take up to `limit` jobs and entries from a worker, and forget it when nothing is left."""
         buried: list[str] = []
         returned = 0
@@ -362,7 +362,7 @@ class MemoryQueue:
             del self._held[worker]
             self._cancelling.pop(worker, None)
             self.requests.forget(worker)
-        return Recovery(worker, returned, buried, more)
+        return RecoveryStep(worker, returned, buried, more)
 
     def _restore(self, record: Record, crash_outcome: bytes | None, buried: list[str]) -> bool:
         """Give back one job, or end it if it was cancelled or has crashed too often; False if it was ended."""

@@ -13,11 +13,11 @@ from aioq.store.memory.records import Record
 from aioq.util.clock import Clock
 
 
-class Place(Protocol):
-    """Puts a job into its lane, or schedules it for a time in ms; calls its hooks."""
+class Requeue(Protocol):
+    """Queues a job again: puts it into its lane, or schedules it for a time in ms; calls its hooks."""
 
     def __call__(self, record: Record, due_ms: int | None, way: Way, *, front: bool = False) -> None:
-        """Put it there."""
+        """Queue it."""
         ...
 
 
@@ -29,17 +29,17 @@ class Settling:
         history: what has ended.
         limits: the App's limits.
         clock: tells the time.
-        place: puts a job into its lane, or schedules it.
+        requeue: queues a job again.
     """
 
     def __init__(
-        self, endings: Endings, history: QueueHistory, limits: Limits, clock: Clock, place: Place
+        self, endings: Endings, history: QueueHistory, limits: Limits, clock: Clock, requeue: Requeue
     ) -> None:
         self._endings = endings
         self._history = history
         self._limits = limits
         self._clock = clock
-        self._place = place
+        self._requeue = requeue
         self._verbs: dict[Verb, Callable[[Record, Settlement], None]] = {
             Verb.SUCCEEDED: lambda record, s: endings.finish(record, JobState.SUCCEEDED, s.outcome, s.ttl_ms),
             Verb.CANCELLED: lambda record, s: endings.finish(record, JobState.CANCELLED, s.outcome, s.ttl_ms),
@@ -47,7 +47,7 @@ class Settling:
             Verb.RETRY: self._retry,
             Verb.SNOOZE: self._snooze,
             **dict.fromkeys((Verb.INTERRUPT, Verb.CUT, Verb.CRASH), self._give_back),
-            Verb.RELEASE: lambda record, _: self._place(record, None, Way.RELEASE, front=True),
+            Verb.RELEASE: lambda record, _: self._requeue(record, None, Way.RELEASE, front=True),
             Verb.PARK: self._park,
         }
 
@@ -59,7 +59,7 @@ class Settling:
             self._verbs[settlement.verb](record, settlement)
 
     def _again(self, record: Record, delay_ms: int, way: Way) -> None:
-        self._place(record, self._clock.now_ms() + delay_ms if delay_ms > 0 else None, way)
+        self._requeue(record, self._clock.now_ms() + delay_ms if delay_ms > 0 else None, way)
 
     def _retry(self, record: Record, settlement: Settlement) -> None:
         record.attempts += 1
@@ -81,7 +81,7 @@ class Settling:
         else:
             if crashed:
                 self._history.note(record, End.CRASHED, settlement.outcome)
-            self._place(record, None, Way(settlement.verb.value), front=True)
+            self._requeue(record, None, Way(settlement.verb.value), front=True)
 
     def _park(self, record: Record, settlement: Settlement) -> None:
         now = self._clock.now_ms()

@@ -13,7 +13,7 @@ from aioq.store.diagnosis import Diagnosis, ServerInfo, ServerReport
 from aioq.store.leases import LeaseRequest, Renewal, WorkerLease
 from aioq.store.memory.history import MemoryHistory
 from aioq.store.memory.hooks import Hook
-from aioq.store.memory.lanes import Reader
+from aioq.store.memory.lanes import BlockedWorker
 from aioq.store.memory.leases import MemoryLeaseClient
 from aioq.store.memory.operating import MemoryOperatorVerbs
 from aioq.store.memory.outbox import MemoryOutbox
@@ -22,7 +22,7 @@ from aioq.store.memory.queue import MemoryQueue
 from aioq.store.memory.schedules import MemoryTimetable, Revisions
 from aioq.store.memory.shards import MemoryShardRegister
 from aioq.store.pubsub import dispatch_channel
-from aioq.store.upkeep import Promotion, Recovery
+from aioq.store.upkeep import Promotion, RecoveryStep
 from aioq.util.clock import Clock
 
 
@@ -145,7 +145,7 @@ class MemoryStore:
 
     async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
         """Wait until there is something to claim; empty after the timeout, or when `unblock` was called."""
-        reader = Reader(worker)
+        reader = BlockedWorker(worker)
         with self._locked(queue) as locked:
             locked.lanes.join(reader)
         timer = asyncio.get_running_loop().call_later(timeout_ms / 1000, reader.woken.set)
@@ -179,7 +179,7 @@ class MemoryStore:
         with self._locked(queue) as locked:
             return locked.promote(limit)
 
-    async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
+    async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> RecoveryStep:
         """Do one step of recovering a dead worker: give back its jobs. Or drop dead jobs over the limit."""
         with self._locked(queue) as locked:
             return locked.recover(crash_outcome, limit, dead)

@@ -11,7 +11,7 @@ from aioq.store.events import EventPart, Position
 from aioq.store.memory.history import QueueHistory
 from aioq.store.memory.operated import OperatedJobs
 from aioq.store.memory.schedules import MemoryQueueTimetable
-from aioq.store.operating import Wanted
+from aioq.store.operating import ListQuery
 from aioq.store.story import MOST_AHEAD, MOST_LINES, Counted, LoggedLines
 from aioq.util.clock import Clock
 
@@ -64,13 +64,13 @@ class MemoryStory:
 
     async def ahead(self, queue: str, job: JobInfo) -> Counted:
         """How many queued jobs are claimed before this one."""
-        wanted = Wanted(JobState.QUEUED, oldest=True)
+        query = ListQuery(JobState.QUEUED, oldest=True)
         with self._locked(queue) as locked:
-            found = locked.jobs.list(wanted, (), MOST_AHEAD + 1).items
+            found = locked.jobs.list(query, (), MOST_AHEAD + 1).items
             ids = list(dict.fromkeys(item.info.id for item in found if item.info is not None))
             if job.id in ids:
                 return Counted(ids.index(job.id))
-            return Counted(max(len(ids), locked.jobs.count(wanted).count - 1), exact=False)
+            return Counted(max(len(ids), locked.jobs.count(query).count - 1), exact=False)
 
     async def held_by(self, queue: str, job_id: str) -> str:
         """The job that the job of a tick waits for."""

@@ -37,7 +37,7 @@ _LATE = 3.0
 _Delivered = list[tuple[bytes, list[tuple[bytes, list[bytes]]]]] | None
 """The reply of XREADGROUP: streams, their entries, and the fields and values of each."""
 
-Delivery = tuple[str, bytes, list[bytes]]
+ReadEntry = tuple[str, bytes, list[bytes]]
 """One entry that was read: its lane, its id, its fields and values."""
 
 
@@ -62,7 +62,7 @@ class BlockingReads:
         self._closed = False
         link.failover.on_drop(self._drop_all)
 
-    async def read(self, queue: str, worker: str, timeout_ms: int) -> list[Delivery]:
+    async def read(self, queue: str, worker: str, timeout_ms: int) -> list[ReadEntry]:
         """Wait for an entry in any lane of a queue.
 
         Raises:
@@ -95,7 +95,7 @@ class BlockingReads:
         self._closed = True
         self._drop_all()
 
-    async def _read(self, queue: str, worker: str, timeout_ms: int) -> list[Delivery]:
+    async def _read(self, queue: str, worker: str, timeout_ms: int) -> list[ReadEntry]:
         now = asyncio.get_running_loop().time()
         retry_at = self._retry_at.get(queue, now)
         left_out = self._left_out.get(queue, {}) if retry_at > now else {}

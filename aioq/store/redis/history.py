@@ -22,9 +22,9 @@ from aioq.store.history import (
     NO_REPORT,
     SUMMED,
     End,
+    HistoryRow,
     Minutes,
-    Report,
-    Row,
+    RunReport,
     Statistics,
     minutes,
     page_of,
@@ -135,7 +135,7 @@ class RedisHistory:
 
     async def rows(
         self, queue: str, count: int, *, before: int | None = None, after: int | None = None
-    ) -> list[Row]:
+    ) -> list[HistoryRow]:
         """A page of a queue's history."""
         newest, bound = after is None, before if after is None else after
         args = ["newest" if newest else "oldest", "" if bound is None else bound, count]
@@ -161,17 +161,17 @@ class RedisHistory:
         return parse_minutes(parts, count)
 
 
-def parse_history(reply: Sequence[Any]) -> list[Row]:
+def parse_history(reply: Sequence[Any]) -> list[HistoryRow]:
     """The rows in the reply of `history.lua`, as they are there: those of each entry in the order of numbers."""
     return parse_rows(reply[1:])
 
 
-def parse_rows(entries: Sequence[Any]) -> list[Row]:
+def parse_rows(entries: Sequence[Any]) -> list[HistoryRow]:
     """The rows of entries of the history, in the order of the entries."""
     return [row for entry in entries for row in _rows_of(*entry)]
 
 
-def _rows_of(entry: bytes, fields: Sequence[bytes]) -> Iterator[Row]:
+def _rows_of(entry: bytes, fields: Sequence[bytes]) -> Iterator[HistoryRow]:
     """The rows of one entry; none of one that is not aioq's, such as one that was added by hand."""
     found = dict(zip(fields[::2], fields[1::2], strict=False))
     try:
@@ -183,8 +183,8 @@ def _rows_of(entry: bytes, fields: Sequence[bytes]) -> Iterator[Row]:
             row: tuple[int, int, int, int, float, float] = _ROW.unpack_from(found[b"rows"], ROW_SIZE * i)
             task, _, _, error, seconds, waited = row
             text = about.errors[error - 1] if error else ""
-            report = Report(about.tasks[task], seconds, waited, text)
-            yield Row(number, at_ms, ids[i], End(ends[i]), worker, report)
+            report = RunReport(about.tasks[task], seconds, waited, text)
+            yield HistoryRow(number, at_ms, ids[i], End(ends[i]), worker, report)
     except (KeyError, ValueError, IndexError, msgspec.DecodeError, struct.error):
         return
 

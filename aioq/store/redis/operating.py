@@ -7,7 +7,7 @@ from typing import Any
 
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Limits
-from aioq.store.operating import MOST_LISTED, Counted, Listed, Listing, Place, Wanted
+from aioq.store.operating import MOST_LISTED, Counted, Listed, Listing, ListPosition, ListQuery
 from aioq.store.redis.control import RedisWorkerControl
 from aioq.store.redis.history import about_arg
 from aioq.store.redis.holding import read_held
@@ -94,25 +94,25 @@ class RedisOperatorVerbs:
         """Whether the server has jobs, schedules or workers of a queue."""
         return (await self._call("count", queue, ["keys", "", "", ""]))[1] > 0
 
-    async def list_jobs(self, queue: str, wanted: Wanted, after: Place, limit: int) -> Listing:
+    async def list_jobs(self, queue: str, query: ListQuery, after: ListPosition, limit: int) -> Listing:
         """A part of a list of jobs, of up to `limit` items."""
         most = min(limit, MOST_LISTED)
-        if wanted.state is JobState.QUEUED:
-            found, following = await self._queued(queue, wanted, after, most)
-        elif wanted.state is JobState.RUNNING:
-            found, following = await self._running(queue, wanted, after, most)
-        elif wanted.state is JobState.WAITING:
+        if query.state is JobState.QUEUED:
+            found, following = await self._queued(queue, query, after, most)
+        elif query.state is JobState.RUNNING:
+            found, following = await self._running(queue, query, after, most)
+        elif query.state is JobState.WAITING:
             found, following = await self._waiting(queue, after, most)
         else:
-            found, following = await self._sorted(queue, wanted, after, most)
-        return Listing(await self._with_records(queue, wanted, found), following)
+            found, following = await self._sorted(queue, query, after, most)
+        return Listing(await self._with_records(queue, query, found), following)
 
-    async def count_jobs(self, queue: str, wanted: Wanted) -> Counted:
+    async def count_jobs(self, queue: str, query: ListQuery) -> Counted:
         """How many jobs a list has."""
-        if wanted.state is JobState.WAITING:
+        if query.state is JobState.WAITING:
             return await self._count_waiting(queue)
-        what = "dead" if wanted.state is JobState.FAILED else wanted.state.value
-        first, last = _bounds(wanted)
+        what = "dead" if query.state is JobState.FAILED else query.state.value
+        first, last = _bounds(query)
         total, exact, cursor = 0, True, BEGIN
         while True:
             _, count, is_exact, cursor, cut = await self._call("count", queue, [what, first, last, cursor])
@@ -141,26 +141,26 @@ class RedisOperatorVerbs:
 
     # Lists: the ids of a part, each with the place after it; and where the list continues
 
-    async def _sorted(self, queue: str, wanted: Wanted, after: Place, limit: int) -> "_Part":
-        what = "dead" if wanted.state is JobState.FAILED else "scheduled"
-        args: list[Arg] = [what, _order(wanted), limit, *_bounds(wanted), *(after or ("", ""))]
+    async def _sorted(self, queue: str, query: ListQuery, after: ListPosition, limit: int) -> "_Part":
+        what = "dead" if query.state is JobState.FAILED else "scheduled"
+        args: list[Arg] = [what, _order(query), limit, *_bounds(query), *(after or ("", ""))]
         reply = await self._call("list_sorted", queue, args)
         pairs = [(text_of(job_id), time.decode()) for job_id, time in zip(reply[::2], reply[1::2], strict=True)]
-        found: list[tuple[str, Place]] = [(job_id, (time, job_id)) for job_id, time in pairs]
+        found: list[tuple[str, ListPosition]] = [(job_id, (time, job_id)) for job_id, time in pairs]
         # The time of the first timer is among the scheduled jobs, without a name.
         return [each for each in found if each[0]], found[-1][1] if len(found) == limit else None
 
-    async def _queued(self, queue: str, wanted: Wanted, after: Place, limit: int) -> "_Part":
-        lanes = (*LANES, *ASIDE_LANES) if wanted.oldest else (*LANES[::-1], *ASIDE_LANES[::-1])
-        begin = _lane_begin(wanted)
+    async def _queued(self, queue: str, query: ListQuery, after: ListPosition, limit: int) -> "_Part":
+        lanes = (*LANES, *ASIDE_LANES) if query.oldest else (*LANES[::-1], *ASIDE_LANES[::-1])
+        begin = _lane_begin(query)
         lane, *inside = after or (lanes[0], *begin)
-        found: list[tuple[str, Place]] = []
+        found: list[tuple[str, ListPosition]] = []
         while True:
             place = LanePlace(lane, *inside)
-            args = [lane, _order(wanted), limit - len(found), *inside]
+            args = [lane, _order(query), limit - len(found), *inside]
             stream, entry, front, more, *named = await self._call("list_lane", queue, args)
-            found += place.passed(named, oldest=wanted.oldest)
-            if more == MORE and not _is_beyond(wanted, stream, entry):
+            found += place.passed(named, oldest=query.oldest)
+            if more == MORE and not _is_beyond(query, stream, entry):
                 return found, place.at(stream.decode(), entry.decode(), front.decode())
             following = lanes.index(lane) + 1
             if following == len(lanes) or (following == len(LANES) and more == NOTHING_ASIDE):
@@ -169,29 +169,29 @@ class RedisOperatorVerbs:
             if len(found) >= limit:
                 return found, (lane, *inside)
 
-    async def _running(self, queue: str, wanted: Wanted, after: Place, limit: int) -> "_Part":
+    async def _running(self, queue: str, query: ListQuery, after: ListPosition, limit: int) -> "_Part":
         worker, job = after or ("", "")
-        workers = wanted.workers
+        workers = query.workers
         if workers is None:
             workers = [each.worker for each in await all_workers(self._call, queue)]
-        left = _ordered(workers, worker, wanted)
-        found: list[tuple[str, Place]] = []
+        left = _ordered(workers, worker, query)
+        found: list[tuple[str, ListPosition]] = []
         for start in range(0, len(left), READ_AT_ONCE):
             some = left[start : start + READ_AT_ONCE]
             held = await asyncio.gather(*(read_held(self._call, queue, each) for each in some))
             for each, ids in zip(some, held, strict=True):
                 begin = job if each == worker else ""
-                mine = _ordered([text_of(job_id) for job_id in ids], begin, wanted)
+                mine = _ordered([text_of(job_id) for job_id in ids], begin, query)
                 found += [(job_id, (each, job_id)) for job_id in mine if job_id != begin]
             if len(found) > limit:
                 return found[:limit], found[limit - 1][1]
         return found, None
 
-    async def _waiting(self, queue: str, after: Place, limit: int) -> "_Part":
+    async def _waiting(self, queue: str, after: ListPosition, limit: int) -> "_Part":
         cursor, job = after or ("0", "")
         following, *ids = await self._call("list_waiting", queue, [cursor, SCHEDULES_AT_ONCE])
         mine = sorted(each for each in map(text_of, ids) if each > job)
-        found: list[tuple[str, Place]] = [(job_id, (cursor, job_id)) for job_id in mine]
+        found: list[tuple[str, ListPosition]] = [(job_id, (cursor, job_id)) for job_id in mine]
         if len(found) > limit:
             return found[:limit], found[limit - 1][1]
         return found, None if following == BEGIN else (following.decode(), "")
@@ -207,19 +207,19 @@ class RedisOperatorVerbs:
     # Records
 
     async def _with_records(
-        self, queue: str, wanted: Wanted, found: "Sequence[tuple[str, Place]]"
+        self, queue: str, query: ListQuery, found: "Sequence[tuple[str, ListPosition]]"
     ) -> list[Listed]:
-        """The items of a part: each job that is in the wanted state by its record."""
-        records = await self._records(queue, [job_id for job_id, _ in found], calls=wanted.calls)
+        """The items of a part: each job that is in the query's state by its record."""
+        records = await self._records(queue, [job_id for job_id, _ in found], calls=query.calls)
         items: list[Listed] = []
         for (job_id, place), fields in zip(found, records, strict=True):
             info = parse_info(queue, job_id, fields)
-            if info is None or info.state is not wanted.state:
+            if info is None or info.state is not query.state:
                 items.append(Listed(place))
-            elif wanted.state is JobState.QUEUED and info.priority.value != place[0].removeprefix(ASIDE_OF):
+            elif query.state is JobState.QUEUED and info.priority.value != place[0].removeprefix(ASIDE_OF):
                 items.append(Listed(place))  # it was moved to another lane, and is there too
             else:
-                items.append(Listed(place, info, _call_in(fields) if wanted.calls else b"", _has_call(fields)))
+                items.append(Listed(place, info, _call_in(fields) if query.calls else b"", _has_call(fields)))
         return items
 
     async def _records(self, queue: str, ids: Sequence[str], *, calls: bool) -> list[Sequence[Any]]:
@@ -230,7 +230,7 @@ class RedisOperatorVerbs:
         return records
 
 
-_Part = tuple[Sequence[tuple[str, Place]], Place | None]
+_Part = tuple[Sequence[tuple[str, ListPosition]], ListPosition | None]
 """The ids of a part of a list, each with the place after it; and where the list continues, None for its end."""
 
 
@@ -246,36 +246,36 @@ def _has_call(fields: Sequence[Any]) -> bool:
     )
 
 
-def _ordered(names: Iterable[str], begin: str, wanted: Wanted) -> list[str]:
+def _ordered(names: Iterable[str], begin: str, query: ListQuery) -> list[str]:
     """The names in the order of the list, from one on that may not be there; all if that is empty."""
-    ordered = sorted(names, reverse=not wanted.oldest)
+    ordered = sorted(names, reverse=not query.oldest)
     if not begin:
         return ordered
-    return [each for each in ordered if (each >= begin if wanted.oldest else each <= begin)]
+    return [each for each in ordered if (each >= begin if query.oldest else each <= begin)]
 
 
-def _bounds(wanted: Wanted) -> tuple[str, str]:
-    span = wanted.span
+def _bounds(query: ListQuery) -> tuple[str, str]:
+    span = query.span
     first = "-inf" if span.since_ms is None else str(span.since_ms)
     return first, "+inf" if span.until_ms is None else str(span.until_ms)
 
 
-def _lane_begin(wanted: Wanted) -> list[str]:
-    """The place in a lane after all that came to it before the wanted time, but not to its front."""
-    since = wanted.span.since_ms
-    if since is None or not wanted.oldest:
+def _lane_begin(query: ListQuery) -> list[str]:
+    """The place in a lane after all that came to it before the query's time, but not to its front."""
+    since = query.span.since_ms
+    if since is None or not query.oldest:
         return LANE_BEGIN
     return ["main", f"{since - 1}-{LAST_OF_A_MS}", "", ""]
 
 
-def _is_beyond(wanted: Wanted, stream: bytes, entry: bytes) -> bool:
-    """Whether all that follows in a lane came to it after the wanted time."""
-    until = wanted.span.until_ms
-    return until is not None and wanted.oldest and stream == b"main" and int(entry.partition(b"-")[0]) > until
+def _is_beyond(query: ListQuery, stream: bytes, entry: bytes) -> bool:
+    """Whether all that follows in a lane came to it after the query's time."""
+    until = query.span.until_ms
+    return until is not None and query.oldest and stream == b"main" and int(entry.partition(b"-")[0]) > until
 
 
-def _order(wanted: Wanted) -> str:
-    return "oldest" if wanted.oldest else "newest"
+def _order(query: ListQuery) -> str:
+    return "oldest" if query.oldest else "newest"
 
 
 def _name() -> str:

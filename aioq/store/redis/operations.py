@@ -12,10 +12,10 @@ from aioq.store.operations import (
     NOTHING_DONE,
     Act,
     Done,
+    OperationProgress,
     OperationState,
+    OperationStep,
     Permit,
-    Progress,
-    Step,
     StoredOperation,
     Verdict,
 )
@@ -67,20 +67,20 @@ class RedisOperations:
         """Give up an operation."""
         await self._update(operation_id, "release", carrier)
 
-    async def finish_place(self, operation_id: str, at: int, places: int, done: Done) -> Permit | None:
-        """Note that a place is done."""
-        return await self._update(operation_id, "next", "", at, places=places, done=done)
+    async def finish_shard(self, operation_id: str, at: int, shards: int, done: Done) -> Permit | None:
+        """Note that a shard is done."""
+        return await self._update(operation_id, "next", "", at, shards=shards, done=done)
 
-    async def progress(self, queue: str, operation_id: str) -> Progress:
-        """The note of an operation at a place."""
+    async def progress(self, queue: str, operation_id: str) -> OperationProgress:
+        """The note of an operation in a shard."""
         nothing: list[Arg] = [operation_id, -1, "", "", "", 0, "", 0, 0, 0, "", "", 0]
         return _progress(await self._call("operation_step", queue, nothing))
 
-    async def step(self, queue: str, operation_id: str, step: Step) -> tuple[Verdict, Progress]:
+    async def step(self, queue: str, operation_id: str, step: OperationStep) -> tuple[Verdict, OperationProgress]:
         """Act on some jobs, and note that."""
         limits = self._limits
         args: list[Arg] = [operation_id, step.steps, os.urandom(9).hex(), step.act.value, step.state.value]
-        args += (step.begun_ms, step.place, step.looked_at, limits.tombstone_ms, step.ttl_ms)
+        args += (step.begun_ms, step.position, step.looked_at, limits.tombstone_ms, step.ttl_ms)
         ends = step.jobs and step.act in {Act.CANCEL, Act.DELETE, Act.PURGE}
         args += (about_arg(limits), error_text(step.jobs[0][1]) if ends else "", KEPT_MS)
         for job in step.jobs:
@@ -100,10 +100,10 @@ class RedisOperations:
         carrier: str = "",
         number: int = 0,
         *,
-        places: int = 0,
+        shards: int = 0,
         done: Done = NOTHING_DONE,
     ) -> Permit | None:
-        args: list[Arg] = [operation_id, what, carrier, number, LEASE_MS, places, KEPT_MS]
+        args: list[Arg] = [operation_id, what, carrier, number, LEASE_MS, shards, KEPT_MS]
         args += (done.looked_at, done.done, done.skipped)
         reply = await self._call_confirmed("operation_update", APP, args)
         if not reply:
@@ -112,9 +112,9 @@ class RedisOperations:
         return Permit(OperationState(state.decode()), at, bool(is_mine), allowed, wait_ms, lease_ms > 0)
 
 
-def _progress(reply: Sequence[Any]) -> Progress:
-    _, steps, place, *numbers = reply
-    return Progress(steps, place, Done(*numbers))
+def _progress(reply: Sequence[Any]) -> OperationProgress:
+    _, steps, position, *numbers = reply
+    return OperationProgress(steps, position, Done(*numbers))
 
 
 def _stored(reply: Sequence[Any]) -> list[StoredOperation]:

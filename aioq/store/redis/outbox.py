@@ -5,8 +5,8 @@ from typing import Any
 
 from aioq.jobs.job import JobState
 from aioq.store.contract import Limits
-from aioq.store.extra import LOST, MovedJob
-from aioq.store.outbox import HOLD_MS, MOST_ENTRIES, Delivery, Look, OutboxEntry, Reading, Removal
+from aioq.store.extra import LOST_OUTCOME, MovedJob
+from aioq.store.outbox import HOLD_MS, MOST_ENTRIES, DeliveryResult, Look, OutboxEntry, Reading, Removal
 from aioq.store.redis.history import about_arg
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.paging import ScriptCall, pages
@@ -46,16 +46,16 @@ class RedisOutbox:
         """Read the first entries for a target."""
         return parse_reading(await self._call("outbox_read", queue, [target, hold_ms, MOST_ENTRIES]))
 
-    async def deliver(self, target: str, source: str, reading: Reading) -> Delivery:
+    async def deliver(self, target: str, source: str, reading: Reading) -> DeliveryResult:
         """Apply entries in their target."""
         limits = self._limits
         args: list[Arg] = [source, limits.tombstone_ms, limits.result_ttl_ms, int(reading.fresh), self._about]
         for entry in reading.entries:
             args += (entry.id, entry.kind, entry.job_id, entry.content)
         (last, targets), *verdicts = await self._call_confirmed("outbox_deliver", target, args)
-        return Delivery([each.decode() for each in verdicts], last, [each.decode() for each in targets])
+        return DeliveryResult([each.decode() for each in verdicts], last, [each.decode() for each in targets])
 
-    async def remove(self, queue: str, target: str, reading: Reading, delivery: Delivery) -> Removal:
+    async def remove(self, queue: str, target: str, reading: Reading, delivery: DeliveryResult) -> Removal:
         """Remove entries that were delivered."""
         args: list[Arg] = [target, self._limits.tombstone_ms, delivery.last, reading.name, self._about]
         for entry, verdict in zip(reading.entries, delivery.verdicts, strict=True):
@@ -75,8 +75,8 @@ class RedisOutbox:
 
     async def lost(self, queue: str, target: str, job_ids: Sequence[str]) -> list[str]:
         """End those of these jobs that were moved to `target`."""
-        args: list[Arg] = [target, self._limits.tombstone_ms, LOST, self._limits.result_ttl_ms]
-        args += (self._about, error_text(LOST))
+        args: list[Arg] = [target, self._limits.tombstone_ms, LOST_OUTCOME, self._limits.result_ttl_ms]
+        args += (self._about, error_text(LOST_OUTCOME))
         return [job_id.decode() for job_id in await self._call("outbox_lost", queue, [*args, *job_ids])]
 
 

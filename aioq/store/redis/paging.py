@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from aioq.store.leases import WorkerLease
-from aioq.store.operating import Place
+from aioq.store.operating import ListPosition
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.replies import parse_workers
 
@@ -61,9 +61,9 @@ class LanePlace:
         self._inside = stream, entry, job
         self._front = front
 
-    def passed(self, named: Sequence[bytes], *, oldest: bool) -> list[tuple[str, Place]]:
+    def passed(self, named: Sequence[bytes], *, oldest: bool) -> list[tuple[str, ListPosition]]:
         """Move it past jobs that the script has named; returns each with the place after it."""
-        found: list[tuple[str, Place]] = []
+        found: list[tuple[str, ListPosition]] = []
         items = list(zip(*(map(text_of, named[n::3]) for n in range(3)), strict=True))
         for position, (stream, entry, job) in enumerate(items):
             if stream == "front" and oldest:
@@ -74,7 +74,7 @@ class LanePlace:
             found.append((job, (self._lane, *self._inside, self._front)))
         return found
 
-    def at(self, stream: str, entry: str, front: str) -> Place:
+    def at(self, stream: str, entry: str, front: str) -> ListPosition:
         """The place up to which the script has looked."""
         return (self._lane, stream, entry, self._inside[2], front)
 

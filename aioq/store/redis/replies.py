@@ -14,12 +14,12 @@ from aioq.store.control import ASKED
 from aioq.store.extra import MovedJob
 from aioq.store.history import AttemptNote, failed_attempt
 from aioq.store.leases import Renewal, WorkerLease
-from aioq.store.pauses import Pause, Pauses, Span
+from aioq.store.pauses import Pause, PausePeriod, Pauses
 from aioq.store.redis.history import ROW_SIZE
-from aioq.store.upkeep import Backlog, Promotion, Recovery
+from aioq.store.upkeep import Backlog, Promotion, RecoveryStep
 from aioq.wire.messages import describe, task_in_head
 
-LOST = -2
+LEASE_LOST = -2
 """The first item of the reply of `claim` and `renew` to a worker that has lost its lease."""
 
 NAMED_LIMIT = 512
@@ -59,8 +59,8 @@ def parse_pause(reply: Sequence[int]) -> Pause | None:
 def parse_pauses(reply: Sequence[Any]) -> Pauses:
     """The result of `pauses.lua`: what is paused at its time."""
     now, *fields = reply
-    whole: Span | None = None
-    tasks: dict[str, Span] = {}
+    whole: PausePeriod | None = None
+    tasks: dict[str, PausePeriod] = {}
     for raw_name, raw_value in zip(fields[::2], fields[1::2], strict=True):
         name, value = raw_name.decode(errors="backslashreplace"), raw_value.split()
         if len(value) != _DUE or not all(each.isdigit() for each in value):
@@ -69,15 +69,15 @@ def parse_pauses(reply: Sequence[Any]) -> Pauses:
         if until and until <= now:
             continue
         if name == _PAUSED_QUEUE:
-            whole = Span(since, until or None)
+            whole = PausePeriod(since, until or None)
         elif name.startswith(_PAUSED_TASK):
-            tasks[name.removeprefix(_PAUSED_TASK)] = Span(since, until or None)
+            tasks[name.removeprefix(_PAUSED_TASK)] = PausePeriod(since, until or None)
     return Pauses(whole, tasks)
 
 
 def parse_claim(reply: Sequence[Any]) -> Claim:
     """The result of `claim.lua`."""
-    if reply[0] == LOST:
+    if reply[0] == LEASE_LOST:
         return Claim(lost=True)
     number = reply[1]
     now = number // 1000
@@ -99,7 +99,7 @@ def skipped_by_claim(reply: Sequence[Any]) -> tuple[str, str]:
 
     Each is "" for none.
     """
-    if reply[0] == LOST or not reply[2]:
+    if reply[0] == LEASE_LOST or not reply[2]:
         return "", ""
     return reply[2][0].decode(), reply[2][1].decode(errors="backslashreplace")
 
@@ -136,7 +136,7 @@ def named_by(fields: Sequence[bytes]) -> tuple[str, ...] | None:
 
 def parse_renewal(reply: Sequence[Any]) -> Renewal:
     """The result of `renew.lua`."""
-    if reply[0] == LOST:
+    if reply[0] == LEASE_LOST:
         return Renewal(lost=True)
     # A request is among the ids with a line break in front.
     ids = [job_id.decode() for job_id in reply[4:]]
@@ -176,9 +176,9 @@ def parse_promotion(reply: Sequence[Any]) -> Promotion:
     return Promotion(reply[0], due(reply[1][0]), reply[3], relays, moved, operations)
 
 
-def parse_recovery(reply: Sequence[Any]) -> Recovery:
+def parse_recovery(reply: Sequence[Any]) -> RecoveryStep:
     """The result of `recover.lua`."""
-    return Recovery(
+    return RecoveryStep(
         worker=reply[0].decode() or None,
         returned=reply[1],
         more=bool(reply[2]),

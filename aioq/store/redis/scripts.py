@@ -65,7 +65,7 @@ class Library:
 
 
 @dataclass(frozen=True, slots=True)
-class Definition:
+class LuaDefinition:
     """One definition of a part.
 
     Attributes:
@@ -210,7 +210,7 @@ def used_by(body: str, parts: Iterable[str]) -> Iterator[str]:
 
 
 @cache
-def definitions(part: str) -> list[Definition]:
+def definitions(part: str) -> list[LuaDefinition]:
     """The definitions of a part. At the left margin there is only the first and the last line of each."""
     blocks: list[list[str]] = []
     for line in source(f"lib/{part}").splitlines():
@@ -218,7 +218,7 @@ def definitions(part: str) -> list[Definition]:
             blocks.append([line])
         elif line and not line.startswith("--"):
             blocks[-1].append(line)
-    return [Definition(_defined_by(block[0]), "\n".join(block)) for block in blocks]
+    return [LuaDefinition(_defined_by(block[0]), "\n".join(block)) for block in blocks]
 
 
 def names_in(text: str) -> set[str]:

@@ -43,7 +43,7 @@ from aioq.store.redis.schedules import RedisTimetable
 from aioq.store.redis.server_check import check_server, warn_of_losses
 from aioq.store.redis.shards import RedisShardRegister
 from aioq.store.redis.skipped import SkippedLog
-from aioq.store.upkeep import Promotion, Recovery
+from aioq.store.upkeep import Promotion, RecoveryStep
 from aioq.util.log import logger
 from aioq.wire.messages import error_text
 
@@ -277,7 +277,7 @@ class RedisStore:
             self._skipped.log_unreadable(queue, reply[2].decode(errors="backslashreplace"))
         return replies.parse_promotion(reply)
 
-    async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
+    async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> RecoveryStep:
         """Do one step of recovering a dead worker: give back its jobs. Or drop dead jobs over the limit."""
         return await self._recover(queue, "dead" if dead else "lapsed", dead, crash_outcome, limit)
 
@@ -363,7 +363,7 @@ class RedisStore:
         """Do the same, and return once the server has confirmed what the script wrote (`durability`)."""
         return await self.call_retried(name, queue, args, self._confirmation)
 
-    async def _recover(self, queue: str, mode: str, worker: str, crash_outcome: bytes, limit: int) -> Recovery:
+    async def _recover(self, queue: str, mode: str, worker: str, crash_outcome: bytes, limit: int) -> RecoveryStep:
         limits = self._limits
         args = [mode, worker, limit, limits.max_crashes, crash_outcome, limits.dead_ttl_ms, limits.dead_limit]
         args += (limits.tombstone_ms, limits.result_ttl_ms, self._about, error_text(crash_outcome), self._marks)

@@ -14,7 +14,7 @@ from typing import Any
 from aioq.util.log import logger
 from aioq.util.printable import printable
 from aioq.util.suggestions import did_you_mean
-from aioq.worker.requests import VERBS, Answer, RefusedError, Request, decode_request, encode_answer
+from aioq.worker.requests import VERBS, ControlAnswer, ControlRequest, RefusedError, decode_request, encode_answer
 from aioq.worker.stacks import WorkerStacks
 
 log = logger("aioq.worker")
@@ -22,7 +22,7 @@ log = logger("aioq.worker")
 MOST_REMEMBERED = 1_000
 """How many requests are remembered: each comes again with every renewal until its answer has arrived."""
 
-Verb = Callable[..., Awaitable[Any]]
+ControlVerb = Callable[..., Awaitable[Any]]
 
 
 class Control:
@@ -36,7 +36,7 @@ class Control:
 
     def __init__(
         self,
-        verbs: Mapping[str, Verb],
+        verbs: Mapping[str, ControlVerb],
         *,
         stacks: Callable[[], WorkerStacks],
         answer: Callable[[str, str, bytes], None],
@@ -57,7 +57,7 @@ class Control:
             self._known.popitem(last=False)
         request = decode_request(text)
         if request is None:
-            self._answer(queue, text, encode_answer(Answer(error="this worker cannot read the request")))
+            self._answer(queue, text, encode_answer(ControlAnswer(error="this worker cannot read the request")))
         elif request.verb == "stacks":
             self._answer(queue, text, self._taken())
         elif not self._loop.is_closed():
@@ -65,31 +65,33 @@ class Control:
 
     def _taken(self) -> bytes:
         try:
-            return encode_answer(Answer(self._stacks()))
+            return encode_answer(ControlAnswer(self._stacks()))
         except Exception as error:  # it must not end the thread of the leases
             log.warning("the stacks could not be taken", exc_info=True)
-            return encode_answer(Answer(error=f"the stacks could not be taken: {error!r}"))
+            return encode_answer(ControlAnswer(error=f"the stacks could not be taken: {error!r}"))
 
-    def _begin(self, queue: str, text: str, request: Request, received: float) -> None:
+    def _begin(self, queue: str, text: str, request: ControlRequest, received: float) -> None:
         if time.monotonic() - received > request.within:
             log.warning("%s, asked for by an operator, is not done: the event loop was blocked", _shown(request))
-            self._answer(queue, text, encode_answer(Answer(error="its event loop was blocked for too long")))
+            self._answer(
+                queue, text, encode_answer(ControlAnswer(error="its event loop was blocked for too long"))
+            )
             return
         task = self._loop.create_task(self._carry_out(queue, text, request), name="aioq-control")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _carry_out(self, queue: str, text: str, request: Request) -> None:
+    async def _carry_out(self, queue: str, text: str, request: ControlRequest) -> None:
         verb = self._verbs.get(request.verb, partial(_unknown, request.verb))
         if request.verb != "figures":
             log.info("%s, asked for by an operator (%s)", _shown(request), printable(request.by))
         try:
-            answer = Answer(await verb(**request.args))
+            answer = ControlAnswer(await verb(**request.args))
         except RefusedError as error:
-            answer = Answer(error=str(error))
+            answer = ControlAnswer(error=str(error))
         except Exception as error:
             log.warning("%s has failed", _shown(request), exc_info=True)
-            answer = Answer(error=f"{request.verb} has failed: {error!r}")
+            answer = ControlAnswer(error=f"{request.verb} has failed: {error!r}")
         self._answer(queue, text, encode_answer(answer))
 
 
@@ -97,6 +99,6 @@ async def _unknown(verb: str, **_: Any) -> Any:
     raise RefusedError(f"it cannot {verb!r}{did_you_mean(verb, VERBS)}; it can: {', '.join(VERBS)}")
 
 
-def _shown(request: Request) -> str:
+def _shown(request: ControlRequest) -> str:
     args = ", ".join(f"{name}={value!r}" for name, value in request.args.items())
     return printable(f"{request.verb}({args})")

@@ -6,8 +6,8 @@ until the server has an entry for it; the server wakes one worker for each entry
 next claim also returns jobs that the server has given to this worker in a reply that got lost.
 `aioq.worker.claim_plan` decides what to claim, `aioq.worker.wait_plan` how to wait.
 
-The fetcher of a worker of many queues does not block: it stands, and a message wakes it. Where it has no free slot
-by then, it lets the server wake another worker.
+The fetcher of a worker of many queues does not block. It "stands": it waits in no call to the server, and a
+message wakes it. Where it has no free slot by then, it lets the server wake another worker.
 
 A single job may come to a waiting worker by direct dispatch, without a claim (`dispatch.py`).
 
@@ -37,7 +37,7 @@ from aioq.worker.wait_plan import OnWake, WaitKind, WaitPlan
 log = logger("aioq.worker")
 
 
-class Answer(NamedTuple):
+class ClaimReply(NamedTuple):
     """The reply to a claim, for the other duties.
 
     Attributes:
@@ -65,7 +65,7 @@ class Fetcher:
         slots: the slots to fill.
         deliver: called with each claimed job, for which a slot is taken already.
         on_dispatch: called with each job that came by direct dispatch; no slot is taken for it yet.
-        on_answer: called with each `Answer`, after the jobs are delivered.
+        on_answer: called with each `ClaimReply`, after the jobs are delivered.
         held: returns the ids of the queue's jobs that this worker knows it holds.
         space: waits until there is space for the outcomes of further jobs.
         queues: how many queues the worker has.
@@ -79,7 +79,7 @@ class Fetcher:
         *,
         deliver: Callable[[str, str, Claimed], None],
         on_dispatch: Callable[[str, str, Claimed], None],
-        on_answer: Callable[[Answer], None],
+        on_answer: Callable[[ClaimReply], None],
         held: Callable[[], Collection[str]],
         space: Callable[[], Awaitable[None]],
         queues: int = 1,
@@ -254,7 +254,7 @@ class Fetcher:
         request = self._plan.request(self._slots.free, tokens)
         claim = await self._claim(worker, request, tokens)
         waits = not claim.lost and self._plan.should_wait(request, claim, self._slots.free)
-        self._on_answer(Answer(worker, claim, woken=request.woken, empty=waits and not claim.jobs))
+        self._on_answer(ClaimReply(worker, claim, woken=request.woken, empty=waits and not claim.jobs))
         if not claim.lost:
             self._waits.fetched_at, self._served = time.monotonic(), True
             self._note_pause(claim, keeps=bool(tokens) or request.known)

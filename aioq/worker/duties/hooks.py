@@ -20,8 +20,7 @@ from aioq.store.contract import Settlement, Store, Verb
 from aioq.util.aio import end
 from aioq.util.log import logger
 from aioq.util.plural import counted
-from aioq.wire.messages import OutcomeKind as WireKind
-from aioq.wire.messages import decode_failure, decode_outcome, decode_reason
+from aioq.wire.messages import WireOutcomeKind, decode_failure, decode_outcome, decode_reason
 from aioq.worker.run.outcomes import context_of, outcome_of
 from aioq.worker.run.run import Run
 
@@ -43,7 +42,7 @@ _Key = tuple[str, str, int]
 """Queue, job id and claim."""
 
 
-class Hooks:
+class SettledHooks:
     """Calls `settled` of each middleware that defines it, once for each attempt.
 
     Args:
@@ -149,7 +148,7 @@ class Hooks:
             if not isinstance(reply, bytes):
                 return outcome
             stored = decode_outcome(reply)
-            if stored.kind == WireKind.CANCELLED:
+            if stored.kind == WireOutcomeKind.CANCELLED:
                 return replace(outcome, kind=OutcomeKind.CANCELLED, retry_in=None, reason=decode_reason(stored))
             if verb in _MAY_END_FAILED and reply == settlement.outcome:  # another outcome is that of a later run
                 return replace(outcome, kind=OutcomeKind.FAILED, retry_in=None, error=_stored_error(reply))

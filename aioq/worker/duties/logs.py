@@ -19,10 +19,10 @@ from aioq.worker.run.run import Run, RunKey
 
 log = logger("aioq.worker")
 
-PAUSE = 0.2
+WRITE_PAUSE = 0.2
 """Seconds between two writes: a person who follows a log does not notice them, and many lines share one."""
 
-PATIENCE = 1.0
+RETRY_PAUSE = 1.0
 """Seconds until the next write after one that has failed because the server is away."""
 
 OWN = "aioq."
@@ -148,7 +148,7 @@ class LogWriter:
                 self._writing = self._loop.create_task(self._write(list(some.values())))
                 written = await self._writing
                 self._writing = None
-                await asyncio.sleep(PAUSE if written else PATIENCE)
+                await asyncio.sleep(WRITE_PAUSE if written else RETRY_PAUSE)
         finally:
             if self._handler is not None:
                 root.removeHandler(self._handler)

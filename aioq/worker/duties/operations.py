@@ -17,7 +17,7 @@ from aioq.worker.app_parts import Attend
 log = logger("aioq.worker")
 
 
-class Operations:
+class OperationRunner:
     """Carries on the operations of which one queue reminds.
 
     Args:

@@ -18,7 +18,7 @@ from aioq.util.plural import counted
 
 log = logger("aioq.worker")
 
-PAUSE = 0.1
+WRITE_PAUSE = 0.1
 """Seconds between two writes, however often a task reports: a person cannot follow more."""
 
 
@@ -86,7 +86,7 @@ class Reporter:
                 await self._writing
             finally:
                 self._in_flight = {}
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(WRITE_PAUSE)
 
     def _report(self, key: _Key, progress: Progress) -> None:
         if threading.get_ident() == self._thread:

@@ -15,7 +15,7 @@ from functools import partial
 from aioq.errors import ServerError
 from aioq.store.contract import Settlement, Store, Verb
 from aioq.store.refusals import call_in_halves, is_refusal
-from aioq.store.upkeep import Recovery as RecoveryStep
+from aioq.store.upkeep import RecoveryStep
 from aioq.util.aio import Backoff
 from aioq.util.log import logger
 from aioq.util.plural import counted

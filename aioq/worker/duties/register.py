@@ -9,10 +9,10 @@ from aioq.util.log import logger
 
 log = logger("aioq.worker")
 
-AGAIN = 86_400.0
+REGISTER_EVERY = 86_400.0
 """Seconds after which it is noted again: the server forgets a queue that nobody has noted for a month."""
 
-PATIENCE = 10.0
+RETRY_PAUSE = 10.0
 """Seconds until the next attempt after one that has failed. A guess: only a list of workers waits for it."""
 
 
@@ -39,12 +39,12 @@ class QueueRegister:
         """Note them at the start, when they change, and once a day, until cancelled."""
         while True:
             self._changed.clear()
-            pause = AGAIN
+            pause = REGISTER_EVERY
             try:
                 await self._note(self._queues())
             except ServerError as error:
                 log.debug("could not note which queues this worker serves: %s", error)
-                pause = PATIENCE
+                pause = RETRY_PAUSE
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._changed.wait()

@@ -35,7 +35,7 @@ DRAIN_TIMEOUT = 5.0
 """Seconds for which a worker that is to end when its queues are empty waits for what it relays."""
 
 
-LOOKS = ""
+MOVED_JOBS = ""
 """The name of the task that looks after jobs that were moved, beside the names of queues."""
 
 
@@ -82,9 +82,9 @@ class Relays:
         for target in [each for each in self._wanted if each not in self._tasks]:
             del self._wanted[target]
             self._begin(target, self._relay(target))
-        if self._moved and LOOKS not in self._tasks:
+        if self._moved and MOVED_JOBS not in self._tasks:
             moved, self._moved = self._moved, []
-            self._begin(LOOKS, self._look(moved))
+            self._begin(MOVED_JOBS, self._look(moved))
 
     def _begin(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         self._tasks[name] = asyncio.create_task(work, name=f"aioq-relay-{self._queue}-{name}")

@@ -197,23 +197,23 @@ class Settler:
     async def _write_refused(self, queue: str, worker: str, settlement: Settlement, error: Exception) -> bool:
         """Write a refused settlement a few times more, and then a failure that says why it was refused."""
         backoff = Backoff()
-        for kind in (settlement, _failed(settlement, error)):
-            for _ in range(TRIES if kind is not None else 0):
+        for one in (settlement, _failed(settlement, error)):
+            for _ in range(TRIES if one is not None else 0):
                 await asyncio.sleep(backoff.next())
                 try:
-                    await self._write_when_up(queue, worker, [cast("Settlement", kind)], error)
+                    await self._write_when_up(queue, worker, [cast("Settlement", one)], error)
                 except Exception as fault:
                     if not is_refusal(fault):
                         raise
                     error = fault
                 else:
-                    if kind is not settlement:
-                        self._replaced[settlement.job_id, settlement.claim] = kind
+                    if one is not settlement:
+                        self._replaced[settlement.job_id, settlement.claim] = one
                     return True
             log.error(
                 "queue %s: the outcome (%s) of job %s is refused: %s; %s",
                 *(queue, settlement.verb.value, settlement.job_id, error),
-                "the job ends as failed" if kind is settlement else "the job stays until this worker ends",
+                "the job ends as failed" if one is settlement else "the job stays until this worker ends",
             )
         self._replaced[settlement.job_id, settlement.claim] = None
         return True

@@ -22,7 +22,7 @@ from aioq.schedules.declare import Declared
 from aioq.schedules.owners import PendingRemovals, Retention, note_retained, remove_unowned
 from aioq.schedules.reconcile import declare, run_at_start, sweep
 from aioq.schedules.sends import EncodedSends
-from aioq.schedules.tick_plan import Check, TickPlan
+from aioq.schedules.tick_plan import CheckPurpose, TickPlan
 from aioq.schedules.ticks import tick_due
 from aioq.store.schedules import Timetable
 from aioq.util.aio import Backoff, end
@@ -129,9 +129,9 @@ class Ticker:
             while await self._wait():
                 check = self._plan.begin(self._now())
                 try:
-                    if check is Check.TICKS:
+                    if check is CheckPurpose.TICKS:
                         await self._make_ticks()
-                    elif check is Check.DECLARE:
+                    elif check is CheckPurpose.DECLARE:
                         await self._declare()
                         self._plan.declared(self._now())
                     else:

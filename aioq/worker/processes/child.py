@@ -52,7 +52,7 @@ from aioq.worker.processes.protocol import (
     Ending,
     Message,
     Order,
-    Report,
+    OrderResult,
     frame,
     kept_line,
     line_of,
@@ -75,7 +75,7 @@ is noticed at once, unless a process that it has forked keeps it open."""
 class _EndedError(Exception):
     """The order has ended without a result or an error of the task itself; it carries the report."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: OrderResult) -> None:
         super().__init__(report.ending)
         self.report = report
 
@@ -149,7 +149,7 @@ class _WorkerConnection:
         with self._sending, contextlib.suppress(OSError):
             self._socket.sendall(data)
 
-    def answer(self, report: Report) -> None:
+    def answer(self, report: OrderResult) -> None:
         """Send the report of an order, and be ready for the next one."""
         data = frame(report)
         self._busy = False
@@ -200,7 +200,7 @@ class _WorkerHandler(logging.Handler):
             self.handleError(record)
 
 
-def _carry_out(order: Order, connection: _WorkerConnection) -> Report:
+def _carry_out(order: Order, connection: _WorkerConnection) -> OrderResult:
     """Carry out an order; whatever its task does, this returns the report."""
     try:
         task = _find(order, connection)
@@ -258,34 +258,34 @@ def _arguments(task: Task[Any, Any], order: Order) -> tuple[tuple[Any, ...], dic
     try:
         return signature_of(task).decode(order.args, order.kwargs)
     except BadArgumentsError as error:
-        raise _EndedError(Report(Ending.BAD_ARGUMENTS, text=_utf8(str(error)))) from error
+        raise _EndedError(OrderResult(Ending.BAD_ARGUMENTS, text=_utf8(str(error)))) from error
 
 
-def _encoded(order: Order, returns: ResultType, result: Any) -> Report:
+def _encoded(order: Order, returns: ResultType, result: Any) -> OrderResult:
     try:
         encoded = msgspec.Raw(returns.encoder.encode(result))
     except BaseException as error:
         why = f"{message_of(error)}; got {name_of(result)}"
-        return Report(Ending.BAD_RESULT, text=_utf8(f"the result of {order.task} cannot be encoded: {why}"))
+        return OrderResult(Ending.BAD_RESULT, text=_utf8(f"the result of {order.task} cannot be encoded: {why}"))
     try:
         if returns.exact_classes is not None and type(result) not in returns.exact_classes:
             returns.verify(result, encoded)
     except ResultError as error:
-        return Report(Ending.BAD_RESULT, text=_utf8(str(error)))
-    return Report(Ending.RETURNED, value=encoded)
+        return OrderResult(Ending.BAD_RESULT, text=_utf8(str(error)))
+    return OrderResult(Ending.RETURNED, value=encoded)
 
 
-def _failed(ending: Ending, error: BaseException, attempt: int) -> Report:
+def _failed(ending: Ending, error: BaseException, attempt: int) -> OrderResult:
     try:
         return _report_of(ending, asked_by(error), attempt)
     except BaseException:  # raised by code of the user's exception class
-        return Report(ending, failure=_clean(Failure(full_name_of(type(error)), message_of(error))))
+        return OrderResult(ending, failure=_clean(Failure(full_name_of(type(error)), message_of(error))))
 
 
-def _report_of(ending: Ending, error: BaseException, attempt: int) -> Report:
+def _report_of(ending: Ending, error: BaseException, attempt: int) -> OrderResult:
     delay = error.delay_after(attempt) if is_a(error, Retry) else None
     attempts = error.attempts if is_a(error, Retry) else None
-    return Report(
+    return OrderResult(
         ending,
         failure=_clean(failure_to_show(error, attempt)),
         names=class_names(error),
@@ -365,7 +365,7 @@ async def _in_own_task(call: Callable[[], Awaitable[Any]], context: JobContext) 
     except asyncio.CancelledError:  # only the job can have done that: the worker, to end it, kills this process
         running.cancel()
         await asyncio.wait([running], timeout=GRACE)
-        raise _EndedError(Report(Ending.LOOP_CANCELLED)) from None
+        raise _EndedError(OrderResult(Ending.LOOP_CANCELLED)) from None
     return result_of(running.result())
 
 

@@ -23,10 +23,10 @@ from aioq.worker.processes.protocol import (
     HEADER,
     NO_ORDER,
     Begun,
+    ChildLogRecord,
     KeptLine,
-    LogLine,
     Order,
-    Report,
+    OrderResult,
     frame,
     log_line,
     read_message,
@@ -62,7 +62,7 @@ class Children:
 
     async def carry_out(
         self, order: Order, on_begun: Callable[[], None], *, keep: bool, lines: Sink | None = None
-    ) -> Report:
+    ) -> OrderResult:
         """Let a child carry out an order.
 
         Cancellation: the child is killed, with the processes that it has started.
@@ -108,7 +108,7 @@ class Children:
             child.kill()
         return await _Child.start()
 
-    async def _finish(self, child: "_Child", on_begun: Callable[[], None], *, keep: bool) -> Report:
+    async def _finish(self, child: "_Child", on_begun: Callable[[], None], *, keep: bool) -> OrderResult:
         try:
             if child.report is None:
                 on_begun()
@@ -141,7 +141,7 @@ class _Child:
         self._reader = reader
         self._writer = writer
         self._order = NO_ORDER
-        self.report: Report | None = None
+        self.report: OrderResult | None = None
         self.lines: Sink | None = None
 
     @classmethod
@@ -176,29 +176,29 @@ class _Child:
             self._writer.write(frame(order))
             await self._writer.drain()
             message = await self._next()
-        if isinstance(message, Report):
+        if isinstance(message, OrderResult):
             self.report = message
 
-    async def finish(self) -> Report:
+    async def finish(self) -> OrderResult:
         """Wait for the report of the order."""
         while self.report is None:
             message = await self._next()
-            if isinstance(message, Report):
+            if isinstance(message, OrderResult):
                 self.report = message
         return self.report
 
-    async def _next(self) -> Begun | Report:
+    async def _next(self) -> Begun | OrderResult:
         while True:
             length = int.from_bytes(await self._reader.readexactly(HEADER))
             message = read_message(await self._reader.readexactly(length))
-            if isinstance(message, LogLine):
+            if isinstance(message, ChildLogRecord):
                 self._log(message)
             elif not isinstance(message, KeptLine):
                 return message
             elif self.lines is not None and message.order == self._order:
                 self.lines(message.level, message.text)
 
-    def _log(self, line: LogLine) -> None:
+    def _log(self, line: ChildLogRecord) -> None:
         """Log a record of the child: in the context of the present job, if it is that job's."""
         if line.order == self._order:
             log_line(line)

@@ -102,7 +102,7 @@ class Begun(msgspec.Struct, frozen=True, tag="begun"):
     """The child is about to call the task's function."""
 
 
-class LogLine(msgspec.Struct, frozen=True, tag="line"):
+class ChildLogRecord(msgspec.Struct, frozen=True, tag="line"):
     """A log record.
 
     Attributes:
@@ -128,7 +128,7 @@ class KeptLine(msgspec.Struct, frozen=True, tag="kept"):
     text: str
 
 
-class Report(msgspec.Struct, frozen=True, tag="report"):
+class OrderResult(msgspec.Struct, frozen=True, tag="report"):
     """The result of an order.
 
     Attributes:
@@ -162,7 +162,7 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     is_fail: bool = False
 
 
-Message = Begun | LogLine | KeptLine | Report
+Message = Begun | ChildLogRecord | KeptLine | OrderResult
 
 _MESSAGE = msgspec.msgpack.Decoder(Message)
 _ORDER = msgspec.msgpack.Decoder(Order)
@@ -184,13 +184,13 @@ def read_message(body: bytes) -> Message:
     return _MESSAGE.decode(body)
 
 
-def line_of(record: logging.LogRecord) -> LogLine:
+def line_of(record: logging.LogRecord) -> ChildLogRecord:
     """The message for a log record; whatever the record contains, this does not fail."""
     fields = {key: plain(value) for key, value in tuple(vars(record).items()) if key not in _IN_WORDS}
     fields |= {"msg": plain(message_of(record)), "exc_text": plain(traceback_of(record)) or None}
     if raised := raised_of(record):
         fields.setdefault("exception", raised)
-    return LogLine(order_here.get(), fields)
+    return ChildLogRecord(order_here.get(), fields)
 
 
 _IN_WORDS = {"args", "exc_info", "stack_info"}
@@ -202,7 +202,7 @@ def kept_line(order: Order, level: int, text: str) -> KeptLine:
     return KeptLine(order.number, level, cut(text, MAX_LINE))
 
 
-def log_line(line: LogLine) -> None:
+def log_line(line: ChildLogRecord) -> None:
     """Log a child's record with this process's handlers; raises nothing, so that no job fails for its log."""
     try:
         record = logging.makeLogRecord(dict(line.fields))

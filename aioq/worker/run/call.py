@@ -27,7 +27,7 @@ from aioq.wire.messages import Failure
 from aioq.wire.signature import BadArgumentsError
 from aioq.worker.failures import ChildError, caught, result_of
 from aioq.worker.processes.pool import Children, DiedError, NotBegunError
-from aioq.worker.processes.protocol import NO_ORDER, Ending, Order, Report
+from aioq.worker.processes.protocol import NO_ORDER, Ending, Order, OrderResult
 from aioq.worker.run.run import Run
 
 log = logger("aioq.worker")
@@ -87,9 +87,8 @@ class Caller:
         self._unlimited = anyio.CapacityLimiter(math.inf)  # anyio's own limit would be 40 threads
         self._children = Children()
         self._busy_threads = 0
-        self._running_on: set[JobContext] = (
-            set()
-        )  # jobs that have ended while their function still runs in its thread
+        # Jobs that have ended while their function still runs in its thread.
+        self._running_on: set[JobContext] = set()
         self._lock = threading.Lock()
 
     @property
@@ -241,7 +240,7 @@ class Caller:
         # Only middleware needs the decoded result here.
         return _decoded(run, encoded) if self._middleware else encoded
 
-    async def _carry_out(self, run: Run, begin: Begin, *, keep: bool) -> Report:
+    async def _carry_out(self, run: Run, begin: Begin, *, keep: bool) -> OrderResult:
         assert run.context is not None
         lines = sink_of(run.context)
         return await self._children.carry_out(_order(run), partial(begin, run), keep=keep, lines=lines)
@@ -308,7 +307,7 @@ def _order(run: Run) -> Order:
     )
 
 
-def _encoded_result(run: Run, report: Report) -> msgspec.Raw:
+def _encoded_result(run: Run, report: OrderResult) -> msgspec.Raw:
     """The encoded result in a report.
 
     Raises:

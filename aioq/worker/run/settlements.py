@@ -15,7 +15,7 @@ from aioq.errors import (
 from aioq.jobs.retry import DEFAULT_ATTEMPTS, Retry, Snooze, class_name, class_names
 from aioq.jobs.verdicts import Cancel, Fail, asked_by
 from aioq.store.contract import Settlement, Verb
-from aioq.store.history import Report
+from aioq.store.history import RunReport
 from aioq.tasks.task import signature_of
 from aioq.util.durations import MAX_DELAY
 from aioq.util.exception_names import leaf_names
@@ -180,9 +180,8 @@ def _succeeded(run: Run, environment: RunEnvironment) -> Settlement:
         except ResultError as error:
             run.error = error
             return failed(run, own_failure(error))
-    if (
-        envelope is not None and envelope.options.headers
-    ):  # tested here to save a call, because most jobs have none
+    # Tested here to save a call, because most jobs have none.
+    if envelope is not None and envelope.options.headers:
         outcome = with_headers(outcome, envelope.options.headers)
     return Settlement(run.claimed.id, run.claimed.claim, _SUCCEEDED, outcome, 0, run.result_ttl_ms)
 
@@ -272,7 +271,7 @@ def own_failure(error: Exception) -> Failure:
     return Failure(class_name(type(error)), str(error))
 
 
-def report_of(run: Run, settlement: Settlement, seconds: float) -> Report:
+def report_of(run: Run, settlement: Settlement, seconds: float) -> RunReport:
     """What the history and the statistics count of a run that has taken so many seconds.
 
     It raises nothing, as `Executor._finish` requires.
@@ -280,10 +279,10 @@ def report_of(run: Run, settlement: Settlement, seconds: float) -> Report:
     verb, claimed, envelope = settlement.verb, run.claimed, run.envelope
     error = "" if verb is _SUCCEEDED or verb not in _WITH_ERROR else error_text(settlement.outcome)
     if not run.begun:
-        return Report(_task_of(run), -1.0, -1.0, error)
+        return RunReport(_task_of(run), -1.0, -1.0, error)
     waited_ms = claimed.started_ms - (claimed.ready_ms or claimed.sent_ms)
     waited = (waited_ms / 1000 if waited_ms > 0 else 0.0) + run.waited
-    return Report("" if envelope is None else envelope.task, seconds if seconds > 0 else 0.0, waited, error)
+    return RunReport("" if envelope is None else envelope.task, seconds if seconds > 0 else 0.0, waited, error)
 
 
 def _task_of(run: Run) -> str:

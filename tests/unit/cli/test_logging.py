@@ -14,7 +14,7 @@ import pytest
 
 from aioq.cli.logging import JsonFormatter, TextFormatter, set_up_logging
 from aioq.util.log_records import let_through
-from aioq.worker.processes.protocol import LogLine, frame, line_of, log_line, read_message
+from aioq.worker.processes.protocol import ChildLogRecord, frame, line_of, log_line, read_message
 from tests.loggers import put_back
 
 
@@ -95,7 +95,7 @@ def test_a_record_is_one_line_and_its_traceback_as_text(name: str) -> None:
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_record_of_a_child_arrives(name: str, caplog: pytest.LogCaptureFixture) -> None:
     message = read_message(frame(line_of(RECORDS[name]))[4:])
-    assert isinstance(message, LogLine)
+    assert isinstance(message, ChildLogRecord)
     log_line(message)
     (found,) = caplog.records
     here = json.loads(JsonFormatter().format(RECORDS[name]))

@@ -181,4 +181,6 @@ def test_keys_of_another_app_are_found_in_any_database(redis_server: Database, a
 @pytest.mark.anyio
 async def test_each_server_serves_an_async_client(server: Database, app_name: str) -> None:
     async with AsyncRedis.from_url(server.url) as client:
-        await client.set(f"aioq:{{{app_name}:q}}", "own keys may stay")
+        key = f"aioq:{{{app_name}:q}}"
+        await client.set(key, "own keys may stay")
+        assert await client.get(key) == b"own keys may stay"

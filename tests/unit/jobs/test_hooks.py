@@ -13,7 +13,7 @@ from aioq.store.contract import Limits, Settlement, Verb
 from aioq.store.memory import MemoryStore
 from aioq.util.clock import ManualClock
 from aioq.wire.messages import Failure, encode_cancellation, encode_failure
-from aioq.worker.duties.hooks import Hooks
+from aioq.worker.duties.hooks import SettledHooks
 from tests.unit.kit import call, make_run, until, within
 
 pytestmark = pytest.mark.anyio
@@ -232,7 +232,7 @@ async def test_where_the_server_decides_what_becomes_of_the_job_it_is_asked(
     verb: Verb, stored: bytes | None, kind: OutcomeKind, final: bool, reason: str
 ):
     watch = Watch()
-    hooks = Hooks([watch], Ended(stored))
+    hooks = SettledHooks([watch], Ended(stored))
     run = make_run(call("add", 1))
     run.settlement = Settlement("job", 1, verb, CRASHED, delay_ms=2000)
     assert hooks.on_end is not None
@@ -251,7 +251,7 @@ async def test_where_the_server_decides_what_becomes_of_the_job_it_is_asked(
 
 async def test_where_the_server_refuses_an_outcome_settled_gets_the_failure_in_its_place():
     watch = Watch()
-    hooks = Hooks([watch], Ended(None))
+    hooks = SettledHooks([watch], Ended(None))
     run = make_run(call("add", 1))
     run.result = 2
     run.settlement = Settlement("job", 1, Verb.SUCCEEDED, b"too large")

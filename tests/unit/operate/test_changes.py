@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from aioq.jobs.events import Event, EventKind
 from aioq.operate.changes import MOST_SAVED, Look, QueueChanges, Saved
 from aioq.store.leases import WorkerLease
-from aioq.store.pauses import NOTHING, Pauses, Span
+from aioq.store.pauses import NO_PAUSES, PausePeriod, Pauses
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NOW_MS = round(NOW.timestamp() * 1000)
@@ -37,7 +37,7 @@ def resumed(task: str) -> Event:
 def looked(changes: QueueChanges, *, workers: dict[str, int] | None = None, tasks: str | None = None) -> list[str]:
     """The news of a look: at workers and how long their leases last, or at the tasks that are paused, in words."""
     leases = None if workers is None else [WorkerLease(name, ms, 0) for name, ms in workers.items()]
-    spans = None if tasks is None else Pauses(None, {task: Span(NOW_MS) for task in tasks.split()})
+    spans = None if tasks is None else Pauses(None, {task: PausePeriod(NOW_MS) for task in tasks.split()})
     news = list(changes.compare(Look(leases, spans), NOW_MS))
     for event in news:
         changes.give(event)
@@ -137,7 +137,7 @@ def test_what_a_look_does_not_list_any_more_is_forgotten() -> None:
 
 def test_nobody_wants_to_know() -> None:
     assert list(QueueChanges("mail", None).compare(Look(None, None), NOW_MS)) == []
-    assert list(QueueChanges("mail", None).compare(Look(None, NOTHING), NOW_MS)) == []
+    assert list(QueueChanges("mail", None).compare(Look(None, NO_PAUSES), NOW_MS)) == []
 
 
 @dataclass

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from aioq.errors import ConfigError
 from aioq.jobs.job import JobState
 from aioq.operate.cursor import decode_cursor, encode_cursor
-from aioq.store.operating import Span
+from aioq.store.operating import TimeSpan
 
 PLACES = st.dictionaries(
     st.tuples(st.text(max_size=9), st.sampled_from(JobState)),
@@ -18,7 +18,7 @@ PLACES = st.dictionaries(
 
 @given(st.binary(max_size=8), st.none() | st.integers(0, 2**60), PLACES)
 def test_it_comes_back_as_it_was(query, since, places):
-    span = Span(since, None)
+    span = TimeSpan(since, None)
     text = encode_cursor(query, span, places)
     assert text.isascii()
     assert decode_cursor(text, query) == (span, places)
@@ -33,7 +33,7 @@ def test_anything_else_is_an_error(text):
 
 
 def test_each_letter_counts():
-    text = encode_cursor(b"12345678", Span(), {("mail", JobState.FAILED): ("1", "a")})
+    text = encode_cursor(b"12345678", TimeSpan(), {("mail", JobState.FAILED): ("1", "a")})
     for n in range(len(text) - 1):
         with pytest.raises(ConfigError):
             decode_cursor(text[:n] + ("A" if text[n] != "A" else "B") + text[n + 1 :], b"12345678")

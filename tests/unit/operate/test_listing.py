@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aioq.jobs.job import JobInfo, JobState
 from aioq.operate.listing import MOST_LOOKED_AT, JobList, part_size, step
-from aioq.store.operating import Listed, Listing, Place, Wanted
+from aioq.store.operating import Listed, Listing, ListPosition, ListQuery
 
 pytestmark = pytest.mark.anyio
 
@@ -24,7 +24,7 @@ class Lists:
         self._times = times
         self.read = 0
 
-    async def list_jobs(self, queue: str, wanted: Wanted, after: Place, limit: int) -> Listing:
+    async def list_jobs(self, queue: str, wanted: ListQuery, after: ListPosition, limit: int) -> Listing:
         times = self._times[int(queue)]
         start = int(after[0]) if after else 0
         end = min(start + limit, len(times))
@@ -44,10 +44,10 @@ def job(job_id: str, seconds: int) -> JobInfo:
 
 async def pages(store: Any, count: int, size: int, part: int, keep: Any = lambda item: True) -> list[list[str]]:
     """All pages, each read from where the one before has left the lists."""
-    places: dict[int, Place | None] = {}
+    places: dict[int, ListPosition | None] = {}
     found: list[list[str]] = []
     while True:
-        lists = [JobList(str(n), Wanted(JobState.FAILED), places.get(n, ()), part) for n in range(count)]
+        lists = [JobList(str(n), ListQuery(JobState.FAILED), places.get(n, ()), part) for n in range(count)]
         page = await step(store, lists, keep, size=size, oldest=True)
         assert len(page.jobs) <= size
         found.append([each.id for each in page.jobs])
@@ -80,7 +80,7 @@ def _with_gaps(ordered: list[int], whole: list[int | None]) -> list[int | None]:
 
 async def test_a_step_looks_at_so_many_only() -> None:
     store = Lists([list(range(5 * MOST_LOOKED_AT))])
-    lists = [JobList("0", Wanted(JobState.FAILED), (), 250)]
+    lists = [JobList("0", ListQuery(JobState.FAILED), (), 250)]
     found = await step(store, lists, lambda _: False, size=10, oldest=True)  # pyright: ignore[reportArgumentType]
     assert (found.jobs, found.looked_at, found.is_over) == ([], MOST_LOOKED_AT, False)
     assert lists[0].place == (str(MOST_LOOKED_AT),)
@@ -89,7 +89,7 @@ async def test_a_step_looks_at_so_many_only() -> None:
 
 async def test_items_without_a_job_count_too() -> None:
     store = Lists([[None] * (5 * MOST_LOOKED_AT)])
-    lists = [JobList("0", Wanted(JobState.FAILED), (), 250)]
+    lists = [JobList("0", ListQuery(JobState.FAILED), (), 250)]
     found = await step(store, lists, lambda _: True, size=10, oldest=True)  # pyright: ignore[reportArgumentType]
     assert (found.jobs, found.is_over) == ([], False)
     assert MOST_LOOKED_AT <= found.looked_at < MOST_LOOKED_AT + 250

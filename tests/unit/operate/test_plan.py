@@ -7,7 +7,7 @@ from aioq.jobs.job import JobState
 from aioq.operate.filters import make_filters
 from aioq.operate.plan import (
     APPLIES_TO,
-    Plan,
+    OperationPlan,
     decode_plan,
     encode_plan,
     filters_of,
@@ -35,7 +35,9 @@ def test_a_plan_comes_back_as_it_was_stored() -> None:
     }
     filters = make_filters(given, ENCODER)
     stored = stored_filters(filters, ["mail"], NOW)
-    plan = Plan(Act.CANCEL, stored, [("mail", NOW), ("mail#1", NOW + 5)], "ann", reason="sold out", rate=0.5)
+    plan = OperationPlan(
+        Act.CANCEL, stored, [("mail", NOW), ("mail#1", NOW + 5)], "ann", reason="sold out", rate=0.5
+    )
 
     again = decode_plan(encode_plan(plan))
 

@@ -41,7 +41,10 @@ class Source:
     async def waiters(self) -> Waiters:
         return self._waiters
 
-    async def places_of(self, job_id: str, queue: str | None, *, patient: bool) -> tuple[str, ...]:
+    async def check_queue(self, where: str, queue: str) -> None:
+        pass
+
+    async def shards_of_job(self, job_id: str, queue: str | None, *, patient: bool) -> tuple[str, ...]:
         del job_id, patient
         return self._queues if queue is None else (queue,)
 
@@ -342,7 +345,7 @@ async def test_a_job_is_looked_for_first_where_its_id_says(job_id: str, queue: s
 
     assert internals_of(app).queues() == ["default", "mail"]
     async with app.test():
-        assert (await internals_of(app).places_of(job_id, None, patient=False))[0] == (queue or "default")
+        assert (await internals_of(app).shards_of_job(job_id, None, patient=False))[0] == (queue or "default")
     assert app.handle(job_id).queue is None  # an id of somebody's own may look like a generated one
     assert app.handle(job_id, queue="given").queue == "given"
 

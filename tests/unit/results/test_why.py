@@ -9,7 +9,7 @@ import pytest
 from aioq import Failure, JobInfo, JobState, Progress
 from aioq.results.why import Facts, WhyCode, reasons_of
 from aioq.store.leases import MOST_TASKS, WorkerLease, marks_of, serving
-from aioq.store.pauses import Pauses, Span
+from aioq.store.pauses import PausePeriod, Pauses
 from aioq.store.story import Counted
 from aioq.wire.messages import encode_cancellation
 
@@ -91,14 +91,21 @@ REASONS: list[tuple[Facts, list[str]]] = [
         ],
     ),
     (
-        facts(JobState.QUEUED, {}, ahead=Counted(0), workers=[ALIVE], pauses=Pauses(Span(NOON_MS - 60_000))),
+        facts(
+            JobState.QUEUED, {}, ahead=Counted(0), workers=[ALIVE], pauses=Pauses(PausePeriod(NOON_MS - 60_000))
+        ),
         [
             "queue_paused: queue 'mail' is paused since 2026-01-01 11:59:00 UTC",
             "in_line: it is the next in queue 'mail', priority normal; 1 worker serves queue 'mail'",
         ],
     ),
     (
-        facts(JobState.QUEUED, {}, workers=[ALIVE], pauses=Pauses(None, {"send": Span(NOON_MS, NOON_MS + 9_000)})),
+        facts(
+            JobState.QUEUED,
+            {},
+            workers=[ALIVE],
+            pauses=Pauses(None, {"send": PausePeriod(NOON_MS, NOON_MS + 9_000)}),
+        ),
         ["task_paused: task 'send' is paused since 2026-01-01 12:00:00 UTC, until 2026-01-01 12:00:09 UTC"],
     ),
     (

@@ -18,9 +18,9 @@ from aioq.schedules.timing import (
     Definition,
     Misfire,
     decode,
+    due_ticks,
     encode,
     job_of,
-    plan,
     stamp,
     to_datetime,
     to_ms,
@@ -130,15 +130,15 @@ def test_missed_seconds_that_ended_long_ago_are_no_trouble(monkeypatch: pytest.M
 
 
 def test_a_tick_in_time_is_made():
-    planned = plan(every(30), NOON, NOON + 3)
-    assert (planned.ticks, planned.next_ms, planned.missed) == ((NOON,), NOON + 30_000, False)
+    due = due_ticks(every(30), NOON, NOON + 3)
+    assert (due.ticks, due.next_ms, due.missed) == ((NOON,), NOON + 30_000, False)
 
 
 @pytest.mark.parametrize("misfire", Misfire)
 def test_late_ticks_are_each_made_whatever_the_policy(misfire: Misfire):
-    planned = plan(every(1, misfire=misfire), NOON, NOON + MISFIRE_MS)
-    assert planned.ticks == tuple(range(NOON, NOON + MISFIRE_MS + 1, 1000))
-    assert (planned.next_ms, planned.missed) == (NOON + MISFIRE_MS + 1000, False)
+    due = due_ticks(every(1, misfire=misfire), NOON, NOON + MISFIRE_MS)
+    assert due.ticks == tuple(range(NOON, NOON + MISFIRE_MS + 1, 1000))
+    assert (due.next_ms, due.missed) == (NOON + MISFIRE_MS + 1000, False)
 
 
 @pytest.mark.parametrize(
@@ -151,21 +151,21 @@ def test_late_ticks_are_each_made_whatever_the_policy(misfire: Misfire):
 )
 def test_after_that_the_policy_decides(misfire: Misfire, ticks: tuple[int, ...]):
     now = NOON + 3 * HOUR + 60_000
-    planned = plan(cron("0 * * * *", misfire=misfire, misfire_cap=3), NOON, now)
-    assert (planned.ticks, planned.next_ms, planned.missed) == (ticks, NOON + 4 * HOUR, True)
+    due = due_ticks(cron("0 * * * *", misfire=misfire, misfire_cap=3), NOON, now)
+    assert (due.ticks, due.next_ms, due.missed) == (ticks, NOON + 4 * HOUR, True)
 
 
 def test_a_stored_tick_that_the_definition_does_not_have_is_made():
-    assert plan(cron("30 * * * *"), NOON, NOON + 5).ticks == (NOON,)
+    assert due_ticks(cron("30 * * * *"), NOON, NOON + 5).ticks == (NOON,)
 
 
 def test_one_step_makes_no_more_than_so_many():
-    assert len(plan(Definition(every_ms=1), NOON, NOON + MISFIRE_MS).ticks) == MAX_TICKS
+    assert len(due_ticks(Definition(every_ms=1), NOON, NOON + MISFIRE_MS).ticks) == MAX_TICKS
 
 
 def test_after_its_end_a_schedule_makes_what_was_missed_and_is_over():
-    planned = plan(every(60, end_ms=NOON), NOON - 60_000, NOON + HOUR)
-    assert (planned.ticks, planned.next_ms) == ((NOON,), None)
+    due = due_ticks(every(60, end_ms=NOON), NOON - 60_000, NOON + HOUR)
+    assert (due.ticks, due.next_ms) == ((NOON,), None)
 
 
 # -- jobs -------------------------------------------------------------------------------------------------------
@@ -237,9 +237,9 @@ def test_a_definition_is_clamped_where_it_is_read(given: dict[str, Any], read: d
     """Some of these made ticks without end, others a job that was never due, and one a division by zero."""
     definition = decode(msgspec.msgpack.encode((1, given)))
     assert definition == Definition(**read)
-    planned = plan(definition, NOON - 24 * HOUR, NOON)
-    assert 1 <= len(planned.ticks) <= MAX_TICKS
-    assert all(job_of("s", definition, tick)[2] >= tick for tick in planned.ticks)
+    due = due_ticks(definition, NOON - 24 * HOUR, NOON)
+    assert 1 <= len(due.ticks) <= MAX_TICKS
+    assert all(job_of("s", definition, tick)[2] >= tick for tick in due.ticks)
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_without_one_a_task_is_called_by_its_module_and_qualified_name(app: App)
         (_async_generator, {}, "a generator cannot be a task"),
         (42, {}, "expected a function, got 42"),
         (42, {"name": "x"}, "expected a function, got 42"),
-        ("add", {}, "expected a function, got 'add'; a name is given by its word: @app.task(name='add')"),
+        ("add", {}, "expected a function, got 'add'; give a name as name=: @app.task(name='add')"),
         (functools.partial(_plain), {}, "name"),
         (int, {}, "int"),
     ],
@@ -148,7 +148,7 @@ def test_two_functions_of_one_name_are_an_error_that_names_both_places(app: App)
     for function in (_plain, _coroutine):
         assert f"{__file__}:{function.__code__.co_firstlineno}" in text
     assert text.startswith("two tasks are named 'add': ")
-    assert text.endswith('give one another name: @app.task(name="...")')
+    assert text.endswith('give one of them another name: @app.task(name="...")')
     assert app.tasks["add"].function is _plain
 
 

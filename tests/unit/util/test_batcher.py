@@ -245,6 +245,7 @@ async def test_an_item_that_comes_just_when_the_last_flush_ends_is_not_left_lyin
     put(subject, "x").add_done_callback(again)
     await until(lambda: len(replies) == 5)
     await within(subject.drain())
+    assert (server.batches, subject.held) == ([["x"]] * 5, 0)
 
 
 async def test_with_so_many_a_batch_leaves_before_the_loop_has_had_its_turn_also_when_another_is_in_flight():

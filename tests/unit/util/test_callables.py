@@ -221,7 +221,7 @@ def test_what_has_no_name_is_given_one(app: App, function: Any):
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "a class method in its class": (classmethod(logged(plain)), "make the task behind the class: app.task("),
+    "a class method in its class": (classmethod(logged(plain)), "register it after the class: app.task("),
     "a class": (Notify, "expected a function"),
     "a builtin without a signature": (max, "write a function around it"),
     "a generator behind a partial": (functools.partial(lambda: (yield 1)), "a generator cannot be a task"),

@@ -17,7 +17,7 @@ from aioq.config.settings import SettingArgs, load_settings
 from aioq.jobs.options import NAMES
 from aioq.schedules.declare import NAMES as SCHEDULE_NAMES
 from aioq.tasks.registry import MAX_TASK_NAME, TASK_OPTIONS
-from aioq.util.migration import WORDS, Place, here
+from aioq.util.migration import WORDS, ApiPart, here
 
 pytestmark = pytest.mark.anyio
 
@@ -144,7 +144,7 @@ def test_an_option_of_a_task_is_distinguished_from_one_of_a_call():
         add.options(name="b")  # pyright: ignore[reportCallIssue]
     with pytest.raises(ConfigError, match=r"executor.* an option of each task: @app\.task\(\.\.\.\)"):
         add.options(executor="thread")  # pyright: ignore[reportCallIssue]
-    with pytest.raises(ConfigError, match=r"a name is given by its word: @app\.task\(name='add'\)"):
+    with pytest.raises(ConfigError, match=r"give a name as name=: @app\.task\(name='add'\)"):
         app.task("add")  # pyright: ignore[reportCallIssue, reportArgumentType] - what the error is about
 
 
@@ -252,25 +252,25 @@ def test_settings_of_elsewhere(
 
 
 def test_no_word_is_a_name_of_aioq_already():
-    assert not set(WORDS[Place.SETTING]) & set(SettingArgs.__annotations__)
-    assert not set(WORDS[Place.OPTION]) & {*NAMES, *TASK_OPTIONS}
-    assert not set(WORDS[Place.SCHEDULE]) & set(SCHEDULE_NAMES)
-    assert not set(WORDS[Place.PACKAGE]) & set(dir(aioq))
-    things = ((Place.TASK, add), (Place.APP, app), (Place.HANDLE, app.handle("j")), (Place.JOB, JOB))
+    assert not set(WORDS[ApiPart.SETTING]) & set(SettingArgs.__annotations__)
+    assert not set(WORDS[ApiPart.OPTION]) & {*NAMES, *TASK_OPTIONS}
+    assert not set(WORDS[ApiPart.SCHEDULE]) & set(SCHEDULE_NAMES)
+    assert not set(WORDS[ApiPart.PACKAGE]) & set(dir(aioq))
+    things = ((ApiPart.TASK, add), (ApiPart.APP, app), (ApiPart.HANDLE, app.handle("j")), (ApiPart.JOB, JOB))
     for place, thing in things:
         assert not [word for word in WORDS[place] if hasattr(thing, word)]
 
 
 def test_a_word_of_another_place_is_known_where_people_mix_them():
-    assert here(Place.SETTING, "countdown") == here(Place.OPTION, "countdown")
-    assert here(Place.TASK, "countdown") is None
-    assert here(Place.OPTION, "xyz") is None
+    assert here(ApiPart.SETTING, "countdown") == here(ApiPart.OPTION, "countdown")
+    assert here(ApiPart.TASK, "countdown") is None
+    assert here(ApiPart.OPTION, "xyz") is None
 
 
 @pytest.mark.parametrize("word", ["BASE", "key", "POOL", "meta", "ttl"])
 def test_a_plain_word_is_no_option_where_settings_are(word: str):
-    assert here(Place.OPTION, word) is not None
-    assert here(Place.SETTING, word) is None
+    assert here(ApiPart.OPTION, word) is not None
+    assert here(ApiPart.SETTING, word) is None
 
 
 def test_each_advice_reads_on_behind_here_it_is():

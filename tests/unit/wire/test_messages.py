@@ -18,7 +18,7 @@ from aioq.wire.messages import (
     CallOptions,
     Envelope,
     Failure,
-    OutcomeKind,
+    WireOutcomeKind,
     decode_envelope,
     decode_failure,
     decode_outcome,
@@ -100,12 +100,12 @@ def test_the_golden_bytes_of_the_outcomes_are_read():
     result, failure, headed, cancellation = (
         decode_outcome(bytes.fromhex(golden)) for _, golden in OUTCOMES.values()
     )
-    assert (result.kind, result.task) == (OutcomeKind.SUCCEEDED, "shop.add")
+    assert (result.kind, result.task) == (WireOutcomeKind.SUCCEEDED, "shop.add")
     assert msgspec.msgpack.decode(result.value) == 3
-    assert failure.kind is OutcomeKind.FAILED
+    assert failure.kind is WireOutcomeKind.FAILED
     assert decode_failure(failure) == Failure("ValueError", "no", "tb")
     assert (headed.headers, msgspec.msgpack.decode(headed.value), result.headers) == ({"a": "b"}, 3, None)
-    assert cancellation.kind is OutcomeKind.CANCELLED
+    assert cancellation.kind is WireOutcomeKind.CANCELLED
     assert decode_reason(cancellation) == "why"
 
 

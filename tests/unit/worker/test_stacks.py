@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from aioq.worker import stacks as module
-from aioq.worker.requests import Answer, encode_answer
+from aioq.worker.requests import ControlAnswer, encode_answer
 from aioq.worker.stacks import WorkerStacks, take_stacks
 from tests.unit.kit import turns
 
@@ -69,7 +69,9 @@ async def test_there_is_room_for_so_many_in_an_answer(monkeypatch: pytest.Monkey
     gate = asyncio.Event()
     tasks = [asyncio.create_task(outer(gate), name="n" * 200) for _ in range(600)]
     found = await taken(*tasks)
-    assert len(encode_answer(Answer(found))) < 1.2 * module.MOST_BYTES  # with names, and what is around the texts
+    assert (
+        len(encode_answer(ControlAnswer(found))) < 1.2 * module.MOST_BYTES
+    )  # with names, and what is around the texts
     assert found.left_out >= 100
     assert len(found.tasks) + found.left_out > 600
     assert str(found).endswith(f"... and {found.left_out} more")

@@ -113,7 +113,8 @@ class Router(Generic[N]):
         if address is None:
             self.refresh_soon()
             raise ServerUnavailableError(
-                f"{self._shown_url}: no node serves the slot of {key} (slot {slot_of(key)})"
+                f"{self._shown_url}: no node serves slot {slot_of(key)}, that of {key}: its node is down "
+                "and not replaced yet, or no node was given it; CLUSTER SLOTS shows which"
             )
         return self._nodes[address]
 

@@ -32,14 +32,14 @@ from aioq.store.redis.schedule_queues import Register
 from aioq.store.redis.schedules import RedisTimetable
 from aioq.store.redis.shards import RedisShardRegister
 from aioq.store.redis.store import RedisStore, listen_for_dispatched
-from aioq.store.upkeep import Promotion, Recovery
+from aioq.store.upkeep import Promotion, RecoveryStep
 from aioq.util.log import logger
 
 T = TypeVar("T")
 
 log = logger("aioq.redis")
 
-PATIENCE = 5.0
+SLOT_MOVE_TIMEOUT = 5.0
 """Seconds for which a verb of a caller who does not retry is repeated while the queue's slot moves. A guess: a
 slot with few keys moves within milliseconds, and a person who waits longer wants to know why."""
 
@@ -267,7 +267,7 @@ class ClusterStore:
         """Queue up to `limit` scheduled jobs that are due, and end up to `limit` jobs that have expired."""
         return await self._begin(queue, lambda node: node.promote(queue, limit))
 
-    async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> Recovery:
+    async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> RecoveryStep:
         """Do one step of recovering a dead worker: give back its jobs. Or drop dead jobs over the limit."""
         return await self._begin(queue, lambda node: node.recover(queue, crash_outcome, limit, dead=dead))
 
@@ -349,7 +349,9 @@ class ClusterStore:
         """
         await self._router.refresh_now()
         if self._router.node_of(base_key(self._app, queue)) is not node:
-            raise ServerUnavailableError(f"queue {queue}: another node has taken the place of its own")
+            raise ServerUnavailableError(
+                f"queue {queue}: its node was replaced by another one and did not answer; try again"
+            )
 
     async def _patiently(self, queue: str, verb: Callable[[RedisStore], Awaitable[T]]) -> T:
         """Carry out a verb whose caller does not retry: again and again while the queue's slot moves."""
@@ -358,7 +360,7 @@ class ClusterStore:
     async def _patiently_at(self, key: str, verb: Callable[[RedisStore], Awaitable[T]]) -> T:
         await self._router.first_refresh()
         loop = asyncio.get_running_loop()
-        until = loop.time() + PATIENCE
+        until = loop.time() + SLOT_MOVE_TIMEOUT
         while True:
             try:
                 return await verb(self._router.node_of(key))

@@ -11,7 +11,7 @@ from aioq.store.redis.errors import CLIENT_ERRORS, translate
 from aioq.store.redis.net.sentinel import ASK_TIMEOUT, Primary, shown
 from aioq.store.redis.net.switches import Address
 
-Answer = tuple[Address | None, str] | Exception
+SentinelReply = tuple[Address | None, str] | Exception
 """The primary that a sentinel names (None for none) and why it could not replace it (empty if it could); or the
 error with which the sentinel could not be asked."""
 
@@ -23,7 +23,7 @@ async def check_sentinels(primary: Primary) -> list[Finding]:
     return sentinel_findings(dict(zip(map(shown, sentinels), answers, strict=True)), name)
 
 
-async def _ask(primary: Primary, sentinel: Address, name: str) -> Answer:
+async def _ask(primary: Primary, sentinel: Address, name: str) -> SentinelReply:
     try:
         async with asyncio.timeout(ASK_TIMEOUT):
             connection = await primary.open_sentinel(sentinel)
@@ -45,7 +45,7 @@ async def _ask(primary: Primary, sentinel: Address, name: str) -> Answer:
         return error
 
 
-def sentinel_findings(answers: Mapping[str, Answer], name: str) -> list[Finding]:
+def sentinel_findings(answers: Mapping[str, SentinelReply], name: str) -> list[Finding]:
     """What is wrong with the sentinels, by their answers."""
     named = Counter(answer[0] for answer in answers.values() if isinstance(answer, tuple) and answer[0])
     usual = named.most_common(1)[0][0] if named else None
@@ -56,7 +56,7 @@ def sentinel_findings(answers: Mapping[str, Answer], name: str) -> list[Finding]
     ]
 
 
-def _wrong_with(answer: Answer, usual: Address | None, name: str) -> Iterator[tuple[Check, str, str]]:
+def _wrong_with(answer: SentinelReply, usual: Address | None, name: str) -> Iterator[tuple[Check, str, str]]:
     if isinstance(answer, Exception):
         text = str(translate(answer, "")).strip()
         yield Check.REACHABILITY, text, "start it, or take it out of the URL"

@@ -58,22 +58,22 @@ async def diagnose_server(examination: Examination) -> Diagnosis:
     return Diagnosis((report,), tuple(examination.findings), tuple(examination.notes))
 
 
-class Clock(NamedTuple):
+class ClockOffset(NamedTuple):
     """By how many milliseconds a server's clock is ahead of this host's, and by how many that may be wrong."""
 
     ahead_ms: float
     within_ms: float
 
 
-def clock_from(before: float, server: float, after: float) -> Clock:
+def clock_from(before: float, server: float, after: float) -> ClockOffset:
     """What one question shows: this host's time before and after it, and the server's, all in seconds."""
     half = (after - before) / 2
-    return Clock((server - before - half) * 1000, abs(half) * 1000)
+    return ClockOffset((server - before - half) * 1000, abs(half) * 1000)
 
 
-async def clock_of(link: Link) -> Clock:
+async def clock_of(link: Link) -> ClockOffset:
     """Compare a server's clock with this host's."""
-    samples: list[Clock] = []
+    samples: list[ClockOffset] = []
     for _ in range(CLOCK_SAMPLES):
         before = time.time()
         seconds, micros = await link.command("TIME")
@@ -81,7 +81,7 @@ async def clock_of(link: Link) -> Clock:
     return min(samples, key=lambda sample: sample.within_ms)
 
 
-def clock_finding(clock: Clock, where: str) -> Finding | None:
+def clock_finding(clock: ClockOffset, where: str) -> Finding | None:
     """The finding if a clock certainly differs by more than `CLOCK_LIMIT_MS`."""
     if abs(clock.ahead_ms) - clock.within_ms <= CLOCK_LIMIT_MS:
         return None

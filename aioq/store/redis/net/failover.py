@@ -13,7 +13,7 @@ from math import inf
 
 from aioq.store.redis.errors import is_of_a_slot, may_be_replaced
 
-PAUSE = 0.75
+DROP_PAUSE = 0.75
 """The shortest time between two droppings of all connections, in seconds: the address may still lead to the old
 server. A guess: together with the second that callers wait at most between two attempts, this is half of the time
 that a recovery from a failover may take."""
@@ -56,8 +56,8 @@ class Failover:
         return may_be_replaced(error) and not (self._in_cluster and is_of_a_slot(error))
 
     def drop(self) -> None:
-        """Drop all connections: now, or when `PAUSE` has passed since the last time."""
-        left = self._dropped_at + PAUSE - self._loop.time()
+        """Drop all connections: now, or when `DROP_PAUSE` has passed since the last time."""
+        left = self._dropped_at + DROP_PAUSE - self._loop.time()
         if left <= 0:
             self._drop()
         elif self._timer is None:

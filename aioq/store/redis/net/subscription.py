@@ -24,7 +24,7 @@ QUIET = 15.0
 """Seconds without a message after which the connection is tested with a PING; if nothing comes for as long again,
 it is closed. A guess: half-open connections are rare, and because waiters also poll, they cannot cost much."""
 
-PAUSE = 0.05
+FIRST_PAUSE = 0.05
 """The pause before the first attempt to reconnect, in seconds; each further pause is twice as long."""
 
 REFUSED_PAUSE = 0.4
@@ -164,11 +164,11 @@ class RedisInbox:
             log.debug("could not send %s: %s", command[0], error)
 
     async def _run(self) -> None:
-        pause = PAUSE
+        pause = FIRST_PAUSE
         while True:
             try:
                 if await self._listen_once():
-                    pause = PAUSE
+                    pause = FIRST_PAUSE
             except ServerRejectedError as error:
                 self._reject(error)
             except ServerError as error:

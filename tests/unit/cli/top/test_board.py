@@ -5,36 +5,36 @@ from datetime import UTC, datetime
 from aioq.cli.top.board import (
     ALL,
     HOLDERS_AT_ONCE,
-    PLACES_AT_ONCE,
-    WORKER_PLACES_AT_ONCE,
+    SHARDS_AT_ONCE,
+    WORKER_SHARDS_AT_ONCE,
     Board,
     Rotation,
 )
 from aioq.jobs.job import JobInfo, JobState
-from aioq.operate.overview import PlaceReading
+from aioq.operate.overview import ShardReading
 from aioq.store.history import MinuteCount, Minutes
 from aioq.store.leases import WorkerLease
-from aioq.store.pauses import Pauses, Span
+from aioq.store.pauses import PausePeriod, Pauses
 
 QUEUED, RUNNING, FAILED = JobState.QUEUED, JobState.RUNNING, JobState.FAILED
 
 
-def reading(oldest: float | None = None, pauses: Pauses | None = None, **counts: int) -> PlaceReading:
+def reading(oldest: float | None = None, pauses: Pauses | None = None, **counts: int) -> ShardReading:
     minutes = Minutes(60_000, [MinuteCount(), MinuteCount()], oldest)
-    return PlaceReading(
+    return ShardReading(
         counts={JobState(name): count for name, count in counts.items()},
         minutes=minutes,
         pauses=pauses or Pauses(),
     )
 
 
-def board_of(**readings: PlaceReading) -> Board:
+def board_of(**readings: ShardReading) -> Board:
     """A board of queues; `_1` after a name stands for its second shard."""
     board = Board()
     names = {name: name.replace("_", "#") for name in readings}
-    board.set_places(names.values())
+    board.set_shards(names.values())
     for name, each in readings.items():
-        board.take_place(names[name], each, 0.0)
+        board.take_shard(names[name], each, 0.0)
     return board
 
 
@@ -48,22 +48,22 @@ def test_each_has_its_turn() -> None:
 def test_a_refresh_has_its_bound_however_many_queues_and_workers_there_are() -> None:
     board = board_of(**{f"q{number:03}": reading(running=1) for number in range(200)})
     plan = board.plan(1.0)
-    assert len(plan.places) == PLACES_AT_ONCE
-    assert len(plan.workers) == WORKER_PLACES_AT_ONCE
+    assert len(plan.shards) == SHARDS_AT_ONCE
+    assert len(plan.workers) == WORKER_SHARDS_AT_ONCE
     board.take_workers({"q000": [WorkerLease(f"w-{number}-1", 1, 0) for number in range(500)]})
     first, second = board.plan_running(ALL), board.plan_running("q000")
     assert len(first["q000"]) == HOLDERS_AT_ONCE
     assert not {*first["q000"]} & {*second["q000"]}
-    assert len(board.busiest(ALL, RUNNING)) == PLACES_AT_ONCE
+    assert len(board.busiest(ALL, RUNNING)) == SHARDS_AT_ONCE
     assert board.plan_running("q001") == {}
-    seen = {name for _ in range(10) for name, _ in board.plan(1.0).places}
+    seen = {name for _ in range(10) for name, _ in board.plan(1.0).shards}
     assert len(seen) == 200
 
 
 def test_shards_are_one_queue_and_all_queues_are_the_first() -> None:
     board = board_of(
         mail=reading(3.0, queued=2, failed=1),
-        mail_1=reading(7.0, Pauses(Span(0), {"a": Span(0)}), queued=3),
+        mail_1=reading(7.0, Pauses(PausePeriod(0), {"a": PausePeriod(0)}), queued=3),
         default=reading(queued=10),
     )
     views = board.queues()
@@ -77,7 +77,7 @@ def test_shards_are_one_queue_and_all_queues_are_the_first() -> None:
     assert board.busiest(ALL, FAILED) == ["mail"]
     board.fits_queue = lambda name: name == "mail"
     assert [view.name for view in board.queues()] == [ALL, "mail"]
-    assert [name for name, _ in board.plan(0.0).places] == ["mail", "mail#1"]
+    assert [name for name, _ in board.plan(0.0).shards] == ["mail", "mail#1"]
 
 
 def test_a_queue_lacks_workers_once_that_is_known() -> None:
@@ -87,7 +87,7 @@ def test_a_queue_lacks_workers_once_that_is_known() -> None:
     assert board.view("mail").lacks_workers
     board.take_workers({"mail": [WorkerLease("w-1", 5, 0)]})
     assert not board.view("mail").lacks_workers
-    assert {worker: len(places) for worker, places in board.workers("mail").items()} == {"w": 1}
+    assert {worker: len(each) for worker, each in board.workers("mail").items()} == {"w": 1}
 
 
 def test_running_jobs_stay_until_their_worker_is_read_again_or_gone() -> None:
@@ -111,8 +111,8 @@ def test_running_jobs_stay_until_their_worker_is_read_again_or_gone() -> None:
 
 def test_what_is_known_stays_when_queues_are_listed_again() -> None:
     board = board_of(mail=reading(queued=2))
-    board.set_places(["also", "mail"])
+    board.set_shards(["also", "mail"])
     assert [view.name for view in board.queues(busiest_first=True)] == [ALL, "mail", "also"]
-    board.set_places(["mail", "new"])
+    board.set_shards(["mail", "new"])
     assert [view.count(QUEUED) for view in board.queues()] == [2, 2, 0]
     assert board.now_ms == 60_000

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from aioq.cli.top.board import Board, PlaceState, QueueView
+from aioq.cli.top.board import Board, QueueView, ShardState
 from aioq.cli.top.rows import (
     BARS_FROM,
     fitted,
@@ -22,10 +22,10 @@ from aioq.cli.top.rows import (
 )
 from aioq.errors import Failure
 from aioq.jobs.job import JobInfo, JobState, Progress
-from aioq.operate.overview import PlaceReading
-from aioq.operate.registered import Place
+from aioq.operate.overview import ShardReading
+from aioq.operate.registered import Registration
 from aioq.store.leases import WorkerLease
-from aioq.store.pauses import Pauses, Span
+from aioq.store.pauses import PausePeriod, Pauses
 from aioq.worker.about import About, WorkerFigures
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -75,13 +75,13 @@ def test_every_line_is_as_wide_as_the_terminal_and_holds_no_control_characters()
 
 def test_a_queue_shows_what_is_to_be_noticed() -> None:
     def view(pauses: Pauses, workers: list[WorkerLease] | None) -> QueueView:
-        reading = PlaceReading(counts={JobState.QUEUED: 120_000}, minutes=None, pauses=pauses)
-        return QueueView("mail", [PlaceState("mail", "mail", reading, workers=workers)])
+        reading = ShardReading(counts={JobState.QUEUED: 120_000}, minutes=None, pauses=pauses)
+        return QueueView("mail", [ShardState("mail", "mail", reading, workers=workers)])
 
     serving = [WorkerLease("w-1", 9, 0)]
-    assert note_of(view(Pauses(Span(0)), [])) == "paused"
+    assert note_of(view(Pauses(PausePeriod(0)), [])) == "paused"
     assert note_of(view(Pauses(), [])) == "no worker"
-    assert note_of(view(Pauses(None, {"a": Span(0), "b": Span(0)}), serving)) == "2 paused"
+    assert note_of(view(Pauses(None, {"a": PausePeriod(0), "b": PausePeriod(0)}), serving)) == "2 paused"
     assert not note_of(view(Pauses(), None)).strip()
     assert not note_of(Board().view("")).strip()
     shown = view(Pauses(), serving)
@@ -116,7 +116,7 @@ def test_a_worker_shows_its_state() -> None:
             **about,  # pyright: ignore[reportArgumentType] - one of its flags
         )
         lease = WorkerLease("h-7-1", lease_ms, 2_000, msgspec.msgpack.encode(said))
-        served = served_by({"h-7": [Place("mail", lease)]})
+        served = served_by({"h-7": [Registration("mail", lease)]})
         (shown,) = table_lines(served, worker_columns({"h-7": 3}), lambda each: each[0], 80)[1].values()
         return shown.split()
 
@@ -124,7 +124,7 @@ def test_a_worker_shows_its_state() -> None:
     assert line(5, paused=True)[1] == "paused"
     assert line(5, draining=True, paused=True)[1] == "draining"
     assert line(0)[1] == "lost"
-    old = served_by({"h-7": [Place("mail", WorkerLease("h-7-1", 5, -1))]})
+    old = served_by({"h-7": [Registration("mail", WorkerLease("h-7-1", 5, -1))]})
     assert table_lines(old, worker_columns({}), lambda each: each[0], 80)[1]["h-7"].split()[2:5] == [
         "0/0",
         "0",

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from aioq.cli.top.story import MOST_LETTERS, MOST_LINES, JobStory, story_lines
+from aioq.cli.top.story import MOST_LETTERS, MOST_LINES, JobDetails, story_lines
 from aioq.errors import Failure
 from aioq.jobs.job import JobInfo, JobState
 from aioq.jobs.loglines import LogLine
@@ -19,7 +19,7 @@ def story(error: Failure | None = None, logs: list[LogLine] | None = None, no_lo
     reasons = (WhyReason(code=WhyCode.ENDED, text="it has failed\x07"),)
     why = Why(id="a", queue="mail", task="shop.send", state=info.state, reasons=reasons, asked_at=AT)
     timeline: list[TimelineEntry] = timeline_of(info)
-    return story_lines(JobStory(info, timeline, why, logs or [], no_logs))
+    return story_lines(JobDetails(info, timeline, why, logs or [], no_logs))
 
 
 def test_it_has_facts_reasons_a_timeline_a_log_and_a_traceback() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from aioq.worker.duties import control as module
 from aioq.worker.duties.control import Control
-from aioq.worker.requests import Answer, RefusedError, decode_answer, encode_request
+from aioq.worker.requests import ControlAnswer, RefusedError, decode_answer, encode_request
 from aioq.worker.stacks import WorkerStacks
 from tests.unit.kit import until
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 class Controlled:
     def __init__(self) -> None:
-        self.answers: dict[str, Answer] = {}
+        self.answers: dict[str, ControlAnswer] = {}
         self.done: list[object] = []
         self.control = Control(
             {"resize": self._resize, "pause": self._pause, "stop": self._stop},
@@ -39,7 +39,7 @@ class Controlled:
             raise RuntimeError("no stacks")
         return WorkerStacks(blocked_for=3.0)
 
-    async def asked(self, verb: str, within: float = 60.0, **args: object) -> Answer:
+    async def asked(self, verb: str, within: float = 60.0, **args: object) -> ControlAnswer:
         text = encode_request(verb, args, within)
         for _ in range(2):  # it comes with each renewal until its answer has arrived, and is done once
             self.control.asked("mail", text)
@@ -51,7 +51,7 @@ async def test_each_request_is_done_once_and_answered(caplog: pytest.LogCaptureF
     caplog.set_level(logging.INFO, "aioq")
     it = Controlled()
     assert (await it.asked("stacks")).value == {"blocked_for": 3.0}
-    assert (await it.asked("resize", slots=5)) == Answer({"slots": 5})
+    assert (await it.asked("resize", slots=5)) == ControlAnswer({"slots": 5})
     assert it.done == [5]
     assert (await it.asked("pause")).error == "it is stopping"
     assert (await it.asked("resume")).error.startswith("it cannot 'resume'")

@@ -11,7 +11,7 @@ from aioq.store.memory import MemoryStore
 from aioq.store.schedules import Entry
 from aioq.worker import wait_plan
 from aioq.worker.duties import fetcher as module
-from aioq.worker.duties.fetcher import Answer, Fetcher
+from aioq.worker.duties.fetcher import ClaimReply, Fetcher
 from aioq.worker.identity import Incarnation, Membership
 from aioq.worker.slots import Slots
 from tests.unit.kit import QUEUE, call, claimed, memory_store, running, turns, until, within
@@ -92,7 +92,7 @@ class Fetching:
         assert (queue, worker) == (QUEUE, self.membership.worker)
         self.jobs.append(claimed.id)
 
-    def _on_answer(self, answer: Answer) -> None:
+    def _on_answer(self, answer: ClaimReply) -> None:
         if answer.claim.lost:
             self.lost.append(answer.worker)
             self.membership.lose(answer.worker)

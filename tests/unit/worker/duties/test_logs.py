@@ -41,8 +41,8 @@ class Noting:
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Noting:
-    monkeypatch.setattr(module, "PAUSE", 0)
-    monkeypatch.setattr(module, "PATIENCE", 0)
+    monkeypatch.setattr(module, "WRITE_PAUSE", 0)
+    monkeypatch.setattr(module, "RETRY_PAUSE", 0)
     return Noting()
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from aioq.errors import ServerUnavailableError
 from aioq.store.upkeep import Promotion
-from aioq.worker.duties.operations import Operations
+from aioq.worker.duties.operations import OperationRunner
 from tests.unit.kit import QUEUE, running, until
 
 pytestmark = pytest.mark.anyio
@@ -19,7 +19,7 @@ class Carrying:
         self.expected: list[int | None] = []
         self.go = asyncio.Event()
         self.fails = fails
-        self.duty = Operations(QUEUE, self.attend, expect=self.expected.append)
+        self.duty = OperationRunner(QUEUE, self.attend, expect=self.expected.append)
 
     async def attend(self, queue: str, operation: str) -> int | None:
         assert queue == QUEUE
@@ -64,6 +64,8 @@ async def test_a_server_that_is_away_is_logged_and_it_goes_on(caplog: pytest.Log
 
 
 async def test_a_worker_that_cannot_leaves_it_to_others() -> None:
-    duty = Operations(QUEUE, None, expect=lambda _: None)
+    expected: list[int | None] = []
+    duty = OperationRunner(QUEUE, None, expect=expected.append)
     duty.request(reminds("a"))
     await duty.drain()
+    assert (expected, duty._tasks, duty._wanted) == ([], {}, {}), "it does not expect to be reminded of it"

@@ -43,7 +43,7 @@ def store() -> Noting:
 
 @pytest.fixture
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PAUSE", 0)
+    monkeypatch.setattr(module, "WRITE_PAUSE", 0)
 
 
 def make(store: Noting, ended: "set[str] | None" = None) -> Reporter:
@@ -75,7 +75,7 @@ async def test_reports_are_written_together_by_queue_and_worker(store: Noting):
 
 
 async def test_between_two_writes_there_is_a_pause(store: Noting, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "PAUSE", 3600)
+    monkeypatch.setattr(module, "WRITE_PAUSE", 3600)
     reporter = make(store)
     report = reporter.reporter(QUEUE, "w", "a", 1)
     async with running(reporter.run()):

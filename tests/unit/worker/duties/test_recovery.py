@@ -6,7 +6,7 @@ import pytest
 
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.store.contract import NewJob, Settlement
-from aioq.store.upkeep import Recovery as Step
+from aioq.store.upkeep import RecoveryStep
 from aioq.wire.messages import decode_failure, decode_outcome
 from aioq.worker.duties import recovery as module
 from aioq.worker.duties.recovery import LIMIT, Recovery
@@ -16,13 +16,13 @@ pytestmark = pytest.mark.anyio
 
 
 class Scripted:
-    def __init__(self, *script: Step | Exception) -> None:
+    def __init__(self, *script: RecoveryStep | Exception) -> None:
         self.script = list(script)
         self.steps: list[tuple[str, bytes, int]] = []
 
-    async def recover(self, queue: str, crash_outcome: bytes, limit: int) -> Step:
+    async def recover(self, queue: str, crash_outcome: bytes, limit: int) -> RecoveryStep:
         self.steps.append((queue, crash_outcome, limit))
-        step = self.script.pop(0) if self.script else Step()
+        step = self.script.pop(0) if self.script else RecoveryStep()
         if isinstance(step, Exception):
             raise step
         return step
@@ -46,7 +46,11 @@ async def test_it_does_nothing_until_it_is_wanted():
 
 async def test_it_goes_on_while_there_is_more(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.WARNING, "aioq.worker")
-    store = Scripted(Step("w1", 200, more=True), Step("w1", 3, ["x"], more=True), Step("w2", 0, ["y", "z"]))
+    store = Scripted(
+        RecoveryStep("w1", 200, more=True),
+        RecoveryStep("w1", 3, ["x"], more=True),
+        RecoveryStep("w2", 0, ["y", "z"]),
+    )
     recovery = make(store)
     async with running(recovery.run()):
         recovery.request()
@@ -61,7 +65,7 @@ async def test_it_goes_on_while_there_is_more(caplog: pytest.LogCaptureFixture):
 
 
 async def test_a_job_that_crashed_too_often_gets_an_outcome_that_says_so():
-    store = Scripted(Step())
+    store = Scripted(RecoveryStep())
     recovery = make(store)
     async with running(recovery.run()):
         recovery.request()
@@ -74,7 +78,7 @@ async def test_a_job_that_crashed_too_often_gets_an_outcome_that_says_so():
 
 
 async def test_an_outage_is_waited_out():
-    store = Scripted(ServerUnavailableError("down"), ServerUnavailableError("down"), Step("w1"))
+    store = Scripted(ServerUnavailableError("down"), ServerUnavailableError("down"), RecoveryStep("w1"))
     recovery = make(store)
     async with running(recovery.run()):
         recovery.request()
@@ -129,7 +133,7 @@ async def test_what_the_server_refuses_of_its_own_jobs_keeps_nothing_else_waitin
             given.extend(job.job_id for job in jobs)
             return [True] * len(jobs)
 
-    store = Refusing(Step("w1"))
+    store = Refusing(RecoveryStep("w1"))
     recovery = make(store)
     async with running(recovery.run()):
         recovery.give_back("former", {"a": 1, "b": 2, "c": 3, "d": 4})
@@ -142,7 +146,7 @@ async def test_what_the_server_refuses_of_its_own_jobs_keeps_nothing_else_waitin
 
 async def test_a_recovery_that_the_server_refuses_is_said_once(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.WARNING, "aioq.worker")
-    store = Scripted(*[ServerError("WRONGTYPE")] * 3, Step())
+    store = Scripted(*[ServerError("WRONGTYPE")] * 3, RecoveryStep())
     recovery = make(store)
     async with running(recovery.run()):
         recovery.request()

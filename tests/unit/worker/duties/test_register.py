@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 async def test_the_queues_are_noted_at_the_start_when_they_change_and_until_it_works(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 0.0)
+    monkeypatch.setattr(module, "RETRY_PAUSE", 0.0)
     queues, noted, failures = ("a",), asyncio.Queue[Sequence[str]](), [ServerUnavailableError("away")] * 2
 
     async def note(some: Sequence[str]) -> None:
@@ -28,7 +28,7 @@ async def test_the_queues_are_noted_at_the_start_when_they_change_and_until_it_w
     queues = ("a", "b")
     register.changed()
     assert await noted.get() == ("a", "b")
-    monkeypatch.setattr(module, "AGAIN", 0.0)
+    monkeypatch.setattr(module, "REGISTER_EVERY", 0.0)
     register.changed()
     for _ in range(3):
         assert await noted.get() == ("a", "b")

@@ -10,7 +10,7 @@ from aioq.jobs.job import JobState
 from aioq.store.contract import NewJob
 from aioq.store.extra import MovedJob
 from aioq.store.memory import MemoryStore
-from aioq.store.outbox import Delivery, Look, Reading
+from aioq.store.outbox import DeliveryResult, Look, Reading
 from aioq.store.upkeep import Promotion
 from aioq.util.clock import ManualClock
 from aioq.worker.duties import relays as module
@@ -42,7 +42,7 @@ def failing(store: MemoryStore, monkeypatch: pytest.MonkeyPatch, target: str, er
     """A store in which one queue cannot be reached, as often as there are errors."""
     deliver = store.outbox.deliver
 
-    async def delivered(to: str, source: str, reading: Reading) -> Delivery:
+    async def delivered(to: str, source: str, reading: Reading) -> DeliveryResult:
         if to == target and errors:
             raise errors.pop()
         return await deliver(to, source, reading)
@@ -116,12 +116,20 @@ async def test_a_look_at_a_queue_that_is_away_is_left_for_later(monkeypatch: pyt
     store = memory_store(ManualClock())
     relays = Relays(store, QUEUE)
 
-    async def away(*_: object) -> None:
+    asked: list[object] = []
+
+    async def away(target: str, source: str, jobs: Sequence[MovedJob]) -> None:
+        asked.append((target, source, [job.job_id for job in jobs]))
         raise ServerUnavailableError("away")
 
+    async def lost(*_: object) -> None:
+        raise AssertionError("nobody has said that the job is gone")
+
     monkeypatch.setattr(store.outbox, "look", away)
+    monkeypatch.setattr(store.outbox, "lost", lost)
     relays.request(Promotion(1, None, 0, (), [MovedJob("a", OTHER, "")]))
     await relays.drain()
+    assert asked == [(OTHER, QUEUE, ["a"])], "it asks once, and a timer brings the job again"
 
 
 async def test_nothing_is_left_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:

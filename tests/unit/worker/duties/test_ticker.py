@@ -12,14 +12,14 @@ from aioq.errors import ServerError, ServerUnavailableError
 from aioq.jobs.job import Priority
 from aioq.schedules.declare import Declared
 from aioq.schedules.reconcile import Stored
-from aioq.schedules.ticks import Step
+from aioq.schedules.ticks import TickResult
 from aioq.schedules.timing import MISFIRE_MS, Definition
 from aioq.store.schedules import Agenda, Entry
 from aioq.util.clock import ManualClock
 from aioq.worker.duties import ticker as module
 from aioq.worker.duties.ticker import Ticker
 from aioq.worker.trouble import OUTAGE_TRIES
-from tests.unit.kit import QUEUE, call, memory_store, running, turns, until, within
+from tests.unit.kit import QUEUE, WITHIN, call, memory_store, running, turns, until, within
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +42,7 @@ class Script:
     def __init__(
         self,
         monkeypatch: pytest.MonkeyPatch,
-        *steps: Step | Exception,
+        *steps: TickResult | Exception,
         found: Sequence[Entry] = (),
         renewal: float = 2.0,
     ) -> None:
@@ -59,9 +59,9 @@ class Script:
         self.ticker = Ticker(self, QUEUE, [], whole=True, renewal=renewal)  # pyright: ignore[reportArgumentType]
         self.ticker._plan._standby_delay = 0.05
 
-    async def _tick_due(self, *_: Any) -> Step:
+    async def _tick_due(self, *_: Any) -> TickResult:
         self.checks += 1
-        step = self.steps.pop(0) if self.steps else Step(LONG)
+        step = self.steps.pop(0) if self.steps else TickResult(LONG)
         self.meanwhile.get(self.checks, lambda: None)()
         if isinstance(step, Exception):
             raise step
@@ -96,15 +96,13 @@ def one(schedule_id: str) -> Declared:
 
 
 async def until_there(there: Callable[[], Awaitable[list[str]]], ids: list[str]) -> None:
-    for _ in range(1000):
-        if await there() == ids:
-            return
-        await asyncio.sleep(0.005)
-    assert await there() == ids
+    async with asyncio.timeout(WITHIN):
+        while await there() != ids:  # noqa: ASYNC110 - nothing says when
+            await asyncio.sleep(0.005)
 
 
-WON = Step(LONG, due=True, won=True, made=1)
-LOST = Step(LONG, due=True)
+WON = TickResult(LONG, due=True, won=True, made=1)
+LOST = TickResult(LONG, due=True)
 
 
 async def test_it_declares_first_and_then_sleeps_while_no_tick_is_expected(monkeypatch: pytest.MonkeyPatch):
@@ -124,7 +122,7 @@ async def test_a_tick_that_is_due_at_the_start_is_checked(monkeypatch: pytest.Mo
 
 
 async def test_it_checks_when_a_tick_is_due_and_again_at_the_next(monkeypatch: pytest.MonkeyPatch):
-    script = Script(monkeypatch, Step(1, due=True, won=True), Step(1, due=True, won=True), WON)
+    script = Script(monkeypatch, TickResult(1, due=True, won=True), TickResult(1, due=True, won=True), WON)
     async with script.runs():
         script.ticker.expect(0)
         await until(lambda: script.checks == 3)
@@ -155,7 +153,7 @@ async def test_a_late_worker_is_a_standby_and_learns_that_the_tick_was_made(monk
 
 
 async def test_a_standby_makes_a_tick_that_was_not_made(monkeypatch: pytest.MonkeyPatch):
-    script = Script(monkeypatch, LOST, WON, Step(LONG, due=True, won=True))
+    script = Script(monkeypatch, LOST, WON, TickResult(LONG, due=True, won=True))
     async with script.runs():
         script.ticker.expect(0)
         await until(lambda: script.checks == 1)
@@ -180,7 +178,7 @@ async def test_who_is_woken_for_a_tick_is_the_leader(monkeypatch: pytest.MonkeyP
 
 
 async def test_checking_a_moment_too_early_is_not_coming_too_late(monkeypatch: pytest.MonkeyPatch):
-    script = Script(monkeypatch, Step(2), WON)
+    script = Script(monkeypatch, TickResult(2), WON)
     script.ticker._plan._standby_delay = 3600.0
     async with script.runs():
         script.ticker.expect(0)
@@ -307,7 +305,7 @@ async def test_what_only_another_worker_can_tick_is_logged_once_and_not_read_wit
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level(logging.WARNING, "aioq.worker")
-    stuck = Step(None, due=True, stuck={"s": "it is too new"})
+    stuck = TickResult(None, due=True, stuck={"s": "it is too new"})
     script = Script(monkeypatch, stuck, stuck, stuck)
     async with script.runs():
         script.ticker.expect(0)
@@ -326,7 +324,7 @@ async def test_what_only_another_worker_can_tick_is_logged_once_and_not_read_wit
 async def test_what_is_left_for_the_next_step_is_made_at_once_whatever_else_is_stuck(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    more = Step(LONG, due=True, won=True, made=1000, more=True, stuck={"s": "it is too new"})
+    more = TickResult(LONG, due=True, won=True, made=1000, more=True, stuck={"s": "it is too new"})
     script = Script(monkeypatch, more, more, WON)
     script.ticker._plan._standby_delay = 3600.0
     async with script.runs():
@@ -374,7 +372,7 @@ async def test_a_server_that_is_away_does_not_hold_up_the_stop(monkeypatch: pyte
 
 
 async def test_who_is_passed_the_leadership_makes_the_next_tick_at_once(monkeypatch: pytest.MonkeyPatch):
-    script = Script(monkeypatch, LOST, Step(5000), WON)
+    script = Script(monkeypatch, LOST, TickResult(5000), WON)
     async with script.runs():
         script.ticker.expect(0)
         await until(lambda: script.checks == 1)
@@ -399,7 +397,7 @@ async def test_it_is_passed_on_during_a_check(monkeypatch: pytest.MonkeyPatch):
 
 async def test_where_renewals_are_rare_it_checks_by_itself(monkeypatch: pytest.MonkeyPatch):
     """A worker without a free slot learns of it in no other way."""
-    script = Script(monkeypatch, Step(None), Step(LONG), Step(LONG), renewal=15.0)
+    script = Script(monkeypatch, TickResult(None), TickResult(LONG), TickResult(LONG), renewal=15.0)
     script.ticker._plan._max_silence = 0.01
     async with script.runs():
         await until(lambda: script.checks >= 4)

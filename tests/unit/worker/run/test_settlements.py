@@ -11,7 +11,7 @@ from aioq import App, Retry
 from aioq.config.settings import Settings
 from aioq.jobs.retry import MAX_ATTEMPTS, RetryRule, Snooze
 from aioq.store.contract import Settlement, Verb
-from aioq.wire.messages import Failure, OutcomeKind
+from aioq.wire.messages import Failure, WireOutcomeKind
 from aioq.worker.failures import ChildError
 from aioq.worker.run.environment import RunEnvironment
 from aioq.worker.run.pipeline import prepare
@@ -190,7 +190,7 @@ def test_what_becomes_of_an_attempt_that_failed(
         assert 0 <= settlement.delay_ms <= 1000 * 2 ** (attempt - 1)
     else:
         assert settlement.delay_ms == delay * 1000
-    assert outcome(settlement).kind is OutcomeKind.FAILED
+    assert outcome(settlement).kind is WireOutcomeKind.FAILED
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_a_run_that_was_stopped(stop: str, error: BaseException | None, verb: Ve
     assert (settlement and settlement.verb) == verb
     if verb is Verb.CANCELLED:
         assert settlement is not None
-        assert (outcome(settlement).kind, settlement.ttl_ms) == (OutcomeKind.CANCELLED, 500)
+        assert (outcome(settlement).kind, settlement.ttl_ms) == (WireOutcomeKind.CANCELLED, 500)
     if verb is Verb.INTERRUPT:
         assert settlement == Settlement("job", 9, Verb.INTERRUPT)
 

@@ -2,11 +2,11 @@ import pytest
 
 from aioq.store.diagnosis import Check
 from aioq.store.redis.diagnosis.libraries import other_libraries
-from aioq.store.redis.diagnosis.sentinels import Answer, sentinel_findings
+from aioq.store.redis.diagnosis.sentinels import SentinelReply, sentinel_findings
 from aioq.store.redis.scripts import library
 
 A, B = ("10.0.0.1", 6379), ("10.0.0.2", 6379)
-WELL: Answer = (A, "")
+WELL: SentinelReply = (A, "")
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ WELL: Answer = (A, "")
         ((A, "NOQUORUM 1 usable"), Check.SERVER, "could not replace the primary: NOQUORUM 1 usable"),
     ],
 )
-def test_what_is_wrong_with_a_sentinel(answer: Answer, check: Check, problem: str):
+def test_what_is_wrong_with_a_sentinel(answer: SentinelReply, check: Check, problem: str):
     (found,) = sentinel_findings({"s:1": WELL, "s:2": answer, "s:3": WELL}, "shop")
     assert (found.check, found.where) == (check, "sentinel s:2")
     assert found.problem.startswith(problem)

@@ -1,7 +1,7 @@
 import pytest
 
 from aioq.store.diagnosis import Check
-from aioq.store.redis.diagnosis.server import Clock, clock_finding, clock_from, state_findings
+from aioq.store.redis.diagnosis.server import ClockOffset, clock_finding, clock_from, state_findings
 
 WELL = {"role": "master", "connected_slaves": "1", "rdb_last_bgsave_status": "ok", "aof_last_write_status": "ok"}
 
@@ -14,14 +14,14 @@ def test_a_clock_is_compared_with_the_middle_of_the_question():
 @pytest.mark.parametrize(
     ("clock", "words"),
     [
-        (Clock(0.2, 0.1), None),
-        (Clock(-1_000, 0), None),
-        (Clock(1_500, 600), None),  # it may be right
-        (Clock(2_000, 10), "2.0 s ahead of this host's"),
-        (Clock(-3_600_000, 10), "3600.0 s behind this host's"),
+        (ClockOffset(0.2, 0.1), None),
+        (ClockOffset(-1_000, 0), None),
+        (ClockOffset(1_500, 600), None),  # it may be right
+        (ClockOffset(2_000, 10), "2.0 s ahead of this host's"),
+        (ClockOffset(-3_600_000, 10), "3600.0 s behind this host's"),
     ],
 )
-def test_a_clock_is_wrong_if_it_certainly_is(clock: Clock, words: str | None):
+def test_a_clock_is_wrong_if_it_certainly_is(clock: ClockOffset, words: str | None):
     found = clock_finding(clock, "redis://host")
     if words is None:
         assert found is None
