@@ -58,7 +58,7 @@ def find_app(target: AppTarget, *arguments: str, least: int | None = None) -> tu
             raise LoadError('--url needs the App\'s name too: --name shop, for App("shop")')
         app = App(target.name, url=target.url)
     else:
-        app = load_app(_named(words, least, most))
+        app = _loaded(_named(words, least, most), arguments)
     if not least <= len(words) <= most:
         raise click.UsageError(_counted(words, arguments, least))
     return app, words
@@ -76,6 +76,20 @@ def _named(words: list[str], least: int, most: int) -> str:
             "or, without its code here, give --name and --url"
         )
     return set_one
+
+
+def _loaded(target: str, arguments: Sequence[str]) -> App:
+    """The App of a target, which may be no target: one argument too many where the App is set."""
+    try:
+        return load_app(target)
+    except LoadError as error:
+        set_one = default_app()
+        if not set_one or target == set_one or _TARGET.fullmatch(target):
+            raise
+        others = " and ".join(arguments) or "no argument"
+        raise LoadError(
+            f"{error}; the App is set already ({set_one}): this command needs {others} beside it"
+        ) from None
 
 
 def _counted(words: Sequence[str], arguments: Sequence[str], least: int) -> str:

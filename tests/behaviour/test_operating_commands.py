@@ -105,6 +105,12 @@ def test_which_app_is_meant(shop: Project, monkeypatch: pytest.MonkeyPatch) -> N
     for command in ("check", "doctor"):
         assert "no module 'nowhere'" in aioq(command).errors
 
+    monkeypatch.setenv("AIOQ_APP", "shop:app")
+    for words, needed in ("bulk retry more", "the ACTION"), ("jobs more", "no argument"):
+        many = aioq(*words.split())
+        said = f"; the App is set already (shop:app): this command needs {needed} beside it"
+        assert (said in many.errors, many.code) == (True, 2)
+
     url = shop.settings["AIOQ_URL"]
     assert aioq("jobs", "--name", shop.name, "--url", url, "--count").printed == "1\n"
     assert aioq("jobs", "--name", "another", "--url", url, "--count").printed == "0\n"
@@ -264,6 +270,11 @@ def test_an_operation_that_is_over_is_not_changed(shop: Project) -> None:
         ("jobs shop:app --queue a:b", "'a:b': expected 1 to 128 letters"),
         ("job shop:app x --move a:b", "'a:b': expected 1 to 128 letters"),
         ("send shop:app shop.add [1] --queue a:b", "'a:b': expected 1 to 128 letters"),
+        (
+            "send shop:app shop.add [1] --queue defualt",
+            "no queue 'defualt' (did you mean 'default'?); there are: ",
+        ),
+        ("send shop:app shop.add [1] --delay 1h --at 2h", "give --delay or --at, and not both"),
         ("workers shop:app * --add-queue a:b", "--add-queue 'a:b': expected 1 to 128 letters"),
         ("workers shop:app * --remove-queue a:b", "--remove-queue 'a:b': expected 1 to 128 letters"),
         ("workers shop:app --queue a:b", "'a:b': expected 1 to 128 letters"),
@@ -308,6 +319,14 @@ def test_the_lines_and_the_events_of_a_job_that_has_ended_come_in_the_order_of_t
     assert [each[1] if each[0] == "info" else each[0] for each in parts] == [
         *("sent", "started", "attempt 1", "retried", "started", "attempt 2", "succeeded")
     ]
+
+
+def test_an_unknown_queue_for_a_worker_is_bad_input_and_what_it_refuses_is_a_no(shop: Project) -> None:
+    asyncio.run(shop.ready_worker("shop:app"))
+    unknown = aioq("workers", "shop:app", "*", "--add-queue", "defualt")
+    assert ("no queue 'defualt' (did you mean 'default'?)" in unknown.errors, unknown.code) == (True, 2)
+    refused = aioq("workers", "shop:app", "*", "--remove-queue", "defualt")
+    assert ("it does not serve queue 'defualt'" in refused.errors, refused.code) == (True, 1)
 
 
 def test_a_job_is_followed_to_its_end(shop: Project) -> None:

@@ -149,6 +149,8 @@ def send(words: tuple[str, ...], **options: Any) -> None:
 
     Exit code 1, with --wait: the job has failed or was cancelled.
     """
+    if options["delay"] is not None and options["eta"] is not None:
+        raise click.UsageError("give --delay or --at, and not both")
     _run("send", words, options)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from aioq.app import internals_of
 from aioq.cli.operate.output import print_json
 from aioq.cli.targets import AppTarget, find_app
 from aioq.errors import ConfigError, JobCancelledError, JobFailed
@@ -20,6 +21,7 @@ from aioq.util.suggestions import did_you_mean
 def run(
     target: AppTarget,
     *,
+    queue: str | None,
     delay: timedelta | None,
     eta: datetime | timedelta | None,
     wait: bool,
@@ -34,12 +36,15 @@ def run(
         raise ConfigError(f"there is no task {brief(task)}{did_you_mean(task, app.tasks)}; there are: {known}")
     if isinstance(eta, timedelta):
         delay, eta = eta, None
-    given: dict[str, Any] = {"delay": delay, "eta": eta, **options}
+    given: dict[str, Any] = {"queue": queue, "delay": delay, "eta": eta, **options}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None and value != ()}
 
     async def carry_out() -> int:
         async with app:
-            handle = await app.by_name(task).options(**chosen).send(*args, **kwargs)
+            called = app.by_name(task).options(**chosen)
+            if queue is not None:  # no command would find a job in one that nobody knows
+                await internals_of(app).check_queue("", queue)
+            handle = await called.send(*args, **kwargs)
             _say(handle, as_json=as_json)
             return await _ended(handle, as_json=as_json) if wait else 0
 

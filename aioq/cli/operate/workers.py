@@ -90,7 +90,7 @@ def _tell(
     """Say what became of each worker; the exit code, 1 if any did not do it."""
     code = 0
     for worker, result in zip(found, results, strict=True):
-        if isinstance(result, AioqError | TimeoutError):
+        if isinstance(result, AioqError | TimeoutError) and not isinstance(result, ConfigError):
             click.echo(f"aioq: {printable(str(result))}", err=True)
             code = 1
         elif isinstance(result, BaseException):
