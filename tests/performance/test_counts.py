@@ -9,7 +9,7 @@ import asyncio
 import gc
 import re
 import sys
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -20,11 +20,14 @@ import pytest
 
 from aioq import App, Queue
 from aioq.app import internals_of
+from aioq.store.contract import Limits
+from aioq.store.redis import RedisStore
 from aioq.tasks.task import AsyncTask
 from aioq.worker import Worker
 from aioq.worker.app_parts import worker_queues
 from benchmarks.monitor import monitored
 from tests.behaviour.kit import keys
+from tests.contract.kit import joined, keep
 from tests.databases import Database
 
 pytestmark = pytest.mark.anyio
@@ -161,6 +164,36 @@ async def test_commands_of_an_idle_worker(redis_server: Database, jobs: Jobs) ->
             await asyncio.sleep(window)
     count = seen.by_clients
     assert 1 <= count <= 1.5 * window
+
+
+async def test_what_workers_and_pauses_cost_that_nobody_watches(redis_server: Database, app_name: str) -> None:
+    # With a history one EXISTS each, and nothing for a renewal.
+    without, kept = [await _counts_of_a_worker(redis_server, app_name, history) for history in (0, 1_000)]
+    assert all(without)
+    assert [more - less for more, less in zip(kept, without, strict=True)] == [1, 0, 1, 1, 1]
+
+
+async def _counts_of_a_worker(redis_server: Database, app_name: str, history: int) -> list[int]:
+    """What scripts do when a worker joins and renews, its queue is paused and resumed, and it departs."""
+    limits, queue = Limits(lease_ms=3_600_000, history=history), f"kept-{history}"
+    store = RedisStore(app_name, redis_server.url, shown_url="-", limits=limits)
+    await store.open()
+    pauses, counts = store.operating.pauses, list[int]()
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: joined(store, "w", queue),
+        lambda: keep(store, "w", "renew", queue),
+        lambda: pauses.pause(queue, []),
+        lambda: pauses.resume(queue, []),
+        lambda: store.depart(queue, "w"),
+    ]
+    try:
+        for call in calls:
+            with monitored(redis_server.server) as seen:
+                await call()
+            counts.append(seen.by_scripts)
+    finally:
+        await store.close()
+    return counts
 
 
 async def test_bytes_of_a_queued_job(redis_server: Database, jobs: Jobs, app_name: str) -> None:
