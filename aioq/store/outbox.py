@@ -85,7 +85,7 @@ class Removal(msgspec.Struct, frozen=True, gc=False):
     returned: Sequence[str] = ()
 
 
-class Look(msgspec.Struct, frozen=True, gc=False):
+class MovedJobsReport(msgspec.Struct, frozen=True, gc=False):
     """What a queue knows of jobs that were moved there.
 
     Attributes:
@@ -120,7 +120,7 @@ class Outbox(Protocol):
         """Remove entries that were delivered."""
         ...
 
-    async def look(self, target: str, source: str, jobs: Sequence[MovedJob]) -> Look:
+    async def look(self, target: str, source: str, jobs: Sequence[MovedJob]) -> MovedJobsReport:
         """Look in `target` for jobs that were moved there; `source` is notified again of those that have ended."""
         ...
 

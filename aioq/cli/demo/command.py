@@ -20,6 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from aioq.app import App, internals_of
+from aioq.cli import INTERRUPTED
 from aioq.cli.demo.run import DemoRun
 from aioq.cli.demo.view import Tally, View, show_summary
 from aioq.cli.errors import WorkerEndedError
@@ -37,9 +38,6 @@ POLL_INTERVAL = 0.05
 
 STOP_TIMEOUT = 10.0
 """Seconds that the worker has to end; it has no jobs then and needs less than one second."""
-
-INTERRUPTED = 130
-"""The exit code of a program that was ended by Ctrl-C, by the convention of shells."""
 
 NEXT = (
     "Next: save the first program of aioq's README as tasks.py, start `aioq worker tasks:app`, "

@@ -19,7 +19,7 @@ from aioq.store.memory.endings import Endings
 from aioq.store.memory.hooks import Hook, Hooks
 from aioq.store.memory.records import Record
 from aioq.store.memory.timers import OPERATE, RELAY, Timers
-from aioq.store.outbox import HOLD_MS, MOST_ENTRIES, DeliveryResult, Look, OutboxEntry, Reading, Removal
+from aioq.store.outbox import HOLD_MS, MOST_ENTRIES, DeliveryResult, MovedJobsReport, OutboxEntry, Reading, Removal
 from aioq.util.clock import Clock
 
 Ended = tuple[JobState, bytes, int]
@@ -239,13 +239,13 @@ class QueueOutbox:
         record.cancellation = (outcome, ttl_ms)
         return JobState(move.state)
 
-    def look(self, source: str, jobs: Sequence[MovedJob]) -> Look:
+    def look(self, source: str, jobs: Sequence[MovedJob]) -> MovedJobsReport:
         """Look for jobs that came from another queue; it is notified again of those that have ended."""
         there = {job.job_id: self._parts.records.get(job.job_id) for job in jobs}
         ended = [each for each in there.values() if each and each.state.ended and source in each.origins]
         for record in ended:
             self.add(source, "ended", record.id)
-        return Look([job_id for job_id, record in there.items() if record is None], bool(ended))
+        return MovedJobsReport([job_id for job_id, record in there.items() if record is None], bool(ended))
 
     def lost(self, target: str, job_id: str) -> bool:
         """End a job that was moved to `target` and is not there any more; False if it was not moved there."""
@@ -332,7 +332,7 @@ class MemoryOutbox:
         with self._at(queue) as locked:
             return locked.outbox.remove(target, reading, delivery)
 
-    async def look(self, target: str, source: str, jobs: Sequence[MovedJob]) -> Look:
+    async def look(self, target: str, source: str, jobs: Sequence[MovedJob]) -> MovedJobsReport:
         """Look in `target` for jobs that were moved there."""
         with self._at(target) as locked:
             return locked.outbox.look(source, jobs)

@@ -21,9 +21,9 @@ from aioq.store.redis.schedule_queues import Register
 from aioq.store.redis.story import RedisStory
 from aioq.wire.messages import error_text
 
-LANES = tuple(priority.value for priority in Priority)
+PRIORITY_LANES = tuple(priority.value for priority in Priority)
 
-ASIDE_LANES = tuple(f"{ASIDE_OF}{lane}" for lane in LANES)
+ASIDE_LANES = tuple(f"{ASIDE_OF}{lane}" for lane in PRIORITY_LANES)
 """The lanes of what was set aside, because its task is paused; see `lua/lib/pauses.lua`. They are listed last."""
 
 NOTHING_ASIDE = 2
@@ -151,7 +151,7 @@ class RedisOperatorVerbs:
         return [each for each in found if each[0]], found[-1][1] if len(found) == limit else None
 
     async def _queued(self, queue: str, query: ListQuery, after: ListPosition, limit: int) -> "_Part":
-        lanes = (*LANES, *ASIDE_LANES) if query.oldest else (*LANES[::-1], *ASIDE_LANES[::-1])
+        lanes = (*PRIORITY_LANES, *ASIDE_LANES) if query.oldest else (*PRIORITY_LANES[::-1], *ASIDE_LANES[::-1])
         begin = _lane_begin(query)
         lane, *inside = after or (lanes[0], *begin)
         found: list[tuple[str, ListPosition]] = []
@@ -163,7 +163,7 @@ class RedisOperatorVerbs:
             if more == MORE and not _is_beyond(query, stream, entry):
                 return found, place.at(stream.decode(), entry.decode(), front.decode())
             following = lanes.index(lane) + 1
-            if following == len(lanes) or (following == len(LANES) and more == NOTHING_ASIDE):
+            if following == len(lanes) or (following == len(PRIORITY_LANES) and more == NOTHING_ASIDE):
                 return found, None
             lane, inside = lanes[following], begin
             if len(found) >= limit:

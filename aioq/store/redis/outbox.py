@@ -6,7 +6,7 @@ from typing import Any
 from aioq.jobs.job import JobState
 from aioq.store.contract import Limits
 from aioq.store.extra import LOST_OUTCOME, MovedJob
-from aioq.store.outbox import HOLD_MS, MOST_ENTRIES, DeliveryResult, Look, OutboxEntry, Reading, Removal
+from aioq.store.outbox import HOLD_MS, MOST_ENTRIES, DeliveryResult, MovedJobsReport, OutboxEntry, Reading, Removal
 from aioq.store.redis.history import about_arg
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.paging import ScriptCall, pages
@@ -63,7 +63,7 @@ class RedisOutbox:
         more, *returned = await self._call("outbox_remove", queue, args)
         return Removal(bool(more), [job_id.decode() for job_id in returned])
 
-    async def look(self, target: str, source: str, jobs: Sequence[MovedJob]) -> Look:
+    async def look(self, target: str, source: str, jobs: Sequence[MovedJob]) -> MovedJobsReport:
         """Look in `target` for jobs that were moved there."""
         gone, notifies = list[str](), False
         for part in pages(jobs, MOVED_AT_ONCE):
@@ -71,7 +71,7 @@ class RedisOutbox:
             has_entries, *missing = await self._call("outbox_look", target, args)
             gone += [job_id.decode() for job_id in missing]
             notifies = notifies or bool(has_entries)
-        return Look(gone, notifies)
+        return MovedJobsReport(gone, notifies)
 
     async def lost(self, queue: str, target: str, job_ids: Sequence[str]) -> list[str]:
         """End those of these jobs that were moved to `target`."""

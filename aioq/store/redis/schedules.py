@@ -19,7 +19,7 @@ log = logger("aioq.redis")
 WRITTEN_AT_ONCE = 200
 """The most schedules of one write, so that it blocks the server for some milliseconds only."""
 
-ASKED_AT_ONCE = 1000
+READ_AT_ONCE = 1000
 """The most schedules whose owners are searched for in one pass over the workers."""
 
 TRIES = 10
@@ -133,7 +133,7 @@ class RedisTimetable:
 
     async def owners(self, queue: str, ids: Sequence[str]) -> Owners:
         """Find the workers of this queue whose code declares these schedules, for whichever queue."""
-        found = [(await find_owners(self._call, queue, part)).owners(part) for part in pages(ids, ASKED_AT_ONCE)]
+        found = [(await find_owners(self._call, queue, part)).owners(part) for part in pages(ids, READ_AT_ONCE)]
         unsaid = next((each.unsaid for each in found if each.unsaid), "")
         return Owners([owner for each in found for owner in each.declared_by], unsaid)
 

@@ -6,13 +6,11 @@ from typing import Any
 
 from redis.crc import key_slot
 
+from aioq.store.redis.net.switches import Address
 from aioq.store.redis.server_check import parsed
 
 SLOTS = 16_384
 """The slots of a cluster (Redis Cluster specification)."""
-
-Address = tuple[str, int]
-"""A node's host and port."""
 
 
 def slot_of(key: str) -> int:

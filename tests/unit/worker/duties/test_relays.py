@@ -10,7 +10,7 @@ from aioq.jobs.job import JobState
 from aioq.store.contract import NewJob
 from aioq.store.extra import MovedJob
 from aioq.store.memory import MemoryStore
-from aioq.store.outbox import DeliveryResult, Look, Reading
+from aioq.store.outbox import DeliveryResult, MovedJobsReport, Reading
 from aioq.store.upkeep import Promotion
 from aioq.util.clock import ManualClock
 from aioq.worker.duties import relays as module
@@ -148,10 +148,10 @@ async def test_what_is_asked_for_meanwhile_is_done_afterwards(monkeypatch: pytes
     asked: list[str] = []
     answer = asyncio.Event()
 
-    async def look(_target: str, _source: str, jobs: Sequence[MovedJob]) -> Look:
+    async def look(_target: str, _source: str, jobs: Sequence[MovedJob]) -> MovedJobsReport:
         asked.extend(job.job_id for job in jobs)
         await answer.wait()
-        return Look()
+        return MovedJobsReport()
 
     monkeypatch.setattr(store.outbox, "look", look)
     relays = Relays(store, QUEUE)
