@@ -157,10 +157,11 @@ class QueueHandle(QueueControl):
         Cancellation: the number may have been changed. Then call it again, so that all schedules move.
 
         Raises:
-            ConfigError: the queue cannot have so many shards.
+            ConfigError: the queue cannot have so many shards; or there is no such queue, and the message names
+                those that there are.
         """
         check_shards(number)
-        store = await self._store()
+        store = await self._existing()
         stored = await self._stored(store)
         if number != stored.number:
             added = shard_names(self.name, number)[stored.number :]
@@ -183,8 +184,11 @@ class QueueHandle(QueueControl):
 
         Returns:
             What is in the shards that are left.
+
+        Raises:
+            ConfigError: there is no such queue; the message names those that there are.
         """
-        store = await self._store()
+        store = await self._existing()
         stored = await self._stored(store)
         found = await self._look(store, stored)
         needed = max((each.shard + 1 for each in found if not each.is_empty), default=0)

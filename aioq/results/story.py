@@ -18,6 +18,7 @@ from aioq.results.timeline import JobEvent, TimelineEntry, timeline_of
 from aioq.results.waiters import not_found
 from aioq.results.why import Why, why
 from aioq.store.contract import Store
+from aioq.util.printable import brief
 
 LEAST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 """Seconds between two questions of whoever follows a log: after a line, and at most."""
@@ -86,7 +87,7 @@ class JobStory(JobControl, eq=False):
             after: only the lines that follow on the one with this number.
 
         Raises:
-            ConfigError: the App keeps no lines (`logs=0`).
+            ConfigError: the App keeps no lines (`logs=0`), or `after` is no such number.
             JobNotFoundError: there is no such job.
             ServerUnavailableError: the server cannot be reached.
         """
@@ -110,7 +111,7 @@ class JobStory(JobControl, eq=False):
             after: only the lines that follow on the one with this number.
 
         Raises:
-            ConfigError: the App keeps no lines (`logs=0`).
+            ConfigError: the App keeps no lines (`logs=0`), or `after` is no such number.
             JobNotFoundError: there is no such job (any more).
             ServerUnavailableError: the server cannot be reached.
         """
@@ -145,6 +146,8 @@ class JobStory(JobControl, eq=False):
             raise ConfigError(
                 f"job {self.id}: no lines of its log are kept, for the setting 'logs' is 0: set it higher"
             )
+        if isinstance(after, bool) or not isinstance(after, int) or after < 0:  # pyright: ignore[reportUnnecessaryIsInstance] - users without a type checker
+            raise ConfigError(f"job {self.id}: after={brief(after)}: expected the number of a line, from 0 on")
         store = await self._source.store()
         place = await find(store, await self._locate(), self.id)
         return place.queue, place.info.state.ended, await self._lines_at(place.queue, after)

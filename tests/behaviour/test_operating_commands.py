@@ -224,6 +224,7 @@ def test_a_change_is_reported_to_programs_too(shop: Project) -> None:
 
 def test_a_server_shards_and_schedules_for_programs(shop: Project) -> None:
     app = sys.modules["shop"].app
+    asyncio.run(sys.modules["shop"].add.options(queue="mail").send(1))
     asyncio.run(app.queue("mail").set_shards(2))
     asyncio.run(app.schedules.put("each", sys.modules["shop"].add.call(1), every=60))
     (found,) = aioq("doctor", "shop:app", "--json").objects
@@ -323,6 +324,7 @@ def test_the_lines_and_the_events_of_a_job_that_has_ended_come_in_the_order_of_t
 
 def test_an_unknown_queue_for_a_worker_is_bad_input_and_what_it_refuses_is_a_no(shop: Project) -> None:
     asyncio.run(shop.ready_worker("shop:app"))
+    assert aioq("send", "shop:app", "shop.add", "[1]", "--wait").code == 0  # so the server knows the worker
     unknown = aioq("workers", "shop:app", "*", "--add-queue", "defualt")
     assert ("no queue 'defualt' (did you mean 'default'?)" in unknown.errors, unknown.code) == (True, 2)
     refused = aioq("workers", "shop:app", "*", "--remove-queue", "defualt")

@@ -404,7 +404,13 @@ class TestInMemory:
                 await queue.purge(states=["queue"])
             with pytest.raises(ConfigError, match="a running job is cancelled, not purged"):
                 await queue.purge(states="running")
-            for ask in (lambda each: each.pause(), lambda each: each.purge(), lambda each: each.tasks()):
+            for ask in (
+                lambda each: each.pause(),
+                lambda each: each.purge(),
+                lambda each: each.tasks(),
+                lambda each: each.set_shards(3),
+                lambda each: each.drop_drained(),
+            ):
                 with pytest.raises(ConfigError, match=r"no queue 'mial' \(did you mean 'mail'\?\); there are: "):
                     await ask(app.queue("mial"))
 

@@ -467,6 +467,7 @@ async def checked(jobs: Project, shards: int) -> bool:
         (["jobs:app", "mail#1"], "'mail#1' is one shard; name the queue, 'mail'"),
         (["jobs:app", "no queue"], "expected 1 to 128 letters"),
         (["jobs:app", "--drop-drained"], "--drop-drained needs the QUEUE"),
+        (["jobs:app", "mial", "3"], "no queue 'mial' (did you mean 'mail'?); there are: "),
     ],
 )
 async def test_a_wrong_command_is_one_error(jobs: Project, arguments: list[str], words: str) -> None:

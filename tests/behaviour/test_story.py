@@ -187,6 +187,20 @@ async def test_without_the_setting_no_line_is_kept() -> None:
                 await ask()
 
 
+@pytest.mark.parametrize("after", ["x", -1, True, None, 1.5])
+async def test_what_is_no_number_of_a_line_is_an_error(after: Any) -> None:
+    app = App("shop", logs=5)
+
+    @app.task
+    async def ship() -> None: ...
+
+    async with app.test():
+        handle = await ship.send()
+        for ask in (handle.logs, lambda after: anext(handle.follow_logs(after=after))):
+            with pytest.raises(ConfigError, match="expected the number of a line, from 0 on"):
+                await ask(after=after)
+
+
 async def seen(stream: AsyncIterator[Event], last: str) -> list[Event]:
     """The events up to the first of this kind."""
     events: list[Event] = []
