@@ -11,6 +11,8 @@ import pytest
 from tests.behaviour.kit import ROOT
 from tests.behaviour.pages import held_by
 
+pytestmark = pytest.mark.long(seconds=20)
+
 SECONDS = 50
 SCOPE = "asyncio_default_fixture_loop_scope=function"  # pytest-asyncio warns where it is not set
 FILES = {

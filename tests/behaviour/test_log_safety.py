@@ -7,7 +7,7 @@ import pytest
 
 from tests.behaviour.kit import Process, Project, state_is
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=15)]
 
 FORGED = "2026-11-29 12:00:00,000 INFO    shop.pay[1] succeeded in 0.01s: 'paid'"
 EVIL = f"no\n{FORGED}\u2028{FORGED}\r{FORGED}\x1b[2J\x9b2J\u202e"

@@ -22,7 +22,7 @@ from tests.databases import Database
 from tests.proxies import Proxy
 from tests.servers import Server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=20)]
 
 QUEUES = [f"q{number}" for number in range(60)]
 

@@ -21,7 +21,7 @@ from tests.behaviour.kit import Project, keys, until
 from tests.clusters import Cluster
 from tests.databases import Database
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90), pytest.mark.long(seconds=15)]
 
 SHARDS = 4
 

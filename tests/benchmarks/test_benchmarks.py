@@ -34,7 +34,7 @@ from tests.databases import Database
 from tests.forkserver import Fork, can_fork
 from tests.servers import available
 
-pytestmark = pytest.mark.long(seconds=15)
+pytestmark = pytest.mark.long(seconds=20)
 
 HERE = Environment(Path(sys.executable), {"aioq": "0"})
 SERVER = available()[0]

@@ -27,7 +27,7 @@ from tests.contract.refusing import Refusing, commands_of, refusing, refusing_in
 from tests.databases import Database
 from tests.servers import chosen
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=20)]
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=40)]
 
 IN_MEMORY = [case for case in CASES if case.name != "loses its call"]  # there no call has a key of its own
 ONE_OF_EACH_SCRIPT = {tuple(case.scripts): case for case in CASES}

@@ -31,7 +31,7 @@ from tests.contract.kit import (
     take,
 )
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=15)]
 
 MANY = 2 * SKIPPED_LIMIT + 500
 REFUSED = (3, 20)

@@ -27,7 +27,7 @@ from tests.contract.kit import BROKEN, CALL, CRASHED, QUEUE, REASON, THREE, List
 from tests.contract.model import MESSAGE_LIMIT, Model, named_by, shown
 from tests.databases import Database
 
-pytestmark = pytest.mark.long(seconds=15)
+pytestmark = pytest.mark.long(seconds=25)
 
 T = TypeVar("T")
 

@@ -34,7 +34,7 @@ from tests.contract.kit import (
     state,
 )
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=15)]
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=20)]
 
 OTHER, THIRD = "post", "night"
 LARGE_CALL = b"\x80" * 70_000

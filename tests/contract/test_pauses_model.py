@@ -25,6 +25,8 @@ from tests.contract.kit import CRASHED, LONG, QUEUE, THREE
 from tests.contract.test_model import one_of
 from tests.databases import Database
 
+pytestmark = pytest.mark.long(seconds=15)
+
 T = TypeVar("T")
 
 WALKS = (10, 1000)

@@ -27,7 +27,7 @@ from tests.contract.kit import QUEUE, Listener, eventually, fails, keep, no_clie
 from tests.failovers import Pair
 from tests.servers import Login, Server, Tls, available, free_port
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=15)]
 
 StartServer = Callable[..., Server]
 each_server = pytest.mark.parametrize("name", available())

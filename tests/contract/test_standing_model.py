@@ -25,6 +25,8 @@ from tests.contract.kit import BROKEN, CALL, CRASHED, LONG, THREE, Listener
 from tests.contract.test_model import LIMITS, one_of
 from tests.databases import Database
 
+pytestmark = pytest.mark.long(seconds=15)
+
 T = TypeVar("T")
 
 WALKS = (12, 300)

@@ -46,7 +46,7 @@ SAID = [
 ]
 
 # A run of pytest within one: on a busy machine it takes longer than a test may.
-pytestmark = [pytest.mark.timeout(240), pytest.mark.long(seconds=15)]
+pytestmark = [pytest.mark.timeout(240), pytest.mark.long(seconds=20)]
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
