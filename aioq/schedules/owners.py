@@ -67,8 +67,8 @@ async def retentions(timetable: Timetable, queue: str, ids: Sequence[str]) -> di
         if other != queue:
             there = (await timetable.owners(other, ids)).declared_by
             found |= {each: Retention(worker) for each, worker in zip(ids, there, strict=True) if worker}
-    if here.unsaid:
-        found = {each: Retention(here.unsaid, declares=False) for each in ids} | found
+    if here.silent:
+        found = {each: Retention(here.silent, declares=False) for each in ids} | found
     return found
 
 

@@ -146,11 +146,11 @@ class Owners(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         declared_by: for each id that was asked for, a worker whose code declares it; empty for none.
-        unsaid: a worker that has not noted yet what its code declares; empty for none.
+        silent: a worker that has not noted yet what its code declares; empty for none.
     """
 
     declared_by: Sequence[str]
-    unsaid: str
+    silent: str
 
 
 class Timetable(Protocol):

@@ -108,19 +108,19 @@ class _Compiler:
             held = self._begun[info.cls]
             return lambda value: held[0](value)  # noqa: PLW0108 - the check is put in there later
         held = self._begun[info.cls] = []
-        looks = [(field, self.compile(field.type)) for field in info.fields]
-        fields = [(field.name, look) for field, look in looks if look is not None]
-        other = _made_of_other(info, {field.encode_name: look for field, look in looks})
+        checks = [(field, self.compile(field.type)) for field in info.fields]
+        fields = [(field.name, inner) for field, inner in checks if inner is not None]
+        other = _made_of_other(info, {field.encode_name: inner for field, inner in checks})
         whole = _round_trip(cls, self._own) if _has_hook(cls) or _may_lack_fields(cls) else None
 
         def check(value: Any) -> None:
             if type(value) is not cls:
                 _exactly(value, cls)
                 return other(value)
-            for name, look in fields:
+            for name, inner in fields:
                 if (held := getattr(value, name, _UNSET)) is _UNSET:
                     raise ChangedError(f".{name}: it has no value")
-                _at(f".{name}", look, held)
+                _at(f".{name}", inner, held)
             if whole is not None:
                 whole(value)
             return None
@@ -147,15 +147,15 @@ class _Compiler:
         by_class: dict[type, ValueCheck] = {}
         checks: list[ValueCheck] = []
         for each in info.types:
-            if (look := self.compile(each)) is not None:
-                checks.append(look)
-                by_class[get_origin(getattr(each, "cls", None)) or getattr(each, "cls", type(each))] = look
+            if (inner := self.compile(each)) is not None:
+                checks.append(inner)
+                by_class[get_origin(getattr(each, "cls", None)) or getattr(each, "cls", type(each))] = inner
         if not checks:
             return None
 
         def check(value: Any) -> None:
-            for look in [by_class[type(value)]] if type(value) in by_class else checks:
-                look(value)
+            for inner in [by_class[type(value)]] if type(value) in by_class else checks:
+                inner(value)
 
         return check
 
@@ -185,8 +185,8 @@ class _Compiler:
             for key, held in (named_parts(value) or {}).items():
                 if key not in fields:
                     raise ChangedError(f": {name} has no key {key!r}, which would not arrive")
-                if (look := fields[key]) is not None:
-                    _at(f"[{key!r}]", look, held)
+                if (inner := fields[key]) is not None:
+                    _at(f"[{key!r}]", inner, held)
 
         return check
 
@@ -210,12 +210,12 @@ _REST: Mapping[type[kinds.Type], Callable[[_Compiler, Any], ValueCheck | None]] 
 }
 
 
-def _collection(base: type, look: ValueCheck | None) -> ValueCheck:
+def _collection(base: type, inner: ValueCheck | None) -> ValueCheck:
     def check(value: Any) -> None:
         _exactly(value, base)
-        if look is not None and isinstance(value, _WALKED):
+        if inner is not None and isinstance(value, _WALKED):
             for index, each in enumerate(cast("list[Any]", value)):
-                _at(f"[{index}]", look, each)
+                _at(f"[{index}]", inner, each)
 
     return check
 
@@ -226,9 +226,9 @@ def _tuple(cls: Any, parts: list[tuple[str, ValueCheck | None]]) -> ValueCheck:
     def check(value: Any) -> None:
         _exactly(value, cls)
         if isinstance(value, (tuple, list)):
-            for index, (each, (name, look)) in enumerate(zip(cast("list[Any]", value), parts, strict=False)):
-                if look is not None:
-                    _at(f".{name}" if name else f"[{index}]", look, each)
+            for index, (each, (name, inner)) in enumerate(zip(cast("list[Any]", value), parts, strict=False)):
+                if inner is not None:
+                    _at(f".{name}" if name else f"[{index}]", inner, each)
 
     return check
 
@@ -253,22 +253,22 @@ def _made_of_other(info: Any, fields: Mapping[str, ValueCheck | None]) -> ValueC
         for key, held in parts.items():
             if key not in fields and key != tag_field:
                 raise ChangedError(f": {name} has no field {key!r}, which would not arrive")
-            if (look := fields.get(key)) is not None:
-                _at(f".{key}", look, held)
+            if (inner := fields.get(key)) is not None:
+                _at(f".{key}", inner, held)
 
     return check
 
 
-def _made_of_array(name: str, looks: Sequence[ValueCheck | None]) -> ValueCheck:
+def _made_of_array(name: str, checks: Sequence[ValueCheck | None]) -> ValueCheck:
     """The same check for a class that is sent as an array."""
 
     def check(value: Any) -> None:
         held = cast("list[Any]", value) if isinstance(value, (list, tuple)) else []
-        if len(held) > len(looks):
-            raise ChangedError(f": {name} has {len(looks)} places, and so {len(held)} values would not all arrive")
-        for index, (each, look) in enumerate(zip(held, looks, strict=False)):
-            if look is not None:
-                _at(f"[{index}]", look, each)
+        if len(held) > len(checks):
+            raise ChangedError(f": {name} has {len(checks)} fields, so not all of {len(held)} values would arrive")
+        for index, (each, inner) in enumerate(zip(held, checks, strict=False)):
+            if inner is not None:
+                _at(f"[{index}]", inner, each)
 
     return check
 
@@ -320,9 +320,9 @@ def _date(value: Any) -> None:
         raise ChangedError(": a datetime is no date; send its .date(), or declare a datetime")
 
 
-def _at(path: str, look: ValueCheck, value: Any) -> None:
+def _at(path: str, inner: ValueCheck, value: Any) -> None:
     try:
-        look(value)
+        inner(value)
     except ChangedError as error:
         raise ChangedError(f"{path}{error}") from None
 

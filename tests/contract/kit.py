@@ -117,7 +117,7 @@ class Backend:
             memory = self._make()
             assert isinstance(memory, MemoryStore)
             queue = memory._queues.get(QUEUE)
-            return 0 if queue is None else len(queue.lanes._readers)
+            return 0 if queue is None else len(queue.lanes._blocked)
         with self.database.client() as client:
             return client.info("clients")["blocked_clients"]  # pyright: ignore[reportIndexIssue]
 

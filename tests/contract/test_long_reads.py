@@ -157,12 +157,12 @@ class TestOwners:
     ) -> None:
         looked_for = [f"of-{name}" for name in many]
         found = await redis_store.timetable.owners(QUEUE, [*looked_for, "nobodys"])
-        assert (list(found.declared_by), found.unsaid) == ([*many, ""], "")
+        assert (list(found.declared_by), found.silent) == ([*many, ""], "")
         assert len(calls.of("schedule_owners")) >= MANY // ABOUT
 
         client.hdel(redis_backend.key("owners"), many[400])
         found = await redis_store.timetable.owners(QUEUE, [looked_for[400]])
-        assert (list(found.declared_by), found.unsaid) == ([""], many[400])
+        assert (list(found.declared_by), found.silent) == ([""], many[400])
 
     async def test_large_declarations_are_looked_at_in_more_steps(
         self, redis_store: RedisStore, calls: Calls, many: list[str], redis_backend: Backend, client: redis.Redis

@@ -144,7 +144,7 @@ async def test_what_a_worker_declares_is_its_own_until_it_goes(store: Store):
     for worker in ("w", "v"):
         await joined(store, worker)
     owners = await store.timetable.owners(QUEUE, ["s", "t"])
-    assert (owners.declared_by, owners.unsaid in {"w", "v"}) == (["", ""], True)
+    assert (owners.declared_by, owners.silent in {"w", "v"}) == (["", ""], True)
 
     await store.timetable.note_declaration(QUEUE, 0, "aa", worker="w", ids=["s", "elsewhere"])
     await store.timetable.note_declaration(QUEUE, 0, "bb", worker="v", ids=["s", "t"])

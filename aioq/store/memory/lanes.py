@@ -38,18 +38,18 @@ class BlockedWorker:
         self._loop = asyncio.get_running_loop()
 
     @property
-    def gone(self) -> bool:
+    def is_gone(self) -> bool:
         """Whether its event loop is closed, so that it can never return."""
         return self._loop.is_closed()
 
     def wake(self) -> None:
         """Let the call return; may be called from any thread."""
-        if not self.gone:
+        if not self.is_gone:
             self._loop.call_soon_threadsafe(self.woken.set)
 
 
 class Lanes:
-    """The waiting entries, the entries that are delivered but not claimed, and the blocked readers.
+    """The waiting entries, the entries that are delivered but not claimed, and the workers that are blocked.
 
     Attributes:
         closed: whether nothing is delivered, and nobody woken: the queue is paused.
@@ -60,13 +60,13 @@ class Lanes:
         self._delivered: dict[str, tuple[str, Token]] = {}
         self._aside: list[Token] = []
         self.closed = False
-        self._readers: list[BlockedWorker] = []
+        self._blocked: list[BlockedWorker] = []
         self._standing: dict[str, None] = {}
         self._wakes: list[int] = []  # for each entry that the current verb has added: how many jobs it names
         self._entries = count(1)
 
     def push(self, priority: Priority, job_id: str, *, front: bool = False) -> None:
-        """Add an entry. Blocked readers get it from `serve`, at the end of the verb."""
+        """Add an entry. Blocked workers get it from `serve`, at the end of the verb."""
         lane = priority.value + FRONT if front else priority.value
         self._wakes.append(1 if job_id else 0)
         self._waiting[lane].append(Token(lane, str(next(self._entries)), (job_id,) if job_id else ()))
@@ -131,20 +131,20 @@ class Lanes:
         """The workers that have delivered entries which are not claimed yet."""
         return {owner for owner, _ in self._delivered.values()}
 
-    def join(self, reader: BlockedWorker) -> None:
-        """Add a blocked reader."""
-        self._readers.append(reader)
+    def join(self, blocked: BlockedWorker) -> None:
+        """Add a worker that is blocked."""
+        self._blocked.append(blocked)
 
-    def leave(self, reader: BlockedWorker) -> None:
-        """Remove a reader that returns."""
-        if reader in self._readers:
-            self._readers.remove(reader)
+    def leave(self, blocked: BlockedWorker) -> None:
+        """Remove a worker whose call returns."""
+        if blocked in self._blocked:
+            self._blocked.remove(blocked)
 
     def release(self, worker: str | None = None) -> None:
-        """Let the readers of a worker, or all of them, return with nothing."""
-        for reader in [reader for reader in self._readers if worker in (None, reader.worker)]:
-            self._readers.remove(reader)
-            reader.wake()
+        """Let the calls of a worker, or of all, return with nothing."""
+        for blocked in [each for each in self._blocked if worker in (None, each.worker)]:
+            self._blocked.remove(blocked)
+            blocked.wake()
 
     def stand(self, worker: str, *, waits: bool) -> None:
         """A worker that stands has claimed: from now on, an entry that is added wakes it, if it `waits`.
@@ -159,7 +159,7 @@ class Lanes:
             self._wakes.append(1)
 
     def serve(self, wake: Callable[[str, int], bool]) -> None:
-        """Deliver waiting entries to the readers, in the order in which these were blocked, and wake who stands.
+        """Deliver waiting entries to the blocked workers, the longest blocked first, and wake workers that stand.
 
         Args:
             wake: called with a worker and the number of jobs that it is woken for; returns whether it listens.
@@ -176,14 +176,14 @@ class Lanes:
                     break
 
     def _deliver(self) -> None:
-        while self._readers and any(self._waiting.values()):
-            reader = self._readers.pop(0)
-            if reader.gone:
+        while self._blocked and any(self._waiting.values()):
+            blocked = self._blocked.pop(0)
+            if blocked.is_gone:
                 continue
-            reader.tokens = [waiting.popleft() for waiting in self._waiting.values() if waiting]
-            for token in reader.tokens:
-                self._delivered[token.entry] = (reader.worker, token)
-            reader.wake()
+            blocked.tokens = [waiting.popleft() for waiting in self._waiting.values() if waiting]
+            for token in blocked.tokens:
+                self._delivered[token.entry] = (blocked.worker, token)
+            blocked.wake()
 
 
 def _is_older(one: Token, other: Token) -> bool:

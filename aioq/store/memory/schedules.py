@@ -162,9 +162,9 @@ class MemoryQueueTimetable:
     def owners(self, ids: Sequence[str]) -> Owners:
         """Find the workers of this queue whose code declares these schedules, for whichever queue."""
         living = [each.worker for each in self._leases.all() if not self._leases.is_lost(each.worker)]
-        unsaid = [worker for worker in living if worker not in self._owners]
+        silent = [worker for worker in living if worker not in self._owners]
         declared_by = [[worker for worker in living if each in self._owners.get(worker, ())] for each in ids]
-        return Owners([(owners or [""])[0] for owners in declared_by], (unsaid or [""])[0])
+        return Owners([(owners or [""])[0] for owners in declared_by], (silent or [""])[0])
 
     def tick(self, ticks: Sequence[Tick]) -> Ticked:
         """Make the jobs of ticks and set the next ticks; each schedule in one step, if its revision holds."""

@@ -145,17 +145,17 @@ class MemoryStore:
 
     async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
         """Wait until there is something to claim; empty after the timeout, or when `unblock` was called."""
-        reader = BlockedWorker(worker)
+        blocked = BlockedWorker(worker)
         with self._locked(queue) as locked:
-            locked.lanes.join(reader)
-        timer = asyncio.get_running_loop().call_later(timeout_ms / 1000, reader.woken.set)
+            locked.lanes.join(blocked)
+        timer = asyncio.get_running_loop().call_later(timeout_ms / 1000, blocked.woken.set)
         try:
-            await reader.woken.wait()
+            await blocked.woken.wait()
         finally:
             timer.cancel()
             with self._lock:
-                locked.lanes.leave(reader)
-        return list(reader.tokens)
+                locked.lanes.leave(blocked)
+        return list(blocked.tokens)
 
     async def unblock(self, queue: str, worker: str) -> None:
         """End a `block` of this worker that is under way, so that nothing is delivered to it any more."""
@@ -225,7 +225,7 @@ class MemoryStore:
 
     @contextlib.contextmanager
     def _locked(self, name: str) -> Generator[MemoryQueue, None, None]:
-        """Lock a queue for one verb; after the verb, serve blocked readers and send its messages."""
+        """Lock a queue for one verb; after the verb, serve blocked workers and send its messages."""
         with self._lock:
             queue = self._queues.get(name)
             if queue is None:

@@ -18,31 +18,31 @@ class FoundOwners(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         declared_by: by schedule, a worker whose code declares it; a schedule without one is not in it.
-        unsaid: a worker that has not noted yet what its code declares; empty for none. The search for one ends
+        silent: a worker that has not noted yet what its code declares; empty for none. The search for one ends
             when each schedule has an owner.
         noted: when a worker had last noted what it declares, as it was before the notes were read.
     """
 
     declared_by: dict[str, str]
-    unsaid: str
+    silent: str
     noted: bytes
 
     def owners(self, ids: Sequence[str]) -> Owners:
         """The same as a record of the store contract."""
-        return Owners([self.declared_by.get(each, "") for each in ids], self.unsaid)
+        return Owners([self.declared_by.get(each, "") for each in ids], self.silent)
 
 
 async def find_owners(call: ScriptCall, queue: str, ids: Sequence[str]) -> FoundOwners:
     """Read the notes of a queue's workers, until each schedule has an owner or all workers were read."""
     declared_by: dict[str, str] = {}
-    unsaid, noted = "", None
+    silent, noted = "", None
     cursor, left = BEGIN, _NO_WORKERS
     while True:
         wanted = [each for each in ids if each not in declared_by]
-        cursor, left, last, silent, *found = await call("schedule_owners", queue, [cursor, PAGE, left, *wanted])
+        cursor, left, last, named, *found = await call("schedule_owners", queue, [cursor, PAGE, left, *wanted])
         noted = last if noted is None else noted
-        unsaid = unsaid or silent.decode()
+        silent = silent or named.decode()
         declared_by |= {each: owner.decode() for each, owner in zip(wanted, found, strict=True) if owner}
         is_over = cursor == BEGIN and left in _EMPTY
         if is_over or len(declared_by) == len(set(ids)):
-            return FoundOwners(declared_by, unsaid, noted)
+            return FoundOwners(declared_by, silent, noted)

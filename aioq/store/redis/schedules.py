@@ -134,8 +134,8 @@ class RedisTimetable:
     async def owners(self, queue: str, ids: Sequence[str]) -> Owners:
         """Find the workers of this queue whose code declares these schedules, for whichever queue."""
         found = [(await find_owners(self._call, queue, part)).owners(part) for part in pages(ids, READ_AT_ONCE)]
-        unsaid = next((each.unsaid for each in found if each.unsaid), "")
-        return Owners([owner for each in found for owner in each.declared_by], unsaid)
+        silent = next((each.silent for each in found if each.silent), "")
+        return Owners([owner for each in found for owner in each.declared_by], silent)
 
     async def tick(self, queue: str, ticks: Sequence[Tick]) -> Ticked:
         """Make the jobs of ticks and set the next ticks; each schedule in one step, if its revision holds."""

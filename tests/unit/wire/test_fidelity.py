@@ -315,7 +315,7 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "another dataclass, with more fields": (Point, Labelled(1, "a"), "x: Point has no field 'label', which"),
     "another dataclass for a TypedDict": (Order, Labelled(1, "a"), "x: Order has no key 'x', which would not"),
     "another model, with more fields": (Stripped, Login(user="a"), "x: Stripped has no field 'user', which"),
-    "a list with more than a struct has": (Row, [1, [], 3], "x: Row has 2 places, and so 3 values would not all"),
+    "a list with more than a struct has": (Row, [1, [], 3], "x: Row has 2 fields, so not all of 3 values would"),
     "a list with a tag and more": (Tagged, ["Tagged", 1, 2], "x: Tagged has 2 places"),
     "a subclass in a list for a struct": (Row, (1, [Space(1)]), "x[1][0]: Space would arrive as Point"),
     "one in an alias with a parameter": (Items[Point], [Space(1)], "x[0]: Space would arrive as Point"),

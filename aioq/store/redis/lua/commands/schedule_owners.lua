@@ -23,12 +23,12 @@ end
 -- The most bytes of notes that a call reads: a worker may declare thousands of schedules. Equal notes, as of the
 -- workers of one program, are decoded once.
 local READ_LIMIT = 1048576
-local owner, unsaid, seen, bytes = {}, '', {}, 0
+local owner, silent, seen, bytes = {}, '', {}, 0
 local function read_note(worker)
   local text = Owners.noted_by(q, worker)
   local ids = text and (seen[text] or Owners.ids_in(text))
   if not ids then
-    unsaid = worker
+    silent = worker
     return
   end
   if not seen[text] then
@@ -47,6 +47,6 @@ end
 local left = {}
 for i = count + 1, #workers do left[#left + 1] = workers[i] end
 
-local reply = {cursor, cmsgpack.pack(left), Owners.last_noted(q), unsaid}
+local reply = {cursor, cmsgpack.pack(left), Owners.last_noted(q), silent}
 for i = 4, #ARGV do reply[#reply + 1] = owner[ARGV[i]] or '' end
 return reply
