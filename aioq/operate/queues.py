@@ -165,9 +165,10 @@ class QueueHandle(QueueControl):
         stored = await self._stored(store)
         if number != stored.number:
             added = shard_names(self.name, number)[stored.number :]
-            async with carried_on(store, self.name):
+            async with carried_on(store, self.name) as set_timer:
                 await copy_pauses(store.operating.pauses, self.name, added)
                 await store.shards.change(self.name, number, stored.number)
+                await set_timer()
                 # It may have been paused or resumed meanwhile.
                 await copy_pauses(store.operating.pauses, self.name, added)
             stored = await self._stored(store)

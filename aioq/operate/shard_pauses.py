@@ -31,12 +31,20 @@ def is_reminder(operation_id: str) -> bool:
 
 
 @asynccontextmanager
-async def carried_on(store: Store, queue: str) -> AsyncGenerator[None]:
-    """Have the workers of a queue make the pauses of its shards alike, unless this process gets to the end."""
+async def carried_on(store: Store, queue: str) -> AsyncGenerator[Callable[[], Awaitable[None]]]:
+    """Have the workers of a queue make the pauses of its shards alike, unless this process gets to the end.
+
+    The result sets their timer anew. Call it after what they are to carry on was written: if that has taken long,
+    one of them may have found nothing to do before, and stopped the timer.
+    """
     remind, name = store.operating.operations.remind, f"{_REMINDER}{os.urandom(6).hex()}"
-    # Nobody is woken: a pause has all workers claim, and else a renewal of a lease comes early enough.
-    await remind(queue, name, REMINDED_AFTER_MS, wakes=False)
-    yield
+
+    async def set_timer() -> None:
+        # Nobody is woken: a pause has all workers claim, and else a renewal of a lease comes early enough.
+        await remind(queue, name, REMINDED_AFTER_MS, wakes=False)
+
+    await set_timer()
+    yield set_timer
     await remind(queue, name, None)
 
 
@@ -57,8 +65,9 @@ async def change_pauses(store: Store, shards: Sequence[str], change: Callable[[s
     if not others:
         await change(first)
         return
-    async with carried_on(store, first):
+    async with carried_on(store, first) as set_timer:
         await change(first)
+        await set_timer()
         await copy_pauses(store.operating.pauses, first, others)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from aioq import App, ConfigError, JobCancelledError, JobState, Queue, QueueHandle, QueueInfo
+from aioq import App, ConfigError, JobCancelledError, JobState, Queue, QueueHandle
+from aioq.jobs.shards import shard_names
 from aioq.operate import shard_pauses
 from aioq.operate.pauses import queue_info
 from aioq.store.pauses import CHANGED, NO_PAUSES, PauseVerbs
@@ -38,6 +39,7 @@ async def send(number: int) -> int:
 
 DIES = """
 import asyncio, os, signal
+from aioq.jobs.shards import shard_names
 from aioq.operate import shard_pauses
 from aioq.store.redis.pauses import RedisPauses
 from mail import app
@@ -181,7 +183,7 @@ class Half:
     def __init__(self, pauses: PauseVerbs) -> None:
         self._pauses = pauses
 
-    async def stops(self, change: Callable[[], Awaitable[QueueInfo]]) -> "asyncio.Task[QueueInfo]":
+    async def stops(self, change: Callable[[], Awaitable[Any]]) -> "asyncio.Future[Any]":
         """Stop a caller before its change of another shard."""
         self.came, self.gate = asyncio.Event(), asyncio.Event()
         came, gate = self.came, self.gate
@@ -207,7 +209,7 @@ class Half:
         """Let it go on."""
         self.gate.set()
 
-    async def dies(self, change: Callable[[], Awaitable[QueueInfo]]) -> None:
+    async def dies(self, change: Callable[[], Awaitable[Any]]) -> None:
         """End it there."""
         caller = await self.stops(change)
         caller.cancel()
@@ -314,6 +316,20 @@ class TestInMemory:
                 caplog.clear()
             assert (after.is_paused, after.tasks) == (False, {})
             assert all(each.timers == 0 for each in await queue.shards())
+
+    async def test_a_caller_that_is_slow_before_it_changes_anything_is_carried_on_too(self) -> None:
+        async with half_sharded() as (session, queue, half):
+            store = session._store
+
+            async def pause_late(shard: str) -> None:
+                await session.advance(shard_pauses.REMINDED_AFTER_MS / 1000)  # a worker finds nothing to do
+                await store.operating.pauses.pause(shard, [])
+
+            names = shard_names("mail", 3)
+            await half.dies(lambda: shard_pauses.change_pauses(store, names, pause_late))
+            assert (await queue.info()).uneven == [1, 2]
+            await session.advance(shard_pauses.REMINDED_AFTER_MS / 1000)
+            assert (await queue.info()).uneven == []
 
     async def test_of_two_callers_the_last_one_counts_in_all_shards(self) -> None:
         async with half_sharded() as (session, queue, half):
