@@ -265,7 +265,7 @@ def _made_of_array(name: str, checks: Sequence[ValueCheck | None]) -> ValueCheck
     def check(value: Any) -> None:
         held = cast("list[Any]", value) if isinstance(value, (list, tuple)) else []
         if len(held) > len(checks):
-            raise ChangedError(f": {name} has {len(checks)} fields, so not all of {len(held)} values would arrive")
+            raise ChangedError(f": {name} is sent as {len(checks)} values, so not all of {len(held)} would arrive")
         for index, (each, inner) in enumerate(zip(held, checks, strict=False)):
             if inner is not None:
                 _at(f"[{index}]", inner, each)
