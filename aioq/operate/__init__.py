@@ -7,7 +7,7 @@ a query, `plan` is what one is to do, `carrying` does it, and `operations` has t
 `app.operations`.
 
 Queues: `queues` is the handle of one queue, which `App.queue` returns. `queue_control` pauses, resumes and
-purges it, with what is in `pauses` and `purge`; `shard_pauses` makes pauses alike in all its shards. `queue_tasks`
+purges it, with what is in `pauses` and `purge`; `shard_changes` carries on changes of its shards. `queue_tasks`
 are its tasks, `statistics` what its `stats()` shows. `overview` is what a live view reads of all queues.
 
 Workers: `workers` is what `app.workers(...)` gives, `worker` one of them, `registered` what the server knows of

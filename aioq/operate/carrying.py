@@ -17,7 +17,7 @@ from aioq.jobs.shards import queue_of_shard
 from aioq.operate.arguments import Parameters
 from aioq.operate.filters import TIMED
 from aioq.operate.plan import OperationPlan, decode_plan, filters_of, passes
-from aioq.operate.shard_pauses import attend_to_pauses, is_reminder
+from aioq.operate.shard_changes import attend_to_shards, is_reminder
 from aioq.results.control import DELETED
 from aioq.store.contract import Store
 from aioq.store.operating import ALWAYS, Listed, ListPosition, ListQuery, TimeSpan
@@ -299,13 +299,13 @@ async def remind_all(store: Store, operation_id: str, shards: Sequence[str], del
 
 
 async def attend(source: CarrySource, queue: str, operation_id: str) -> int | None:
-    """Carry on an operation, or a change of pauses, of which a queue reminds its workers.
+    """Carry on an operation, or a change of shards, of which a queue reminds its workers.
 
     Returns:
         In how many milliseconds the queue reminds of it again; None if it does not, or only after some seconds.
     """
     if is_reminder(operation_id):
-        await attend_to_pauses(await source.store(), queue, operation_id)
+        await attend_to_shards(await source.store(), queue, operation_id)
         return None
     carried = await carry(source, operation_id)
     operations = (await source.store()).operating.operations

@@ -11,7 +11,7 @@ from aioq.operate.operations import OperationSource
 from aioq.operate.pauses import QueueInfo, Tasks, check_number, end_ms, queue_info, task_names
 from aioq.operate.purge import purge, purged_states
 from aioq.operate.queue_tasks import check_known, seen
-from aioq.operate.shard_pauses import change_pauses
+from aioq.operate.shard_changes import change_pauses
 from aioq.producer.shards import Shards
 from aioq.store.contract import Store
 from aioq.store.shards import StoredShards

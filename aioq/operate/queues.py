@@ -11,7 +11,7 @@ from aioq.jobs.job import JobState
 from aioq.jobs.shards import shard_names
 from aioq.operate.queue_control import QueueControl
 from aioq.operate.queue_tasks import QueueTask, with_jobs
-from aioq.operate.shard_pauses import carried_on
+from aioq.operate.shard_changes import carried_on
 from aioq.operate.statistics import QueueStats, activity
 from aioq.public import public
 from aioq.schedules.homes import move_schedules
@@ -154,7 +154,8 @@ class QueueHandle(QueueControl):
         Args:
             number: how many, from 1 to 1024.
 
-        Cancellation: the number may have been changed. Then call it again, so that all schedules move.
+        Cancellation: the number may have been changed. Then workers of the queue move the schedules after some
+        seconds, also if this process dies. Without workers, call it again.
 
         Raises:
             ConfigError: the queue cannot have so many shards; or there is no such queue, and the message names
@@ -163,17 +164,17 @@ class QueueHandle(QueueControl):
         check_shards(number)
         store = await self._existing()
         stored = await self._stored(store)
-        if number != stored.number:
-            added = shard_names(self.name, number)[stored.number :]
-            async with carried_on(store, self.name) as set_timer:
+        async with carried_on(store, self.name) as set_timer:
+            if number != stored.number:
+                added = shard_names(self.name, number)[stored.number :]
                 await copy_pauses(store.operating.pauses, self.name, added)
                 await store.shards.change(self.name, number, stored.number)
                 await set_timer()
                 # It may have been paused or resumed meanwhile.
                 await copy_pauses(store.operating.pauses, self.name, added)
-            stored = await self._stored(store)
-        names = shard_names(self.name, stored.served)
-        await move_schedules(store.timetable, names[number:], names[:number])
+                stored = await self._stored(store)
+            names = shard_names(self.name, stored.served)
+            await move_schedules(store.timetable, names[number:], names[:number])
         await (await self._shards()).read()
         return await self._look(store, stored)
 

@@ -11,7 +11,7 @@ import pytest
 
 from aioq import App, ConfigError, JobCancelledError, JobState, Queue, QueueHandle
 from aioq.jobs.shards import shard_names
-from aioq.operate import shard_pauses
+from aioq.operate import shard_changes
 from aioq.operate.pauses import queue_info
 from aioq.store.pauses import CHANGED, NO_PAUSES, PauseVerbs
 from aioq.testing.session import MemorySession
@@ -40,12 +40,12 @@ async def send(number: int) -> int:
 DIES = """
 import asyncio, os, signal
 from aioq.jobs.shards import shard_names
-from aioq.operate import shard_pauses
+from aioq.operate import shard_changes
 from aioq.store.redis.pauses import RedisPauses
 from mail import app
 
 change = RedisPauses._change
-shard_pauses.REMINDED_AFTER_MS = 100
+shard_changes.REMINDED_AFTER_MS = 100
 
 
 async def dying(self, queue, *args):
@@ -308,7 +308,7 @@ class TestInMemory:
                 await half.dies(change)
                 first = await session._store.operating.pauses.read("mail")
                 assert (await queue.info()).uneven == [1, 2]
-                await session.advance(shard_pauses.REMINDED_AFTER_MS / 1000)
+                await session.advance(shard_changes.REMINDED_AFTER_MS / 1000)
                 after = await queue.info()
                 assert after.uneven == []
                 assert after == queue_info("mail", [first] * 3)
@@ -322,13 +322,13 @@ class TestInMemory:
             store = session._store
 
             async def pause_late(shard: str) -> None:
-                await session.advance(shard_pauses.REMINDED_AFTER_MS / 1000)  # a worker finds nothing to do
+                await session.advance(shard_changes.REMINDED_AFTER_MS / 1000)  # a worker finds nothing to do
                 await store.operating.pauses.pause(shard, [])
 
             names = shard_names("mail", 3)
-            await half.dies(lambda: shard_pauses.change_pauses(store, names, pause_late))
+            await half.dies(lambda: shard_changes.change_pauses(store, names, pause_late))
             assert (await queue.info()).uneven == [1, 2]
-            await session.advance(shard_pauses.REMINDED_AFTER_MS / 1000)
+            await session.advance(shard_changes.REMINDED_AFTER_MS / 1000)
             assert (await queue.info()).uneven == []
 
     async def test_of_two_callers_the_last_one_counts_in_all_shards(self) -> None:
@@ -344,7 +344,7 @@ class TestInMemory:
             half.go_on()
             await session._store.operating.pauses.pause("mail#2", [])  # what it was about to do
             assert (await queue.info()).uneven == [2]
-            await session.advance(shard_pauses.REMINDED_AFTER_MS / 1000)
+            await session.advance(shard_changes.REMINDED_AFTER_MS / 1000)
             assert await queue.info() == nothing
 
     async def test_a_purge_tells_those_who_wait(self) -> None:

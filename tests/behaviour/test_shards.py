@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from aioq import App, ConfigError, JobNotFoundError, JobState, Queue, current_job, gather
+from aioq import App, ConfigError, JobNotFoundError, JobState, Queue, ServerUnavailableError, current_job, gather
 from aioq.app import internals_of
 from aioq.jobs.shards import shard_name, shard_of
+from aioq.operate import shard_changes
 from aioq.producer import shards as shard_module
 from aioq.worker import Worker
 from benchmarks.monitor import monitored
@@ -513,6 +514,38 @@ async def test_it_is_the_same_in_memory(app_name: str) -> None:
         assert {each.is_empty for each in await shop.app.queue("mail").shards()} == {True, False}, "the schedule"
     async with shop.app.test():
         assert len(await shop.app.queue("mail").shards()) == SHARDS, "each session begins anew"
+
+
+async def test_workers_move_the_schedules_of_a_change_that_was_interrupted(
+    app_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a schedule that was stored in its new shard and not deleted in the old one would tick in both."""
+    shop = Shop(app_name, "redis://nowhere")
+    names = [f"each-{number}" for number in range(8)]
+    for name in names:
+        shop.app.schedule(name, shop.note.call(name, 0), every=3600)
+
+    async def homes() -> list[int]:
+        return [len(await places_of(shop.app, name)) for name in names]
+
+    async with shop.app.test() as session:
+        await session.advance(1)
+        queue, timetable = shop.app.queue("mail"), session._store.timetable
+        stored = timetable.write
+
+        async def write(place: str, entries: Any) -> Any:
+            if place != "mail":
+                raise ServerUnavailableError("it dies before it deletes what it has stored elsewhere")
+            return await stored(place, entries)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(timetable, "write", write)
+            with pytest.raises(ServerUnavailableError):
+                await queue.set_shards(1)
+        assert sorted(await homes()) == [1] * 7 + [2]
+        await session.advance(shard_changes.REMINDED_AFTER_MS / 1000)
+        assert [await places_of(shop.app, name) for name in names] == [["mail"]] * 8
+        assert len(await queue.drop_drained()) == 1
 
 
 # -- between queues -----------------------------------------------------------------------------------------------

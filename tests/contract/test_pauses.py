@@ -7,7 +7,7 @@ import redis
 
 from aioq.errors import ServerError
 from aioq.jobs.job import JobState, Priority
-from aioq.operate import shard_pauses
+from aioq.operate import shard_changes
 from aioq.operate.carrying import attend, carry
 from aioq.operate.purge import PURGED
 from aioq.store.contract import Limits, NewJob, Store, Verb
@@ -304,7 +304,7 @@ async def test_a_pause_holds_for_shards_that_are_added(store: Store) -> None:
 async def test_workers_are_reminded_of_a_change_of_pauses_that_was_interrupted(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_pauses, "REMINDED_AFTER_MS", 0)
+    monkeypatch.setattr(shard_changes, "REMINDED_AFTER_MS", 0)
     pauses, shards = store.operating.pauses, [QUEUE, f"{QUEUE}#1", f"{QUEUE}#2"]
     await store.shards.change(QUEUE, len(shards), None)
     now = await store.operating.now_ms(QUEUE)
@@ -315,7 +315,7 @@ async def test_workers_are_reminded_of_a_change_of_pauses_that_was_interrupted(
     await pauses.pause(shards[1], ["shop.gone"])
     for change in later, lambda shard: pauses.pause(shard, []), lambda shard: pauses.resume(shard, [ADD]):
         with suppress(ServerError):
-            async with shard_pauses.carried_on(store, QUEUE):
+            async with shard_changes.carried_on(store, QUEUE):
                 await change(QUEUE)
                 raise ServerError("it dies")
         (reminder,) = (await store.promote(QUEUE, 10)).operations
@@ -325,8 +325,8 @@ async def test_workers_are_reminded_of_a_change_of_pauses_that_was_interrupted(
         assert others == [first] * 2
     assert first == {None: None, "shop.other": now + LONG}
 
-    await shard_pauses.change_pauses(store, shards, lambda shard: pauses.resume(shard, ["shop.other"]))
-    await shard_pauses.change_pauses(store, shards, lambda shard: pauses.resume(shard, []))
+    await shard_changes.change_pauses(store, shards, lambda shard: pauses.resume(shard, ["shop.other"]))
+    await shard_changes.change_pauses(store, shards, lambda shard: pauses.resume(shard, []))
     assert [await pauses.read(shard) for shard in shards] == [NO_PAUSES] * 3
     assert (await store.shards.backlog(QUEUE)).is_empty
 
