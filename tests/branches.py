@@ -14,7 +14,7 @@ import threading
 from types import CodeType
 from typing import Any
 
-from coverage import bytecode, core, env, sysmon
+from coverage import bytecode, core, env, misc, sysmon
 
 IS_NEEDED = (3, 12) <= sys.version_info < (3, 14)
 """Python has `sys.monitoring`, and coverage does not measure branches with it."""
@@ -72,8 +72,20 @@ class Branches(sysmon.SysMonitor):
         return None
 
 
+_update = misc.Hasher.update
+
+
+def update_by_text(self: misc.Hasher, v: object) -> None:
+    """Put a set of pairs into a hash as one text, and all else as coverage itself does.
+
+    It takes pairs number by number, for each process that it has measured: that takes longer than to write them.
+    """
+    _update(self, repr(sorted(v)) if isinstance(v, set) else v)
+
+
 def coverage_init(_: object, __: object) -> None:
     """Have coverage take this tracer; called before it chooses one."""
+    misc.Hasher.update = update_by_text
     chosen_from: Any = core
     if not IS_NEEDED or chosen_from.SysMonitor is Branches:
         return
