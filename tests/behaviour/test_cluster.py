@@ -23,6 +23,7 @@ from aioq.store.redis.net.commands import Link
 from tests.behaviour.kit import Project, cleared, until
 from tests.behaviour.pages import blocks
 from tests.clusters import Cluster, Node, free_ports
+from tests.sentinels import Sentinels
 from tests.servers import Login, Server, available
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90), pytest.mark.long(seconds=15)]
@@ -179,6 +180,14 @@ async def test_a_server_that_is_no_cluster_is_named(start_server: Callable[..., 
     server = start_server(tcp=True)
     with pytest.raises(ServerRejectedError, match=rf"redis://127.0.0.1:{server.port} is no node of a cluster"):
         await opened(f"redis+cluster://127.0.0.1:{server.port}")
+
+
+@pytest.mark.parametrize("name", available())
+async def test_a_sentinel_that_is_no_node_is_named(name: str, start_sentinels: Callable[..., Sentinels]) -> None:
+    port = start_sentinels(name, replicas=0, sentinels=1, quorum=1).sentinels[0].port
+    said = rf"redis://127.0.0.1:{port} is a Sentinel, and has no jobs; write redis\+sentinel://127.0.0.1:{port}/mymaster"
+    with pytest.raises(ServerRejectedError, match=said):
+        await opened(f"redis+cluster://127.0.0.1:{port}")
 
 
 async def test_a_lone_send_to_one_node_says_which_url_to_write(cluster: Cluster, app_name: str) -> None:

@@ -191,7 +191,8 @@ async def test_a_server_without_tls_gives_no_reply_to_a_tls_client(monkeypatch: 
         with pytest.raises(ServerUnavailableError) as caught:
             await link.connect()
         assert str(caught.value) == (
-            f"{url} cannot be reached: it does not answer; does it speak TLS? if not, its URL begins with redis://"
+            f"{url} cannot be reached: it does not answer; does it speak TLS? if not, its URL begins with "
+            "redis instead of rediss"
         )
     finally:
         await link.close()

@@ -302,9 +302,9 @@ async def test_a_primary_that_is_gone(place: Place, primary: Server) -> None:
 async def test_sentinels_that_are_a_server(place: Place, primary: Server) -> None:
     address = f"127.0.0.1:{primary.port}"
     store = await place.store(f"redis+sentinel://{address}/{NAME}")
-    await fails(
-        store, ServerRejectedError, f"{address}: this is no sentinel; if it is the server, write redis://{address}"
-    )
+    said = f"{address}: this is no sentinel; write redis://{address} if it is the server, or "
+    node = f"redis+cluster://{address} if it is a node of a cluster"
+    await fails(store, ServerRejectedError, f"{said}{node}")
 
 
 @each_server

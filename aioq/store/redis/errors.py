@@ -177,10 +177,10 @@ def _describe(error: Exception, url: str) -> str:
     if not isinstance(error, TimeoutError):
         return type(error).__name__
     # A server without TLS takes the handshake for an incomplete command: it waits for the rest, and never answers.
-    scheme, _, rest = url.partition("://")
-    if not rest or not scheme.startswith("rediss"):
+    # `url` may be that of a node, where the configured one begins with rediss+cluster.
+    if not url.startswith("rediss"):
         return "it does not answer"
-    return f"it does not answer; does it speak TLS? if not, its URL begins with {scheme.replace('ss', 's', 1)}://"
+    return "it does not answer; does it speak TLS? if not, its URL begins with redis instead of rediss"
 
 
 def translate(error: Exception, url: str) -> ServerError:

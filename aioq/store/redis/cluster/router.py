@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from redis.exceptions import ResponseError
@@ -13,8 +14,8 @@ from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
 from aioq.store.redis.cluster.topology import NOWHERE, Address, Topology, moved, parse_topology, slot_of
 from aioq.store.redis.errors import CLIENT_ERRORS, SlotUnservedError, translate
 from aioq.store.redis.net.commands import Link
-from aioq.store.redis.net.connection import Connection
-from aioq.store.redis.net.mode import as_dict
+from aioq.store.redis.net.connection import Arg, Connection
+from aioq.store.redis.net.mode import as_dict, reject_sentinel
 from aioq.util.aio import end
 from aioq.util.log import logger
 from aioq.util.randomness import RANDOM
@@ -40,6 +41,10 @@ MAX_REFRESH_PAUSE = 1.0
 
 CALM_AFTER = 5.0
 """Seconds without a refresh after which the pauses begin anew."""
+
+
+_VIEW = ("CLUSTER", "SLOTS"), ("CLUSTER", "INFO"), ("HELLO",)
+"""What a node is asked for its view of the cluster."""
 
 
 class Node(Protocol):
@@ -227,8 +232,12 @@ class Router(Generic[N]):
         try:
             async with asyncio.timeout(ASK_WITHIN):
                 connection = await Link(url, mask_url(url)).connect()
-                connection.send(("CLUSTER", "SLOTS"), ("CLUSTER", "INFO"), ("HELLO",))
-                slots, info, hello = [await connection.read() for _ in range(3)]
+                connection.send(*_VIEW)
+                slots, info, hello = replies = [await _reply(connection) for _ in _VIEW]
+                for error in replies:
+                    if isinstance(error, ResponseError):
+                        await reject_sentinel(partial(_answer, connection), url, mask_url(url))
+                        raise error
         except ResponseError as error:
             if "cluster support disabled" in str(error):
                 raise ServerRejectedError(
@@ -267,6 +276,19 @@ class Router(Generic[N]):
             await end([self._refreshing])
         await asyncio.gather(*self._closing, *(node.close() for node in self._nodes.values()))
         self._nodes = {}
+
+
+async def _reply(connection: Connection) -> Any:
+    """The next reply, which may be an error of the server."""
+    try:
+        return await connection.read()
+    except ResponseError as error:
+        return error
+
+
+async def _answer(connection: Connection, command: Sequence[Arg]) -> Any:
+    connection.send(command)
+    return await _reply(connection)
 
 
 def _no_view(shown_url: str, errors: list[ServerError]) -> ServerError:

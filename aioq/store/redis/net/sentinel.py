@@ -130,9 +130,9 @@ class Search:
             advice = "check sentinel_username and sentinel_password in the URL"
             self._note(sentinel, f"the login was refused ({cause}); {advice}", rejected=True)
         elif "unknown command" in str(cause).lower():
-            scheme = "rediss" if self._tls else "redis"
-            advice = f"this is no sentinel; if it is the server, write {scheme}://{shown(sentinel)}"
-            self._note(sentinel, advice, rejected=True)
+            scheme, place = "rediss" if self._tls else "redis", shown(sentinel)
+            server, node = f"{scheme}://{place} if it is the server", f"{scheme}+cluster://{place} if it is a node"
+            self._note(sentinel, f"this is no sentinel; write {server}, or {node} of a cluster", rejected=True)
         else:
             text = _without_address(str(fault).strip().removeprefix("cannot be reached: "))
             self._note(sentinel, text, rejected=isinstance(fault, ServerRejectedError))

@@ -88,7 +88,8 @@ def test_a_server_that_was_of_no_use_is_not_tried_twice() -> None:
         (
             [failed(ONE, NO_SENTINEL)],
             ServerRejectedError,
-            "cannot be used: one:26379: this is no sentinel; if it is the server, write redis://one:26379",
+            "cannot be used: one:26379: this is no sentinel; write redis://one:26379 if it is the server, or "
+            "redis+cluster://one:26379 if it is a node of a cluster",
         ),
         (
             [unusable(SERVER, "is not ready: the sentinels name a replica as the primary"), failed(TWO, REFUSED)],
@@ -127,7 +128,9 @@ def test_over_tls_the_words_fit() -> None:
     assert str(searched(failed(ONE, TimeoutError()), tls=True)).endswith(
         "(one:26379: no answer within 1 s; if it speaks no TLS, add sentinel_tls=no to the URL)"
     )
-    assert str(searched(failed(ONE, NO_SENTINEL), tls=True)).endswith("write rediss://one:26379")
+    assert str(searched(failed(ONE, NO_SENTINEL), tls=True)).endswith(
+        "write rediss://one:26379 if it is the server, or rediss+cluster://one:26379 if it is a node of a cluster"
+    )
 
 
 def test_the_wrapped_error_of_a_login_is_the_one_that_counts() -> None:
