@@ -138,7 +138,7 @@ class JobQuery(JobActions):
         while left is not None:
             found, left = await self._step(span, left, _PART)
             for job in found.jobs:
-                # A queued job that is moved or taken in part with others may be at two places of its lane.
+                # A queued job that is moved or taken in part with others may be in two entries of its lane.
                 if job.id not in shown:
                     shown.add(job.id)
                     yield job
@@ -172,8 +172,8 @@ class JobQuery(JobActions):
         fingerprint = self._filters.fingerprint
         given = None if cursor is None else decode_cursor(cursor, fingerprint)
         self._looked_at = 0
-        span, places = given or await self._begin()
-        found, left = await self._step(span, places, size)
+        span, positions = given or await self._begin()
+        found, left = await self._step(span, positions, size)
         following = None if left is None else encode_cursor(fingerprint, span, left)
         return JobPage(found.jobs, following, found.looked_at)
 
@@ -213,11 +213,11 @@ class JobQuery(JobActions):
             ServerUnavailableError: the server cannot be reached.
         """
         self._looked_at = 0
-        span, places = await self._begin()
+        span, positions = await self._begin()
         lists, counts = await self._counted(span)
         total = sum(each.count for each in counts)
         if self._filters.looks_into_jobs:
-            found, left = await self._step(span, places, MOST_LOOKED_AT)
+            found, left = await self._step(span, positions, MOST_LOOKED_AT)
             matching = len({job.id for job in found.jobs})
             if left is None:
                 return JobCount(matching, exact=True)
@@ -226,7 +226,7 @@ class JobQuery(JobActions):
         unsure = [(each, count.count) for each, count in zip(lists, counts, strict=True) if not count.exact]
         estimate = sum(count for _, count in unsure)
         if unsure and estimate <= MOST_LOOKED_AT:
-            found, left = await self._step(span, places, MOST_LOOKED_AT, [each for each, _ in unsure])
+            found, left = await self._step(span, positions, MOST_LOOKED_AT, [each for each, _ in unsure])
             if left is None:
                 return JobCount(total - estimate + len({job.id for job in found.jobs}), exact=True)
         return JobCount(total, exact=not unsure)
@@ -257,13 +257,13 @@ class JobQuery(JobActions):
 
     async def _without_call(self, total: int) -> tuple[int, bool]:
         self._looked_at = 0
-        span, places = await self._begin()
-        newest, left = await self._in_order(oldest=False)._step(span, places, MOST_LOOKED_AT)  # noqa: SLF001 - of this class
+        span, positions = await self._begin()
+        newest, left = await self._in_order(oldest=False)._step(span, positions, MOST_LOOKED_AT)  # noqa: SLF001 - of this class
         if left is None:
             return newest.without_call, True
         # Those beyond `dead_limit` have failed before all others, and mostly lose their calls: so by these and by
         # the others.
-        oldest, _ = await self._in_order(oldest=True)._step(span, places, MOST_LISTED)  # noqa: SLF001 - likewise
+        oldest, _ = await self._in_order(oldest=True)._step(span, positions, MOST_LISTED)  # noqa: SLF001 - likewise
         _, counts = await self._counted(span)
         cut = sum(each.cut for each in counts) / max(1, sum(each.count for each in counts))
         share = (1 - cut) * _share(newest) + cut * _share(oldest)
@@ -290,18 +290,18 @@ class JobQuery(JobActions):
     async def _step(
         self,
         span: TimeSpan,
-        places: ListPositions,
+        positions: ListPositions,
         size: int,
         queries: Sequence[tuple[str, ListQuery]] | None = None,
     ) -> tuple[ListingResult, ListPositions | None]:
-        """Look at the jobs from these places on; returns what was found, and the places where it ended.
+        """Look at the jobs from these positions on; returns what was found, and the positions where it ended.
 
         `queries` are the lists that are looked at, by default all.
         """
         store = await self._source.store()
         queries = queries or await self._lists(store, span)
         part = part_size(len(queries), size, looks_into_jobs=self._filters.looks_into_jobs)
-        lists = [JobList(queue, each, places.get((queue, each.state), ()), part) for queue, each in queries]
+        lists = [JobList(queue, each, positions.get((queue, each.state), ()), part) for queue, each in queries]
         parameters = Parameters(self._source.signature)
         found = await step(
             JobLists(store),
@@ -311,7 +311,7 @@ class JobQuery(JobActions):
             oldest=self._filters.oldest,
         )
         self._looked_at += found.looked_at
-        left = {(each.queue, each.query.state): each.place for each in lists if each.place != ()}
+        left = {(each.queue, each.query.state): each.position for each in lists if each.position != ()}
         return found, None if found.is_over else left
 
     async def _lists(self, store: Store, span: TimeSpan) -> list[tuple[str, ListQuery]]:

@@ -31,7 +31,7 @@ class JobList:
     def __init__(self, queue: str, query: ListQuery, after: ListPosition | None, part: int) -> None:
         self.queue = queue
         self.query = query
-        self.place = after
+        self.position = after
         self._next = after
         self._part = part
         self._read: deque[Listed] = deque()
@@ -49,7 +49,7 @@ class JobList:
     def pop(self) -> Listed:
         """The next job; the list goes on after it."""
         item = self._read.popleft()
-        self.place = item.after
+        self.position = item.after
         self._skip()
         return item
 
@@ -65,10 +65,10 @@ class JobList:
         """Pass items without a job."""
         skipped = 0
         while self._read and self._read[0].info is None:
-            self.place = self._read.popleft().after
+            self.position = self._read.popleft().after
             skipped += 1
         if not self._read:
-            self.place = self._next
+            self.position = self._next
         return skipped
 
 

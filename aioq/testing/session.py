@@ -168,7 +168,7 @@ class MemorySession:
 
     async def _settle(self) -> "_Ahead":
         """Run all jobs and ticks that are due, and return how long until the next ones."""
-        for queue in await self._places():
+        for queue in await self._shards():
             while (await tick_due(self._store.timetable, queue, self._app_parts.sends)).won:
                 pass
             while (promotion := await self._store.promote(queue, 1000)).count:
@@ -179,7 +179,7 @@ class MemorySession:
         await self._idle()
         jobs: list[int | None] = []
         ticks: list[int | None] = []
-        for queue in await self._places():  # only now, because jobs that ran may have been put off
+        for queue in await self._shards():  # only now, because jobs that ran may have been put off
             jobs.append((await self._store.promote(queue, 0)).next_due_ms)
             ticks.append((await self._store.timetable.read(queue, [])).next_tick_ms)
         return _Ahead(_least(jobs), _least(ticks))
@@ -188,7 +188,7 @@ class MemorySession:
         if self._app_parts.attend is not None:
             await self._app_parts.attend(queue, operation)
 
-    async def _places(self) -> list[str]:
+    async def _shards(self) -> list[str]:
         """The queues that are served, and each shard of them."""
         table = (await self._app_parts.shards()).table
         return [name for queue in tuple(self._served) for name in table[queue].names]

@@ -25,7 +25,7 @@ from textual.pilot import Pilot
 from aioq import App, JobState, current_job
 from aioq.cli.main import cli
 from aioq.cli.top.board import SHARDS_AT_ONCE, WORKER_SHARDS_AT_ONCE
-from aioq.cli.top.reader import BoardReader, Looked, Tab
+from aioq.cli.top.reader import BoardReader, Selection, Tab
 from aioq.cli.top.ui import Top
 from aioq.errors import JobFailed
 from benchmarks.monitor import monitored
@@ -341,12 +341,12 @@ async def test_a_refresh_sends_a_bounded_number_of_commands(redis_server: Databa
         reader, counts = BoardReader(app), list[int]()
         for tab in (Tab.RUNNING, Tab.RUNNING, Tab.QUEUED):
             with monitored(redis_server.server) as seen:
-                await reader.refresh(Looked(tab=tab))
+                await reader.refresh(Selection(tab=tab))
             counts.append(seen.by_clients)
         async with small._app:
-            await small.refresh(Looked())
+            await small.refresh(Selection())
             with monitored(redis_server.server) as seen:
-                await small.refresh(Looked())
+                await small.refresh(Selection())
         # 31 queues and shards, of which 20 are counted each time: six commands; and the workers of five.
         assert counts[1] == 6 * SHARDS_AT_ONCE + WORKER_SHARDS_AT_ONCE
         assert counts[2] <= counts[1] + 7 * 3  # to look into three lanes, and the jobs of three shards at the most

@@ -36,8 +36,8 @@ class Tab(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
-    """What is looked at.
+class Selection:
+    """What the user has selected to see.
 
     Attributes:
         queue: the queue, or `ALL`.
@@ -81,8 +81,8 @@ class BoardReader:
         self._parts = internals_of(app)
         self._turn = 0
 
-    async def refresh(self, looked: Looked) -> FoundJobs:
-        """Read what is looked at.
+    async def refresh(self, selected: Selection) -> FoundJobs:
+        """Read what is selected.
 
         Raises:
             ServerUnavailableError: the server cannot be reached.
@@ -91,7 +91,7 @@ class BoardReader:
         if self._turn % LISTED_EVERY == 0:
             queues = await queues_of(self._parts, None, store)
             board.set_shards([shard for queue in queues for shard in await self._parts.shards_of(queue)])
-        board.fits_queue = looked.filter.fits_queue
+        board.fits_queue = selected.filter.fits_queue
         plan = board.plan(time.monotonic())
         minutes = int(self._app.settings.stats)
         readings, workers = await asyncio.gather(
@@ -101,18 +101,18 @@ class BoardReader:
         for (shard, _), reading in zip(plan.shards, readings, strict=True):
             board.take_shard(shard, reading, time.monotonic())
         board.take_workers(workers)
-        found = await self._jobs(store, looked)
+        found = await self._jobs(store, selected)
         self._turn += 1
         return found
 
-    async def _jobs(self, store: Store, looked: Looked) -> FoundJobs:
-        state, fits = looked.tab.state, looked.filter.fits
+    async def _jobs(self, store: Store, selected: Selection) -> FoundJobs:
+        state, fits = selected.tab.state, selected.filter.fits
         if state is not JobState.RUNNING:
-            shards = self.board.busiest(looked.queue, state)
+            shards = self.board.busiest(selected.queue, state)
             return FoundJobs(*await listed_jobs(store, shards, state, fits, MOST_ROWS))
-        holders = self.board.plan_running(looked.queue)
+        holders = self.board.plan_running(selected.queue)
         self.board.take_running(holders, await read_running(store, holders))
-        running = self.board.running(looked.queue)
+        running = self.board.running(selected.queue)
         return FoundJobs([job for job in running if fits(job)][:MOST_ROWS], len(running))
 
     async def story(self, job: JobInfo, before: JobDetails | None) -> JobDetails:

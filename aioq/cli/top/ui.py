@@ -19,7 +19,7 @@ from aioq.cli.top.actions import CHANGES, change_job, toggle_pause
 from aioq.cli.top.board import ALL
 from aioq.cli.top.filter import Filter, parse_filter
 from aioq.cli.top.job_screen import JobScreen
-from aioq.cli.top.reader import BoardReader, FoundJobs, Looked, Tab
+from aioq.cli.top.reader import BoardReader, FoundJobs, Selection, Tab
 from aioq.cli.top.rows import (
     MOST_ROWS,
     fitted,
@@ -88,7 +88,7 @@ class Top(App[None]):
         self._server = server
         self._interval = interval
         self._reader = BoardReader(app)
-        self._looked = Looked()
+        self._selection = Selection()
         self._found = FoundJobs()
         self._read_at = monotonic()
         self._wake = asyncio.Event()
@@ -150,37 +150,39 @@ class Top(App[None]):
                 continue
 
     async def _read(self) -> None:
-        looked = self._looked
+        selected = self._selection
         try:
-            found = await self._reader.refresh(looked)
+            found = await self._reader.refresh(selected)
         except AioqError as error:
             self._message.trouble(f"{error}; trying again")
             return
         self._read_at = monotonic()
         self._message.trouble("")
-        if looked == self._looked:
+        if selected == self._selection:
             self._found = found
             self._draw()
         self.refreshes += 1
 
     def _draw(self) -> None:
-        board, looked = self._reader.board, self._looked
+        board, selected = self._reader.board, self._selection
         queues = board.queues(busiest_first=self._is_by_queued)
         noticed = {view.name for view in queues if note_of(view).strip()}
         self._queues.show(queues, queue_columns(self.size.width), lambda view: view.name, noticed)
         self._draw_lines()
-        if looked.tab is Tab.WORKERS:
-            jobs, running = board.running(looked.queue), dict[str, int]()
+        if selected.tab is Tab.WORKERS:
+            jobs, running = board.running(selected.queue), dict[str, int]()
             for job in jobs:
                 worker = id_of(job.worker or "")
                 running[worker] = running.get(worker, 0) + 1
             workers = {
-                name: each for name, each in board.workers(looked.queue).items() if looked.filter.fits_worker(name)
+                name: each
+                for name, each in board.workers(selected.queue).items()
+                if selected.filter.fits_worker(name)
             }
             shown = dict(sorted(workers.items())[:MOST_ROWS])
             self._jobs.show(served_by(shown), worker_columns(running), lambda each: each[0])
         else:
-            columns = job_columns(looked.tab.state, board.now_ms)
+            columns = job_columns(selected.tab.state, board.now_ms)
             self._jobs.show(self._found.jobs, columns, lambda job: job.id)
 
     def _draw_lines(self) -> None:
@@ -194,25 +196,27 @@ class Top(App[None]):
         left, right = f" aioq top  {self._aioq.name}  {self._server}", f"{datetime.now(UTC):%H:%M:%S} UTC  {late} "
         width = self.size.width
         self._title.show(f"{fitted(printable(left), max(0, width - len(right)))}{right}")
-        view = self._reader.board.view(self._looked.queue)
+        view = self._reader.board.view(self._selection.queue)
         if self._aioq.settings.stats:
             self._rates.show(f" {rates_line(view)}")
         self._tabs.show(self._tabs_line())
         self._message.hint(self._hint())
 
     def _tabs_line(self) -> str:
-        looked, view = self._looked, self._reader.board.view(self._looked.queue)
+        selected, view = self._selection, self._reader.board.view(self._selection.queue)
         names: list[str] = []
         for number, tab in enumerate(Tab, 1):
-            count = len(self._reader.board.workers(looked.queue)) if tab is Tab.WORKERS else view.count(tab.state)
+            count = (
+                len(self._reader.board.workers(selected.queue)) if tab is Tab.WORKERS else view.count(tab.state)
+            )
             name = f"{number} {tab} {short(count)}"
-            names.append(f"[{name}]" if tab is looked.tab else f" {name} ")
+            names.append(f"[{name}]" if tab is selected.tab else f" {name} ")
         return "".join(names)
 
     def _hint(self) -> str:
         """What the filter does, if there is one."""
-        text, looked_at = self._looked.filter.text, self._found.looked_at
-        seen = "" if self._looked.tab is Tab.WORKERS else f" ({len(self._found.jobs)} of {looked_at} looked at)"
+        text, looked_at = self._selection.filter.text, self._found.looked_at
+        seen = "" if self._selection.tab is Tab.WORKERS else f" ({len(self._found.jobs)} of {looked_at} looked at)"
         return f"filter: {text}{seen}; escape ends it" if text else ""
 
     def on_resize(self) -> None:
@@ -220,12 +224,12 @@ class Top(App[None]):
         if self.refreshes:
             self.call_after_refresh(self._draw)
 
-    # -- what is looked at
+    # -- what is selected
 
-    def _look(self, looked: Looked) -> None:
-        if looked != self._looked:
-            self._looked = looked
-            self._reader.board.fits_queue = looked.filter.fits_queue
+    def _show_selection(self, selected: Selection) -> None:
+        if selected != self._selection:
+            self._selection = selected
+            self._reader.board.fits_queue = selected.filter.fits_queue
             self._found = FoundJobs()
             self._draw()
             self._wake.set()
@@ -233,12 +237,12 @@ class Top(App[None]):
     @on(OptionList.OptionHighlighted, "#queues OptionList")
     def choose_queue(self, event: OptionList.OptionHighlighted) -> None:
         """Show the jobs of the queue on which the cursor is."""
-        looked = self._looked
-        self._look(Looked(event.option.id or ALL, looked.tab, looked.filter))
+        selected = self._selection
+        self._show_selection(Selection(event.option.id or ALL, selected.tab, selected.filter))
 
     def action_tab(self, name: str) -> None:
         """Show other jobs, or the workers."""
-        self._look(Looked(self._looked.queue, Tab(name), self._looked.filter))
+        self._show_selection(Selection(self._selection.queue, Tab(name), self._selection.filter))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Whether a key does something now. In the filter and on other screens a slash is only a slash."""
@@ -248,7 +252,7 @@ class Top(App[None]):
 
     def action_filter(self) -> None:
         """Let a filter be typed."""
-        self._field.value = self._looked.filter.text
+        self._field.value = self._selection.filter.text
         self._field.display = True
         self._message.display = False
         # At once, and by a binding with priority: keys that have come together with this one, over a slow line,
@@ -264,8 +268,12 @@ class Top(App[None]):
         except ConfigError as error:
             self._message.notice(str(error))
             return
-        self._look(
-            Looked(self._looked.queue if found.fits_queue(self._looked.queue) else ALL, self._looked.tab, found)
+        self._show_selection(
+            Selection(
+                self._selection.queue if found.fits_queue(self._selection.queue) else ALL,
+                self._selection.tab,
+                found,
+            )
         )
 
     def action_unfilter(self) -> None:
@@ -273,7 +281,7 @@ class Top(App[None]):
         if self._field.display:
             self._close_filter()
         else:
-            self._look(Looked(self._looked.queue, self._looked.tab, Filter()))
+            self._show_selection(Selection(self._selection.queue, self._selection.tab, Filter()))
 
     def _close_filter(self) -> None:
         self._field.display = False
@@ -299,7 +307,7 @@ class Top(App[None]):
         if isinstance(self.screen, JobScreen):
             return self.screen.job
         chosen = self._jobs.chosen
-        found = [job for job in self._found.jobs if job.id == chosen and self._looked.tab is not Tab.WORKERS]
+        found = [job for job in self._found.jobs if job.id == chosen and self._selection.tab is not Tab.WORKERS]
         if not found:
             self._message.notice("choose a job first: 1 running, 2 failed, 3 queued, 4 scheduled")
         return found[0] if found else None

@@ -44,16 +44,16 @@ def job(job_id: str, seconds: int) -> JobInfo:
 
 async def pages(store: Any, count: int, size: int, part: int, keep: Any = lambda item: True) -> list[list[str]]:
     """All pages, each read from where the one before has left the lists."""
-    places: dict[int, ListPosition | None] = {}
+    positions: dict[int, ListPosition | None] = {}
     found: list[list[str]] = []
     while True:
-        lists = [JobList(str(n), ListQuery(JobState.FAILED), places.get(n, ()), part) for n in range(count)]
+        lists = [JobList(str(n), ListQuery(JobState.FAILED), positions.get(n, ()), part) for n in range(count)]
         page = await step(store, lists, keep, size=size, oldest=True)
         assert len(page.jobs) <= size
         found.append([each.id for each in page.jobs])
         if page.is_over:
             return found
-        places = {n: each.place for n, each in enumerate(lists)}
+        positions = {n: each.position for n, each in enumerate(lists)}
 
 
 @given(
@@ -83,7 +83,7 @@ async def test_a_step_looks_at_so_many_only() -> None:
     lists = [JobList("0", ListQuery(JobState.FAILED), (), 250)]
     found = await step(store, lists, lambda _: False, size=10, oldest=True)  # pyright: ignore[reportArgumentType]
     assert (found.jobs, found.looked_at, found.is_over) == ([], MOST_LOOKED_AT, False)
-    assert lists[0].place == (str(MOST_LOOKED_AT),)
+    assert lists[0].position == (str(MOST_LOOKED_AT),)
     assert store.read == MOST_LOOKED_AT
 
 
