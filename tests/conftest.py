@@ -35,6 +35,7 @@ from tests.clusters import Cluster, Clusters
 from tests.databases import Database, Pool, foreign_keys, new_app_name
 from tests.flavours import CHOICE
 from tests.handing_out import FromBothEnds
+from tests.reporting import send_less
 from tests.sentinels import Sentinels, SharedSentinels
 from tests.servers import SERVERS, Server, Tls, available, chosen, missing, with_tls
 
@@ -113,6 +114,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for mark in item.iter_markers("scale"):
             item.add_marker(pytest.mark.timeout(mark.kwargs["minutes"] * 60))
     items.sort(key=_turn, reverse=True)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Send no more than is shown, where this process runs tests beside others."""
+    if hasattr(session.config, "workerinput"):
+        send_less(session.config)
 
 
 def pytest_collection_finish() -> None:
