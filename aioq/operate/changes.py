@@ -23,7 +23,7 @@ MOST_SAVED = 100
 
 
 class Saved(msgspec.Struct, frozen=True):
-    """What a cursor has of it: the workers that live are too many.
+    """What a cursor keeps of this. Which workers live is not kept, for these may be very many.
 
     Attributes:
         gone: workers that were reported to have left, though no event has said so yet.
@@ -53,12 +53,12 @@ class QueueChanges:
 
     def note(self, event: Event) -> bool:
         """Take note of an event; False if it is no news."""
-        known, name, is_there = self._place_of(event)
+        known, name, is_there = self._known_of(event)
         return known.note(name, is_there=is_there)
 
     def give(self, event: Event) -> None:
         """Take note that the stream has given an event."""
-        known, name, is_there = self._place_of(event)
+        known, name, is_there = self._known_of(event)
         self._given[known is self._pauses][name] = is_there
 
     def pass_all(self) -> None:
@@ -110,7 +110,7 @@ class QueueChanges:
         others = {name: is_there for name, is_there in known.there.items() if name not in {*news, *known.noted}}
         self._given[known is self._pauses] |= others
 
-    def _place_of(self, event: Event) -> "tuple[_Known, str, bool]":
+    def _known_of(self, event: Event) -> "tuple[_Known, str, bool]":
         if event.kind in OF_WORKERS:
             return self._workers, event.worker, event.kind is EventKind.WORKER_JOINED
         return self._pauses, event.task, event.kind is EventKind.QUEUE_PAUSED

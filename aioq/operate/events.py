@@ -20,7 +20,7 @@ from aioq.jobs.shards import queue_of_shard
 from aioq.operate.changes import Look, QueueChanges, Saved
 from aioq.operate.jobs import QuerySource
 from aioq.public import public
-from aioq.results.events import Placed, ShardEvents
+from aioq.results.events import PositionedEvent, ShardEvents
 from aioq.store.contract import Store
 from aioq.store.events import Position
 from aioq.tasks.task import Task
@@ -116,8 +116,8 @@ class EventStream:
         self._filters = _checked(cast("dict[str, Any]", given))
         cursor = given.get("cursor")
         saved = {} if cursor is None else _decode(cursor)
-        self._positions = {place: each.position for place, each in saved.items()}
-        self._changes = {place: QueueChanges(place, each.saved) for place, each in saved.items()}
+        self._positions = {shard: each.position for shard, each in saved.items()}
+        self._changes = {shard: QueueChanges(shard, each.saved) for shard, each in saved.items()}
         self._readers: dict[str, ShardEvents] = {}
         self._pending: deque[tuple[str, tuple[Position | None, Event]]] = deque()  # read, and not given yet
         self._since_ms = min((each.at_ms for each in self._positions.values()), default=None)
@@ -152,11 +152,11 @@ class EventStream:
         self._found_at = self._looked_at = float("-inf")
         while True:
             while self._pending:
-                place, (position, event) = self._pending.popleft()
+                shard, (position, event) = self._pending.popleft()
                 if position is not None:
-                    self._positions[place] = position
+                    self._positions[shard] = position
                 if event.kind in _CHANGES:
-                    self._changes[place].give(event)
+                    self._changes[shard].give(event)
                 pause = LEAST_PAUSE
                 yield event
             self._note_positions()
@@ -195,22 +195,22 @@ class EventStream:
         """
         queues = await self._queues(store)
         now_ms = await store.operating.now_ms(queues[0])
-        places = [each for queue in queues for each in await self._source.shards_of(queue)]
-        fresh = [each for each in places if each not in self._readers]
+        shards = [each for queue in queues for each in await self._source.shards_of(queue)]
+        fresh = [each for each in shards if each not in self._readers]
         kinds, always = self._filters.kinds, self._source.records_always()
-        for place in fresh:
-            self._readers[place] = ShardEvents(
+        for shard in fresh:
+            self._readers[shard] = ShardEvents(
                 store,
-                place,
+                shard,
                 kinds=kinds,
                 always=always,
                 kept=self._source.history_kept(),
-                position=self._positions.get(place),
+                position=self._positions.get(shard),
                 since_ms=self._since_ms,
             )
-            if place not in self._changes and place == queue_of_shard(place):
-                self._changes[place] = QueueChanges(place, None)
-        await asyncio.gather(*(self._readers[place].begin() for place in fresh))
+            if shard not in self._changes and shard == queue_of_shard(shard):
+                self._changes[shard] = QueueChanges(shard, None)
+        await asyncio.gather(*(self._readers[shard].begin() for shard in fresh))
         self._since_ms = now_ms
         self._note_positions()
 
@@ -219,20 +219,20 @@ class EventStream:
 
         At the end of all, what a look has shown is compared.
         """
-        parts: dict[str, Sequence[Placed]] = {}
+        parts: dict[str, Sequence[PositionedEvent]] = {}
 
-        async def read(place: str, reader: ShardEvents) -> None:
-            parts[place] = await reader.read(self._is_read)
+        async def read(shard: str, reader: ShardEvents) -> None:
+            parts[shard] = await reader.read(self._is_read)
 
         try:
             await asyncio.gather(*(read(*each) for each in self._readers.items()))
         finally:
             # This notes what has changed, and is not done again: all that is noted must be given.
-            for place, (position, event) in _merged(parts, list(parts.values())):
+            for shard, (position, event) in _merged(parts, list(parts.values())):
                 if event.kind is EventKind.MISSED:
                     self._looked_at = float("-inf")
-                if event.kind not in _CHANGES or (self._changes[place].note(event) and self._filters.match(event)):
-                    self._pending.append((place, (position, event)))
+                if event.kind not in _CHANGES or (self._changes[shard].note(event) and self._filters.match(event)):
+                    self._pending.append((shard, (position, event)))
 
         if not self._is_behind:
             self._compare()
@@ -247,9 +247,9 @@ class EventStream:
             return
         for each in self._changes.values():
             each.pass_all()
-        for place, reader in self._readers.items():
+        for shard, reader in self._readers.items():
             if reader.position is not None:
-                self._positions[place] = reader.position
+                self._positions[shard] = reader.position
 
     async def _queues(self, store: Store) -> Sequence[str]:
         known = list(dict.fromkeys(self._source.known_queues()))
@@ -268,7 +268,7 @@ class EventStream:
     async def _look(self, store: Store) -> None:
         """Look at the workers and at what is paused; `_compare` says what is news."""
         kinds = set(self._filters.kinds)
-        queues = [place for place in self._readers if place == queue_of_shard(place)]
+        queues = [shard for shard in self._readers if shard == queue_of_shard(shard)]
         for queue in queues:
             self._changes[queue].begin_look()
         workers, pauses = (bool(kinds & {*each}) for each in (OF_WORKERS, OF_QUEUES))
@@ -289,9 +289,11 @@ class EventStream:
         self._looks = {}
 
 
-def _merged(places: Iterable[str], parts: Sequence[Sequence[Placed]]) -> list[tuple[str, Placed]]:
+def _merged(
+    shards: Iterable[str], parts: Sequence[Sequence[PositionedEvent]]
+) -> list[tuple[str, PositionedEvent]]:
     """The parts of several shards by time; those of each shard stay in their order."""
-    every = [(place, each) for place, part in zip(places, parts, strict=True) for each in part]
+    every = [(shard, each) for shard, part in zip(shards, parts, strict=True) for each in part]
     return sorted(every, key=lambda each: each[1][0].at_ms)
 
 
@@ -336,7 +338,7 @@ def _kinds(given: Sequence[str] | None) -> Sequence[EventKind]:
     return found
 
 
-class _Place(msgspec.Struct, frozen=True, array_like=True):
+class _SavedShard(msgspec.Struct, frozen=True, array_like=True):
     """What a cursor has of a queue or shard; one of an earlier version has the first three items only."""
 
     row: int
@@ -354,26 +356,28 @@ class _Place(msgspec.Struct, frozen=True, array_like=True):
         return Saved(self.gone, self.pauses)
 
 
-_PLACES = msgspec.msgpack.Decoder(dict[str, _Place])
+_SAVED_SHARDS = msgspec.msgpack.Decoder(dict[str, _SavedShard])
 _CHECKSUM = 4
 
 
 def _encode(positions: Mapping[str, Position], changes: Mapping[str, QueueChanges]) -> str:
-    found: dict[str, Position | _Place] = {**positions}
-    for place, each in changes.items():
-        if place in positions and each.saved != Saved():
-            position = positions[place]
-            found[place] = _Place(position.row, position.live, position.at_ms, each.saved.gone, each.saved.pauses)
+    found: dict[str, Position | _SavedShard] = {**positions}
+    for shard, each in changes.items():
+        if shard in positions and each.saved != Saved():
+            position = positions[shard]
+            found[shard] = _SavedShard(
+                position.row, position.live, position.at_ms, each.saved.gone, each.saved.pauses
+            )
     packed = msgspec.msgpack.encode(found)
     return urlsafe_b64encode(packed + zlib.crc32(packed).to_bytes(_CHECKSUM, "big")).decode().rstrip("=")
 
 
-def _decode(text: object) -> dict[str, _Place]:
+def _decode(text: object) -> dict[str, _SavedShard]:
     try:
         raw = urlsafe_b64decode(str(text) + "=" * (-len(str(text)) % 4))
         packed, checksum = raw[:-_CHECKSUM], raw[-_CHECKSUM:]
         if checksum == zlib.crc32(packed).to_bytes(_CHECKSUM, "big"):
-            return _PLACES.decode(packed)
+            return _SAVED_SHARDS.decode(packed)
     except (ValueError, msgspec.DecodeError):
         pass
     raise ConfigError(f"{WHERE}: cursor={brief(text)}: expected the cursor of a stream, as stream.cursor gives it")

@@ -32,7 +32,7 @@ LEASE_ENDED = "its lease has ended"
 _WHY = {LiveKind.LAPSED: LEASE_ENDED, LiveKind.DIED: "its process has died"}
 """Why a worker has left, if it did not end by itself."""
 
-Placed = tuple[Position, Event]
+PositionedEvent = tuple[Position, Event]
 """An event, and the position after it."""
 
 EventFilter = Callable[[Event], bool]
@@ -43,7 +43,7 @@ class ShardEvents:
 
     Args:
         store: where.
-        place: the queue or shard. Workers and pauses are the same in all shards, so of a queue that has several
+        shard: the queue or shard. Workers and pauses are the same in all shards, so of a queue that has several
             only the first one is read for them.
         kinds: which kinds are wanted; of some there is nothing while nobody listens.
         always: whether these are recorded always (`history="full"`).
@@ -56,7 +56,7 @@ class ShardEvents:
     def __init__(
         self,
         store: Store,
-        place: str,
+        shard: str,
         *,
         kinds: Iterable[EventKind],
         always: bool,
@@ -64,7 +64,7 @@ class ShardEvents:
         position: Position | None = None,
         since_ms: int | None = None,
     ) -> None:
-        self.place = place
+        self.shard = shard
         self.position = position
         self.is_behind = False  # whether there was more than the last read has taken
         self._kept = kept
@@ -74,7 +74,7 @@ class ShardEvents:
         self._store = store
         kinds = frozenset(kinds)
         self._listens = not kinds.isdisjoint(LIVE)
-        self._watches = place == queue_of_shard(place) and not kinds.isdisjoint((*OF_WORKERS, *OF_QUEUES))
+        self._watches = shard == queue_of_shard(shard) and not kinds.isdisjoint((*OF_WORKERS, *OF_QUEUES))
         self._reads_rows = not kinds.isdisjoint(frozenset(OF_JOBS) - frozenset(LIVE))
         self._always = always
 
@@ -83,7 +83,7 @@ class ShardEvents:
         if self.position is None:
             self.position = (await self._part(None)).last
 
-    async def read(self, wanted: EventFilter) -> list[Placed]:
+    async def read(self, wanted: EventFilter) -> list[PositionedEvent]:
         """The next events that are wanted, in the order of time; those that were missed come first.
 
         Then the reader is behind all that it has read; `position` says where.
@@ -96,7 +96,7 @@ class ShardEvents:
         position = before
         for each in _in_order(part):
             position = _after(position, each)
-            event = _event(self.place, each)
+            event = _event(self.shard, each)
             if event.kind not in OF_JOBS and not self._watches:
                 continue
             if each.at_ms >= self._since_ms and wanted(event):
@@ -107,7 +107,7 @@ class ShardEvents:
 
     async def _part(self, after: Position | None) -> EventPart:
         story = self._store.operating.story
-        return await story.events(self.place, after, listens=self._listens, watches=self._watches)
+        return await story.events(self.shard, after, listens=self._listens, watches=self._watches)
 
     def _missed(self, part: EventPart, before: Position) -> list[Event]:
         """What is missing: rows that are not kept any more, and what was not recorded because nobody listened."""
@@ -124,16 +124,16 @@ class ShardEvents:
         return missed
 
     def _missed_event(self, until_ms: int, before: Position, count: int | None) -> Event:
-        kind, queue = EventKind.MISSED, queue_of_shard(self.place)
+        kind, queue = EventKind.MISSED, queue_of_shard(self.shard)
         return Event(kind=kind, at=_moment(until_ms), queue=queue, missed=count, since=_moment(before.at_ms))
 
-    async def _with_progress(self, found: Sequence[Placed]) -> list[Placed]:
+    async def _with_progress(self, found: Sequence[PositionedEvent]) -> list[PositionedEvent]:
         """The same; of several progress events of a job only the last one, with what the job has reported."""
         last = {event.job_id: n for n, (_, event) in enumerate(found) if event.kind is EventKind.PROGRESS}
         if not last:
             return list(found)
-        known = dict(zip(last, await self._store.info(self.place, list(last)), strict=True))
-        shown: list[Placed] = []
+        known = dict(zip(last, await self._store.info(self.shard, list(last)), strict=True))
+        shown: list[PositionedEvent] = []
         for n, (position, event) in enumerate(found):
             if event.kind is not EventKind.PROGRESS:
                 shown.append((position, event))
@@ -188,8 +188,8 @@ def _end(part: EventPart, position: Position) -> Position:
     return Position(row, position.live if part.live else part.last.live, part.last.at_ms)
 
 
-def _event(place: str, each: HistoryRow | LiveEvent) -> Event:
-    queue, at = queue_of_shard(place), _moment(each.at_ms)
+def _event(shard: str, each: HistoryRow | LiveEvent) -> Event:
+    queue, at = queue_of_shard(shard), _moment(each.at_ms)
     if isinstance(each, LiveEvent):
         return Event(
             kind=_KINDS[each.what],

@@ -189,14 +189,14 @@ class JobStory(JobControl, eq=False):
                 await asyncio.sleep(pause)
             elif not past and not any(kind in END_KINDS for kind, _ in shown):
                 # With `result_ttl=0` the record goes with its end, which the history has; here that is gone too.
-                raise not_found(self.id, [reader.place])
+                raise not_found(self.id, [reader.shard])
 
     async def _next_events(self, reader: ShardEvents | None) -> tuple[ShardEvents, list[Event], list[Event], bool]:
         """The reader of the job's queue, what its record knows, what was read, and whether the job has ended."""
         store = await self._source.store()
         try:
             place = await find(store, await self._locate(), self.id)
-            if reader is None or reader.place != place.queue:
+            if reader is None or reader.shard != place.queue:
                 reader = self._reader(store, place.queue)
                 await reader.begin()
                 place = await find(store, place.queue, self.id)
