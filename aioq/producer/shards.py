@@ -182,9 +182,11 @@ class Shards:
         return self._reading
 
     def _plan_next(self, reading: "asyncio.Task[None]") -> None:
-        if self._closed or reading.cancelled():
+        if reading.cancelled():
             return
         failed = reading.exception() is not None  # also marks the error as seen: the next read tries again
+        if self._closed or reading is not self._reading:  # that one was begun meanwhile, and plans the next
+            return
         several = self._declared or any(len(each.names) > 1 for each in self.table.values())
         pause = READ_EVERY if several else READ_EVERY_PLAIN
         if failed and not self.table.known:

@@ -201,6 +201,29 @@ async def test_the_first_read_is_tried_again_by_itself(
     assert shards.table["mail"].number == 2
 
 
+async def test_a_read_that_follows_another_at_once_leaves_no_timer_after_the_close(
+    register: Register, opened: Callable[..., Shards], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a timer began a read after the close, which failed with a traceback in the log."""
+    loop, timers = asyncio.get_running_loop(), list[asyncio.TimerHandle]()
+    call_later = loop.call_later
+
+    def noted(*args: Any) -> asyncio.TimerHandle:
+        timers.append(call_later(*args))
+        return timers[-1]
+
+    monkeypatch.setattr(loop, "call_later", noted)
+    shards = opened()
+    shards.start()
+    await asyncio.sleep(0)  # the first read has ended, and what plans the next one has not run yet
+    await shards.read()
+    await shards.close()
+
+    assert register.reads == 2
+    assert len(timers) == 1
+    assert timers[0].cancelled()
+
+
 async def test_where_the_key_may_not_be_used_the_numbers_of_the_code_count(
     register: Register, opened: Callable[..., Shards], caplog: pytest.LogCaptureFixture
 ):
