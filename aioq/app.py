@@ -300,9 +300,9 @@ class App:
                 `skip`, or `one`, which holds one job back. `run_at_start`: it ticks too when a worker starts.
 
         Raises:
-            ConfigError: naming the schedule and the option, or the other place that declares this id; or the same
-                place, where it declares another schedule by it: in a loop, or as a helper of others. Or the call
-                is none, is of another App's task, or does not fit its task.
+            ConfigError: an option is wrong, or another schedule has this id (a loop or a helper that declares
+                several needs an id for each); the message names the option, or the other place. Or `call` is no
+                call, is of another App's task, or does not fit its task.
             ArgumentError: an argument of the call cannot be encoded.
         """
         given = {"cron": cron, "every": every, **options}

@@ -185,7 +185,7 @@ def make_filters(given: Mapping[str, Any], encoder: msgspec.msgpack.Encoder) -> 
     """The filters that a caller has given.
 
     Args:
-        given: they, by name; None counts as not given.
+        given: the filters, by name; None counts as not given.
         encoder: encodes arguments, as for a send.
 
     Raises:

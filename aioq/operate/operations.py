@@ -354,7 +354,7 @@ async def served(store: Store, shards: Sequence[str]) -> list[str]:
         some = shards[start : start + WORKERS_AT_ONCE]
         workers = await asyncio.gather(*map(store.workers, some))
         found += [
-            place for place, its in zip(some, workers, strict=True) if any(each.lease_ms > 0 for each in its)
+            shard for shard, its in zip(some, workers, strict=True) if any(each.lease_ms > 0 for each in its)
         ]
     return found
 

@@ -185,7 +185,7 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
             deleted. It is longer than a send is repeated.
         result_ttl_ms: how long the outcome of a job is kept that no worker settles, because it crashed too often
             or was parked for too long. Whoever ends it then does not know the `result_ttl` of its task.
-        history, logs: the rows of a queue's history, the lines of a job's log. full: whether it has all events.
+        history, stats, logs: as the settings of these names. full: whether the setting `history` is "full".
     """
 
     dead_ttl_ms: int = 604_800_000

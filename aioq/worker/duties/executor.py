@@ -4,7 +4,7 @@
 
 `_execute` carries a run from claimed to settled. Whatever a job raises becomes its outcome, SystemExit and similar
 exceptions included. All runs end in `_finish`. It first passes the outcome to the settler and gives the slot back.
-Everything else comes after that, above all the log line, so that no error in it can prevent these two.
+Everything else, such as the log line, comes after that, so that no error in it can prevent these two.
 
 A job may go on although it was cancelled (by a timeout, a cancellation or a lost lease). Then it is left behind:
 its outcome is written and its slot is free, whatever its function still does.
