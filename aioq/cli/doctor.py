@@ -16,6 +16,7 @@ from aioq.cli.operate.output import print_json
 from aioq.cli.targets import AppTarget, find_app
 from aioq.errors import ServerError
 from aioq.jobs.shards import by_queue
+from aioq.operate.known import queues_of
 from aioq.producer.shards import Shards
 from aioq.store.diagnosis import Check, Diagnosis, Finding, ServerReport
 from aioq.util.plural import counted
@@ -38,11 +39,12 @@ def run_doctor(target: AppTarget, *, as_json: bool) -> int:
 
 async def _diagnose(app: App, target: str) -> Diagnosis:
     internals = internals_of(app)
-    store, shards = await internals.store(), await internals.shards()
+    store, shards, queues = await internals.store(), await internals.shards(), internals.known_queues()
     try:
         with contextlib.suppress(ServerError):  # the diagnosis says what is wrong
             await shards.read()
-        names = [name for queue in internals.known_queues() for name in shards.table[queue].names]
+            queues = await queues_of(internals, store=store)
+        names = [name for queue in queues for name in shards.table[queue].names]
         found = await store.diagnose(names)
         if not shards.table.known or not found.servers:
             return found

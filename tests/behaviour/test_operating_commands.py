@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from aioq import App, Retry
+from aioq.app import internals_of
 from aioq.cli.main import main
 from aioq.cli.top.actions import change_job
 from aioq.worker import Worker
@@ -118,6 +119,9 @@ def test_which_app_is_meant(shop: Project, monkeypatch: pytest.MonkeyPatch) -> N
         aioq("jobs", "--url", url).errors
         == 'aioq: --url needs the App\'s name too: --name shop, for App("shop")\n'
     )
+    (missing,) = aioq("workers", "--name", shop.name, "web1-1-a").errors.splitlines()
+    assert missing == "aioq: there is no worker 'web1-1-a'; there are: none"
+    assert aioq("workers", "--name", shop.name, "web1-*").code == 0, "a pattern searches"
     sent = aioq("send", "--name", shop.name, "no.such.task", '{"any": 1}', "--delay", "1h", "--json")
     assert sent.code == 0, "without the code nobody knows its tasks"
     assert sent.objects[0].keys() == {"id", "added"}
@@ -207,6 +211,28 @@ def test_a_job_that_leaves_no_record_is_followed_to_its_end(shop: Project) -> No
 
     assert asyncio.run(followed())[-1] == "succeeded"
     assert "there is no job 'gone'" in aioq("tail", "shop:app", "gone").errors
+
+
+def test_a_job_with_an_id_of_ones_own_is_found_in_a_queue_that_only_the_server_knows(shop: Project) -> None:
+    app = sys.modules["shop"].app
+
+    async def sent() -> None:
+        async with app:
+            await (await internals_of(app).store()).operating.note_queues(["mail", "post"])
+            await app.queue("post").set_shards(2)
+            for queue, job_id in (("mail", "one"), ("post", "two"), ("post", "three")):
+                await sys.modules["shop"].add.options(queue=queue, job_id=job_id, delay=60).send(1)
+
+    asyncio.run(sent())
+    (found,) = aioq("doctor", "--name", shop.name, "--json").objects
+    assert found["servers"][0]["queues"] == ["default", "mail", "post", "post#1"]  # pyright: ignore[reportIndexIssue, reportUnknownVariableType] - JSON
+    for job_id in ("one", "two", "three"):
+        for target in (["shop:app"], ["--name", shop.name]):
+            assert aioq("why", *target, job_id, "--json").objects[0]["id"] == job_id
+        assert aioq("job", "--name", shop.name, job_id, "--cancel", "--yes").code == 0
+        assert aioq("tail", "--name", shop.name, job_id).lines[-1].split()[-1] == "cancelled"
+    missing = aioq("job", "--name", shop.name, "four").errors
+    assert "no job 'four' in the queues default, mail, post" in missing
 
 
 def test_a_change_is_reported_to_programs_too(shop: Project) -> None:

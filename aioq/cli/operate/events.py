@@ -11,6 +11,7 @@ import click
 
 from aioq.app import App
 from aioq.cli import INTERRUPTED
+from aioq.cli.operate.handles import handle_of
 from aioq.cli.operate.output import moment, print_json, span
 from aioq.cli.targets import AppTarget, find_app
 from aioq.errors import AioqError, ConfigError, JobNotFoundError
@@ -71,9 +72,9 @@ def run_tail(target: AppTarget, *, as_json: bool) -> None:
 
     async def carry_out() -> int:
         async with app:
-            handle = app.handle(job_id)
             if not app.settings.history and not app.settings.logs:
                 raise ConfigError("aioq tail needs the setting 'history' or 'logs', which are both 0")
+            handle = await handle_of(app, job_id)
             end = await _print_both(app, handle, as_json=as_json)
             # An end that is not among the events is in the record, which may have gone with it (`result_ttl=0`).
             return 0 if (end or (await handle.status()).value) == JobState.SUCCEEDED else 1

@@ -10,6 +10,7 @@ import msgspec
 
 from aioq.app import App, internals_of
 from aioq.cli.operate.events import progress_text
+from aioq.cli.operate.handles import handle_of
 from aioq.cli.operate.output import Column, moment, print_facts, print_items, print_json, span
 from aioq.cli.operate.questions import confirm
 from aioq.cli.targets import AppTarget, find_app
@@ -59,7 +60,7 @@ def run(
 
     async def carry_out() -> int:
         async with app:
-            handle = app.handle(job_id)
+            handle = await handle_of(app, job_id)
             if is_copy:
                 return _printed(await _copy(app, handle, arguments), as_json=as_json)
             if verb is None and priority is None and move is None:

@@ -4,6 +4,7 @@ import asyncio
 
 import click
 
+from aioq.cli.operate.handles import handle_of
 from aioq.cli.operate.output import print_json
 from aioq.cli.targets import AppTarget, find_app
 from aioq.results.why import Why
@@ -16,7 +17,7 @@ def run(target: AppTarget, *, as_json: bool) -> None:
 
     async def ask() -> Why:
         async with app:
-            return await app.handle(job_id).why()
+            return await (await handle_of(app, job_id)).why()
 
     found = asyncio.run(ask())
     if as_json:

@@ -1,6 +1,7 @@
 """`aioq workers`: shows workers, and asks something of them."""
 
 import asyncio
+import re
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import fields
@@ -19,6 +20,9 @@ from aioq.operate.worker import WorkerInfo
 from aioq.util.plural import counted
 from aioq.util.printable import printable
 from aioq.worker.stacks import WorkerStacks
+
+_WILD = re.compile(r"[*?\[]")
+"""What makes an id a pattern."""
 
 Ask = Callable[[WorkerInfo], Coroutine[Any, Any, WorkerInfo | WorkerStacks]]
 
@@ -47,11 +51,11 @@ def run(
     async def carry_out() -> int:
         async with app:
             found = [each async for each in app.workers(pattern, queue=queue or None)]
+            if not found and pattern is not None and (ask is not None or not _WILD.search(pattern)):
+                raise ConfigError(f"there is no worker {pattern!r}; there are: {await _known(app)}")
             if ask is None:
                 _show(found, as_json=as_json)
                 return 0
-            if not found:
-                raise ConfigError(f"there is no worker {pattern!r}; there are: {await _known(app)}")
             if verb == "stop":
                 confirm(f"stop {counted(len(found), 'worker')}?", is_confirmed=is_confirmed)
             results = await asyncio.gather(*map(ask, found), return_exceptions=True)
