@@ -31,37 +31,37 @@ class Spread(NamedTuple):
 
     Attributes:
         ids: their ids, in order.
-        places: one place for all of them, or one for each: a queue, or a shard.
-        shards: how many places there are.
+        shards: one shard (or queue that has no others) for all of them, or one for each.
+        number: how many different ones there are.
     """
 
     ids: list[str]
-    places: str | Sequence[str]
-    shards: int
+    shards: str | Sequence[str]
+    number: int
 
     @staticmethod
-    def to_one(place: str, number: int) -> "Spread":
-        """All jobs go to one place."""
-        return Spread(new_job_ids(place, number), place, 1)
+    def to_one(shard: str, jobs: int) -> "Spread":
+        """All jobs go to one shard."""
+        return Spread(new_job_ids(shard, jobs), shard, 1)
 
     @staticmethod
-    def to_several(names: Sequence[str], number: int) -> "Spread":
-        """The jobs go to these places in turn."""
-        ids, places, shards = [""] * number, [""] * number, len(names)
+    def to_several(names: Sequence[str], jobs: int) -> "Spread":
+        """The jobs go to these shards in turn."""
+        ids, shards, number = [""] * jobs, [""] * jobs, len(names)
         for first, name in enumerate(names):
-            mine = range(first, number, shards)
-            ids[first::shards] = new_job_ids(name, len(mine))
-            places[first::shards] = [name] * len(mine)
-        return Spread(ids, places, shards)
+            mine = range(first, jobs, number)
+            ids[first::number] = new_job_ids(name, len(mine))
+            shards[first::number] = [name] * len(mine)
+        return Spread(ids, shards, number)
 
     def handles(
         self, start: int, ids: Sequence[str], source: ResultSource, returns: ResultType | None
     ) -> "list[JobHandle[Any]]":
         """The handles of the jobs from position `start` on, which have these ids."""
-        places = self.places
-        if isinstance(places, str):
-            return [JobHandle(source, job_id, places, returns, True) for job_id in ids]
-        mine = places[start : start + len(ids)]
+        shards = self.shards
+        if isinstance(shards, str):
+            return [JobHandle(source, job_id, shards, returns, True) for job_id in ids]
+        mine = shards[start : start + len(ids)]
         return [JobHandle(source, *each, returns, True) for each in zip(ids, mine, strict=True)]
 
 
@@ -208,11 +208,11 @@ def _by_queue(queues: str | Sequence[str], first: int, count: int) -> dict[str, 
 
 def no_call(calls: Sequence[Any]) -> ArgumentError:
     """The error for an item of `send_many` that is no call."""
-    place, wrong = next((place, each) for place, each in enumerate(calls) if not isinstance(each, Call))
+    position, wrong = next((position, each) for position, each in enumerate(calls) if not isinstance(each, Call))
     if inspect.iscoroutine(wrong):
         wrong.close()  # its function must not run, and Python must not warn that it was never awaited
     return ArgumentError(
-        f"send_many item {place} is {brief(wrong)}: expected a call of a task, made by task.call(...)"
+        f"send_many item {position} is {brief(wrong)}: expected a call of a task, made by task.call(...)"
     )
 
 

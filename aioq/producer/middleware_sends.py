@@ -39,7 +39,7 @@ class MiddlewareSends:
         self._encoded = encoded
 
     async def send(
-        self, calls: Sequence[Call[Any]], places: Sequence[str], identities: Sequence[tuple[str, str]]
+        self, calls: Sequence[Call[Any]], shards: Sequence[str], identities: Sequence[tuple[str, str]]
     ) -> list[bool]:
         """Pass each call through the layers, send all that come out together, and return the replies through them.
 
@@ -47,13 +47,13 @@ class MiddlewareSends:
 
         Args:
             calls: the calls.
-            places: for each its queue, or the shard of it.
+            shards: for each the shard that it goes to, which is the queue itself if that has no others.
             identities: for each its id, and its nonce or nothing.
         """
         gathering = Gathering(len(calls), self._buffers)
         tasks = [
-            asyncio.create_task(self._send_one(call, place, job_id, nonce, gathering))
-            for call, place, (job_id, nonce) in zip(calls, places, identities, strict=True)
+            asyncio.create_task(self._send_one(call, shard, job_id, nonce, gathering))
+            for call, shard, (job_id, nonce) in zip(calls, shards, identities, strict=True)
         ]
         try:
             every = await asyncio.gather(*tasks, return_exceptions=True)
@@ -65,7 +65,7 @@ class MiddlewareSends:
                 raise gathering.error or added
         return [added for added in every if not isinstance(added, BaseException)]
 
-    async def _send_one(self, call: Call[Any], place: str, job_id: str, nonce: str, gathering: Gathering) -> bool:
+    async def _send_one(self, call: Call[Any], shard: str, job_id: str, nonce: str, gathering: Gathering) -> bool:
         arrived = False
 
         async def last(outgoing: Outgoing) -> bool:
@@ -74,13 +74,13 @@ class MiddlewareSends:
             changed = msgspec.structs.replace(call, args=outgoing.args, kwargs=outgoing.kwargs, options=options)
             job = self._encoded(changed, job_id, nonce)
             if arrived:  # a layer forwards the call once more: the server may have its job already
-                return await self._deliver(place, job, again=True)
+                return await self._deliver(shard, job, again=True)
             arrived = True
-            return await gathering.join(place, job)
+            return await gathering.join(shard, job)
 
         forward = inward(self._middleware, last)
         outgoing = Outgoing(
-            *(job_id, queue_of_shard(place), call.task),
+            *(job_id, queue_of_shard(shard), call.task),
             *(tuple(call.args), dict(call.kwargs), dict(call.options.headers)),
         )
         try:

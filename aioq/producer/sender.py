@@ -136,14 +136,14 @@ class Route:
             return envelopes
         return [self.envelope(args, {}) for args in every]
 
-    def identity(self, place: str) -> tuple[str, str]:
+    def identity(self, shard: str) -> tuple[str, str]:
         """A job's id, and for an id of the caller's own a nonce, which identifies this send.
 
         Args:
-            place: the queue, or the shard of it that the job goes to.
+            shard: the shard that the job goes to, which is the queue itself if that has no others.
         """
         given = self.options.job_id
-        return (new_job_id(place), "") if given is None else (given, new_nonce())
+        return (new_job_id(shard), "") if given is None else (given, new_nonce())
 
     def job(self, job_id: str, envelope: bytes, nonce: str = "", waiter: str = "") -> NewJob:
         """The job of an encoded call."""
@@ -210,10 +210,10 @@ class Sender:
             return self._begin_later(route, args, kwargs)
         shards = client.table[queue]
         if shards.number != 1:
-            place = shards.place(route.options)
-            if place is None:
+            shard = shards.shard_for(route.options)
+            if shard is None:
                 return self._begin_later(route, args, kwargs)
-            queue = place
+            queue = shard
         waiters, special = client.waiters, None
         waiter = waiters.channels.get(queue, "")
         if route.usual:
@@ -248,26 +248,26 @@ class Sender:
         return handle, self._send_placed(route, route.envelope(args, kwargs), handle)
 
     async def _send_placed(self, route: Route, envelope: bytes, handle: JobHandle[Any]) -> bool:
-        place = await self._place(route)
-        job_id, nonce = route.identity(place)
-        locate(handle, job_id, place)
-        return await self.deliver(place, route.job(job_id, envelope, nonce))
+        shard = await self._shard_for(route)
+        job_id, nonce = route.identity(shard)
+        locate(handle, job_id, shard)
+        return await self.deliver(shard, route.job(job_id, envelope, nonce))
 
-    async def _place(self, route: Route) -> str:
+    async def _shard_for(self, route: Route) -> str:
         """The queue of a job's call, or the shard of it, once it is known how many it has.
 
         Raises:
             SendError: that is not known within `send_timeout`; nothing was sent.
         """
         shards = (await self._clients.get()).shards
-        place = shards.table[route.queue].place(route.options)
-        if place is not None:
-            return place
+        shard = shards.table[route.queue].shard_for(route.options)
+        if shard is not None:
+            return shard
         given = route.options.job_id
         limit = self._settings.send_timeout
         try:
             async with asyncio.timeout(limit):
-                return await shards.place(route.queue, route.options)
+                return await shards.shard_for(route.queue, route.options)
         except TimeoutError:
             what = f"a job of {route.task!r}" if given is None else f"job {given}"
             raise SendError(
@@ -289,7 +289,7 @@ class Sender:
         except AttributeError:
             raise no_call(calls) from None
         table = (await self._clients.get()).table
-        queues = [route.queue if table[route.queue].number == 1 else await self._place(route) for route in routes]
+        queues = [each.queue if table[each.queue].number == 1 else await self._shard_for(each) for each in routes]
         fresh = {queue: iter(new_job_ids(queue, count)) for queue, count in Counter(queues).items()}
         identities = [
             (next(fresh[queue]), "") if route.options.job_id is None else route.identity(queue)
@@ -322,9 +322,9 @@ class Sender:
             return await self.send_calls(calls)
         source, returns = self._source, route.signature.returns
         spread = await self._spread(route, count)
-        ids, places = spread.ids, spread.places
+        ids, shards = spread.ids, spread.shards
         streams = count > PART and not route.checked and are_plain(every, route.room() - MARGIN)
-        step = PART * spread.shards if streams else max(count, 1)
+        step = PART * spread.number if streams else max(count, 1)
         handles: list[JobHandle[Any]] = []
         sending: Sending | None = None
         try:
@@ -332,7 +332,7 @@ class Sender:
                 some, envelopes = ids[start : start + step], route.envelopes(every[start : start + step])
                 jobs = NewJobs.usual(some, envelopes) if route.usual else NewJobs(map(route.job, some, envelopes))
                 sending = sending or Sending(await self._buffers())
-                await sending.put(jobs, places if isinstance(places, str) else places[start : start + step])
+                await sending.put(jobs, shards if isinstance(shards, str) else shards[start : start + step])
                 handles += spread.handles(start, some, source, returns)
                 await asyncio.sleep(0)  # replies may have come, and free space for the next part
             added = await sending.replies() if sending is not None else []
@@ -347,10 +347,10 @@ class Sender:
 
     async def _spread(self, route: Route, count: int) -> Spread:
         """Where the jobs of one `send_many` go: to the shards in turn, so that each gets one call."""
-        place = await self._place(route)
+        shard = await self._shard_for(route)
         shards = (await self._clients.get()).table[route.queue]
         if min(shards.number, count) <= 1 or route.options.shard_key is not None:
-            return Spread.to_one(place, count)
+            return Spread.to_one(shard, count)
         return Spread.to_several(shards.several(count), count)
 
     def prepare(self, call: Call[Any]) -> tuple[str, NewJob]:
@@ -372,20 +372,20 @@ class Sender:
         return (await self._clients.get()).buffers
 
     def _through_middleware(
-        self, calls: Sequence[Call[Any]], places: Sequence[str], identities: Sequence[tuple[str, str]]
+        self, calls: Sequence[Call[Any]], shards: Sequence[str], identities: Sequence[tuple[str, str]]
     ) -> Awaitable[list[bool]]:
         def encoded(call: Call[Any], job_id: str, nonce: str) -> NewJob:
             changed = self.route(call.task, call.signature, call.options)
             return changed.job(job_id, changed.envelope(call.args, call.kwargs), nonce)
 
         sends = MiddlewareSends(self._middleware, self._buffers, self.deliver, encoded)
-        return sends.send(calls, places, identities)
+        return sends.send(calls, shards, identities)
 
     async def _send_inward(self, call: Call[Any], route: Route, handle: JobHandle[Any]) -> bool:
-        place = await self._place(route)
-        identity = route.identity(place)
-        locate(handle, identity[0], place)
-        return (await self._through_middleware([call], [place], [identity]))[0]
+        shard = await self._shard_for(route)
+        identity = route.identity(shard)
+        locate(handle, identity[0], shard)
+        return (await self._through_middleware([call], [shard], [identity]))[0]
 
 
 async def _expected(waiters: Waiters, queue: str, job_id: str, sent: Awaitable[bool]) -> bool:

@@ -56,7 +56,7 @@ class QueueShards:
         self.number = number
         self.names = shard_names(self.queue, max(number, served, 1))
 
-    def place(self, options: Options) -> str | None:
+    def shard_for(self, options: Options) -> str | None:
         """The shard for a job with these options; None if that depends on a number that is not known yet."""
         key = options.shard_key or options.job_id
         if self.number == 0:
@@ -156,12 +156,12 @@ class Shards:
                 log.debug("the numbers of shards could not be read: %s", error)
                 await asyncio.sleep(backoff.next())
 
-    async def place(self, queue: str, options: Options) -> str:
+    async def shard_for(self, queue: str, options: Options) -> str:
         """The shard for a job; waits until the number is known if it depends on that."""
-        found = self.table[queue].place(options)
+        found = self.table[queue].shard_for(options)
         if found is None:
             await self.known()
-            found = self.table[queue].place(options)
+            found = self.table[queue].shard_for(options)
         return found or queue
 
     async def close(self) -> None:

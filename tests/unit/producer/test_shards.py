@@ -61,28 +61,28 @@ async def opened(register: Register) -> AsyncIterator[Callable[..., Shards]]:
 
 def test_jobs_without_a_key_go_to_the_shards_in_turn():
     shards = QueueShards("mail", 3)
-    found = [shards.place(NOTHING) for _ in range(6)]
+    found = [shards.shard_for(NOTHING) for _ in range(6)]
     assert found[:3] == found[3:]
     assert sorted(map(str, found[:3])) == sorted(shard_names("mail", 3))
 
 
 def test_processes_do_not_all_begin_with_the_same_shard():
-    assert len({QueueShards("mail", 8).place(NOTHING) for _ in range(100)}) > 1
+    assert len({QueueShards("mail", 8).shard_for(NOTHING) for _ in range(100)}) > 1
 
 
 def test_a_key_decides_and_else_an_id_of_the_callers_own():
     shards = QueueShards("mail", 8)
     names = shard_names("mail", 8)
-    assert shards.place(Options(shard_key="eu")) == names[shard_of("eu", 8)]
-    assert shards.place(Options(job_id="order-7")) == names[shard_of("order-7", 8)]
-    assert shards.place(Options(job_id="order-7", shard_key="eu")) == names[shard_of("eu", 8)]
+    assert shards.shard_for(Options(shard_key="eu")) == names[shard_of("eu", 8)]
+    assert shards.shard_for(Options(job_id="order-7")) == names[shard_of("order-7", 8)]
+    assert shards.shard_for(Options(job_id="order-7", shard_key="eu")) == names[shard_of("eu", 8)]
 
 
 def test_shards_that_are_drained_get_nothing_new():
     shards = QueueShards("mail", 2, served=8)
     assert len(shards.names) == 8
-    assert {shards.place(NOTHING) for _ in range(20)} == {"mail", "mail#1"}
-    assert {shards.place(Options(shard_key=str(key))) for key in range(50)} == {"mail", "mail#1"}
+    assert {shards.shard_for(NOTHING) for _ in range(20)} == {"mail", "mail#1"}
+    assert {shards.shard_for(Options(shard_key=str(key))) for key in range(50)} == {"mail", "mail#1"}
 
 
 @pytest.mark.parametrize(("most", "expected"), [(1, 1), (2, 2), (3, 3), (10, 3)])
@@ -93,10 +93,10 @@ def test_a_few_jobs_need_no_more_shards_than_they_are(most: int, expected: int):
 
 
 def test_what_is_not_known_yet_is_waited_for_only_where_it_matters():
-    assert QueueShards("mail", 0).place(NOTHING) == "mail", "its first shard is served in any case"
-    assert QueueShards("mail", 0).place(Options(job_id="a")) is None, "another process may have sent that id"
-    assert QueueShards("mail", 0).place(Options(shard_key="a")) is None
-    assert QueueShards("mail", 0, declared=True).place(NOTHING) is None
+    assert QueueShards("mail", 0).shard_for(NOTHING) == "mail", "its first shard is served in any case"
+    assert QueueShards("mail", 0).shard_for(Options(job_id="a")) is None, "another process may have sent that id"
+    assert QueueShards("mail", 0).shard_for(Options(shard_key="a")) is None
+    assert QueueShards("mail", 0, declared=True).shard_for(NOTHING) is None
     assert ShardTable()["mail"].number == 0
 
 
