@@ -136,9 +136,9 @@ class Internals:
         others: list[str] = []
         for each in known:
             its = shards.table[each]
-            places = shards_to_search(each, job_id, max(its.number, 1), len(its.names))
-            first.append(places[0])
-            others += places[1:]
+            searched = shards_to_search(each, job_id, max(its.number, 1), len(its.names))
+            first.append(searched[0])
+            others += searched[1:]
         return list(dict.fromkeys([*first, *others]))
 
     async def shards_of(self, queue: str) -> Sequence[str]:

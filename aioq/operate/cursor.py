@@ -23,28 +23,28 @@ class _Cursor(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         query: the fingerprint of the query's filters.
         span: the times between `since` and `until`, which are those of the first page.
-        places: by queue and state where a list continues; the lists that were not begun are not in it.
+        positions: by queue and state where a list continues; the lists that were not begun are not in it.
     """
 
     query: bytes
     span: tuple[int | None, int | None]
-    places: dict[str, dict[JobState, ListPosition | None]]
+    positions: dict[str, dict[JobState, ListPosition | None]] = msgspec.field(name="places")
 
 
 _DECODER = msgspec.msgpack.Decoder(_Cursor)
 
 
-def encode_cursor(query: bytes, span: TimeSpan, places: ListPositions) -> str:
+def encode_cursor(query: bytes, span: TimeSpan, positions: ListPositions) -> str:
     """The text of a cursor.
 
     Args:
         query: the fingerprint of the query's filters.
         span: the times between `since` and `until`.
-        places: where each list continues.
+        positions: where each list continues.
     """
     by_queue: dict[str, dict[JobState, ListPosition | None]] = {}
-    for (queue, state), place in places.items():
-        by_queue.setdefault(queue, {})[state] = place
+    for (queue, state), position in positions.items():
+        by_queue.setdefault(queue, {})[state] = position
     packed = msgspec.msgpack.encode(_Cursor(query, (span.since_ms, span.until_ms), by_queue))
     return urlsafe_b64encode(packed + _checksum(packed)).decode().rstrip("=")
 
@@ -70,8 +70,10 @@ def decode_cursor(text: object, query: bytes) -> tuple[TimeSpan, ListPositions]:
             "app.jobs: the cursor belongs to a query with other filters, or of another order; "
             "use it with those of its page"
         )
-    places = {(queue, state): place for queue, states in found.places.items() for state, place in states.items()}
-    return TimeSpan(*found.span), places
+    positions = {
+        (queue, state): position for queue, states in found.positions.items() for state, position in states.items()
+    }
+    return TimeSpan(*found.span), positions
 
 
 def _checksum(packed: bytes) -> bytes:

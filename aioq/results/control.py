@@ -333,8 +333,8 @@ class JobControl(msgspec.Struct, eq=False):
     async def _locate(self, *, patient: bool = False) -> str:
         """The job's queue or shard; if the id does not name it, those that the App knows are searched."""
         if self._queue is None:
-            places = list(await self._source.shards_of_job(self.id, self._named, patient=patient))
+            shards = list(await self._source.shards_of_job(self.id, self._named, patient=patient))
             self._queue = (
-                places[0] if len(places) == 1 else await search(await self._source.store(), places, self.id)
+                shards[0] if len(shards) == 1 else await search(await self._source.store(), shards, self.id)
             )
         return self._queue

@@ -177,9 +177,9 @@ async def why_late(handle: JobHandle[Any]) -> str:
     return await why_no_outcome(handle._fetch_info, workers, clock)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the one place that uses it
 
 
-def locate(handle: JobHandle[Any], job_id: str, place: str) -> None:
+def locate(handle: JobHandle[Any], job_id: str, shard: str) -> None:
     """Complete the handle of a job whose queue or shard, and so its id, was not known when it was made."""
-    handle.id, handle._queue = job_id, place  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the one place that does
+    handle.id, handle._queue = job_id, shard  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the one place that does
 
 
 def source_of(handle: JobHandle[Any]) -> ResultSource:

@@ -61,23 +61,23 @@ async def find(store: Store, queue: str, job_id: str, *, results: bool = False) 
     return JobPlace(queue, before, found)
 
 
-async def search(store: Store, places: Sequence[str], job_id: str) -> str:
+async def search(store: Store, shards: Sequence[str], job_id: str) -> str:
     """The first of these queues and shards that has a job: the likeliest is asked first, then all others at once.
 
     Raises:
         JobNotFoundError: none of them has it.
     """
-    if (await store.info(places[0], [job_id]))[0] is not None:
-        return places[0]
-    asked = (store.info(place, [job_id]) for place in places[1:])
+    if (await store.info(shards[0], [job_id]))[0] is not None:
+        return shards[0]
+    asked = (store.info(shard, [job_id]) for shard in shards[1:])
     replies = await asyncio.gather(*asked, return_exceptions=True)
-    for place, reply in zip(places[1:], replies, strict=True):
+    for shard, reply in zip(shards[1:], replies, strict=True):
         if not isinstance(reply, BaseException) and reply[0] is not None:
-            return place
+            return shard
     for reply in replies:
         if isinstance(reply, BaseException):  # the job may be where nobody has answered
             raise reply
-    raise not_found(job_id, places)
+    raise not_found(job_id, shards)
 
 
 async def settle(store: Store, queue: str, job_id: str) -> JobPlace:

@@ -217,8 +217,8 @@ class JobStory(JobControl, eq=False):
         Nothing tells then to which queue it was moved, so the histories of all that are known are read.
         """
         known = [*await self._source.shards_of_job(self.id, None, patient=False), *await store.operating.queues()]
-        for place in dict.fromkeys(known):
-            reader = self._reader(store, place, kinds=END_KINDS, since_ms=since_ms)
+        for shard in dict.fromkeys(known):
+            reader = self._reader(store, shard, kinds=END_KINDS, since_ms=since_ms)
             if found := await _all_of(reader, lambda event: self._is_own(event) and event.kind in END_KINDS):
                 return found
         return []
@@ -226,13 +226,13 @@ class JobStory(JobControl, eq=False):
     def _reader(
         self,
         store: Store,
-        place: str,
+        shard: str,
         *,
         kinds: Iterable[EventKind] = OF_JOBS,
         since_ms: int | None = None,
     ) -> ShardEvents:
         always, kept = self._source.records_always(), self._source.history_kept()
-        return ShardEvents(store, place, kinds=kinds, always=always, kept=kept, since_ms=since_ms)
+        return ShardEvents(store, shard, kinds=kinds, always=always, kept=kept, since_ms=since_ms)
 
     def _is_own(self, event: Event) -> bool:
         return event.job_id == self.id

@@ -65,14 +65,14 @@ def _end_is_past(info: JobInfo) -> bool:
 def _past(info: JobInfo) -> Iterator[TimelineEntry]:
     if info.sent_at is not None:
         yield TimelineEntry(at=info.sent_at, event=JobEvent.SENT)
-    # By its place, for two attempts may end in the same millisecond.
+    # By its number, for two attempts may end in the same millisecond.
     final = len(info.failed_attempts) - 1 if _end_is_past(info) else None
-    for place, each in enumerate(info.failed_attempts):
+    for number, each in enumerate(info.failed_attempts):
         yield TimelineEntry(at=each.started_at, event=JobEvent.STARTED, worker=each.worker)
         crashed = JobEvent.CRASHED if each.crashed else JobEvent.RETRIED if each.retried else JobEvent.FAILED
         yield TimelineEntry(
             at=each.ended_at,
-            event=JobEvent.FAILED if place == final else crashed,
+            event=JobEvent.FAILED if number == final else crashed,
             worker=each.worker,
             error=each.error,
             seconds=each.seconds,

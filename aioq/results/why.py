@@ -288,10 +288,10 @@ def _stuck(alive: Iterable[WorkerLease]) -> WhyReason | None:
     return WhyReason(code=WhyCode.WORKERS_STUCK, text=text)
 
 
-def _named(place: str) -> str:
+def _named(name: str) -> str:
     """A queue, or a shard of one."""
-    shard = place.partition(SEPARATOR)[2]
-    return f"queue {queue_of_shard(place)!r}" + (f", shard {shard}" if shard else "")
+    shard = name.partition(SEPARATOR)[2]
+    return f"queue {queue_of_shard(name)!r}" + (f", shard {shard}" if shard else "")
 
 
 def _clock(moment: datetime) -> str:

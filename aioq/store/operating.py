@@ -16,8 +16,8 @@ from aioq.store.pauses import PauseVerbs
 from aioq.store.story import Counted, Story
 
 ListPosition = tuple[str, ...]
-"""A place in a list of jobs, in a form of the store's own; empty for its beginning. It stays valid while jobs come
-and go: of those that stay, none after it is missed."""
+"""A position in a list of jobs, in a form of the store's own; empty for its beginning. It stays valid while jobs
+come and go: of those that stay, none after it is missed."""
 
 LISTED_STATES = (JobState.QUEUED, JobState.SCHEDULED, JobState.WAITING, JobState.RUNNING, JobState.FAILED)
 """The states of which a store has a list: those of jobs that have not ended, and the dead."""
@@ -70,7 +70,7 @@ class Listed(msgspec.Struct, frozen=True, gc=False):
     """An item of a list of jobs.
 
     Attributes:
-        after: the place after it.
+        after: the position after it.
         info: the job; None if it is not there (any more), or in another state by now.
         call: the encoded call; empty if it was not asked for, or is gone.
         has_call: whether its call is there. Without it, a job that has failed cannot be retried.

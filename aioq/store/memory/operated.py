@@ -50,7 +50,7 @@ class OperatedJobs:
     def list(self, query: ListQuery, after: ListPosition, limit: int) -> Listing:
         """A part of a list of jobs."""
         found = self._queued(query, after) if query.state is JobState.QUEUED else self._ordered(query, after)
-        items = [self._listed(query, job_id, place) for job_id, place in found[:limit]]
+        items = [self._listed(query, job_id, position) for job_id, position in found[:limit]]
         return Listing(items, items[-1].after if len(found) > limit else None)
 
     def count(self, query: ListQuery) -> Counted:
@@ -109,17 +109,17 @@ class OperatedJobs:
         record = self._records.get(job_id)
         return None if record is None or record.is_elsewhere else record
 
-    def _listed(self, query: ListQuery, job_id: str, place: ListPosition) -> Listed:
+    def _listed(self, query: ListQuery, job_id: str, position: ListPosition) -> Listed:
         record = self.here(job_id)
         if record is None or record.state is not query.state:
-            return Listed(place)
-        if query.state is JobState.QUEUED and record.priority.value != place[0]:
-            return Listed(place)
+            return Listed(position)
+        if query.state is JobState.QUEUED and record.priority.value != position[0]:
+            return Listed(position)
         call = record.envelope or b"" if query.calls else b""
-        return Listed(place, record.info(self._queue), call, record.envelope is not None)
+        return Listed(position, record.info(self._queue), call, record.envelope is not None)
 
     def _queued(self, query: ListQuery, after: ListPosition) -> Sequence[tuple[str, ListPosition]]:
-        """The ids in the lanes. A place is a lane, the last entry of it, and of its front, that was passed."""
+        """The ids in the lanes. A position is a lane, the last entry of it, and of its front, that was passed."""
         lanes = [priority.value for priority in Priority]
         if not query.oldest:
             lanes.reverse()
@@ -147,7 +147,7 @@ class OperatedJobs:
         return found + [(job_id, (lane, entry, str(number))) for number, job_id in back]
 
     def _ordered(self, query: ListQuery, after: ListPosition) -> Sequence[tuple[str, ListPosition]]:
-        """The ids in another list. A place is what the list is ordered by, and an id."""
+        """The ids in another list. A position is what the list is ordered by, and an id."""
         keys = sorted(self._keys(query), reverse=not query.oldest)
         if after:
             last = (_key(after[0], query), after[1])

@@ -14,7 +14,7 @@ from aioq.store.redis.holding import read_held
 from aioq.store.redis.keys import ASIDE_OF
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.operations import RedisOperations
-from aioq.store.redis.paging import BEGIN, LANE_BEGIN, MORE, LanePlace, ScriptCall, all_workers, text_of
+from aioq.store.redis.paging import BEGIN, LANE_BEGIN, MORE, LanePosition, ScriptCall, all_workers, text_of
 from aioq.store.redis.pauses import RedisPauses
 from aioq.store.redis.replies import parse_info, parse_states
 from aioq.store.redis.schedule_queues import Register
@@ -139,7 +139,7 @@ class RedisOperatorVerbs:
         """Move jobs to another lane, and return the state each was in."""
         return parse_states(await self._call_confirmed("prioritize", queue, [priority.value, *job_ids]))
 
-    # Lists: the ids of a part, each with the place after it; and where the list continues
+    # Lists: the ids of a part, each with the position after it; and where the list continues
 
     async def _sorted(self, queue: str, query: ListQuery, after: ListPosition, limit: int) -> "_Part":
         what = "dead" if query.state is JobState.FAILED else "scheduled"
@@ -156,12 +156,12 @@ class RedisOperatorVerbs:
         lane, *inside = after or (lanes[0], *begin)
         found: list[tuple[str, ListPosition]] = []
         while True:
-            place = LanePlace(lane, *inside)
+            position = LanePosition(lane, *inside)
             args = [lane, _order(query), limit - len(found), *inside]
             stream, entry, front, more, *named = await self._call("list_lane", queue, args)
-            found += place.passed(named, oldest=query.oldest)
+            found += position.passed(named, oldest=query.oldest)
             if more == MORE and not _is_beyond(query, stream, entry):
-                return found, place.at(stream.decode(), entry.decode(), front.decode())
+                return found, position.at(stream.decode(), entry.decode(), front.decode())
             following = lanes.index(lane) + 1
             if following == len(lanes) or (following == len(PRIORITY_LANES) and more == NOTHING_ASIDE):
                 return found, None
@@ -212,14 +212,14 @@ class RedisOperatorVerbs:
         """The items of a part: each job that is in the query's state by its record."""
         records = await self._records(queue, [job_id for job_id, _ in found], calls=query.calls)
         items: list[Listed] = []
-        for (job_id, place), fields in zip(found, records, strict=True):
+        for (job_id, position), fields in zip(found, records, strict=True):
             info = parse_info(queue, job_id, fields)
             if info is None or info.state is not query.state:
-                items.append(Listed(place))
-            elif query.state is JobState.QUEUED and info.priority.value != place[0].removeprefix(ASIDE_OF):
-                items.append(Listed(place))  # it was moved to another lane, and is there too
+                items.append(Listed(position))
+            elif query.state is JobState.QUEUED and info.priority.value != position[0].removeprefix(ASIDE_OF):
+                items.append(Listed(position))  # it was moved to another lane, and is there too
             else:
-                items.append(Listed(place, info, _call_in(fields) if query.calls else b"", _has_call(fields)))
+                items.append(Listed(position, info, _call_in(fields) if query.calls else b"", _has_call(fields)))
         return items
 
     async def _records(self, queue: str, ids: Sequence[str], *, calls: bool) -> list[Sequence[Any]]:
@@ -231,7 +231,7 @@ class RedisOperatorVerbs:
 
 
 _Part = tuple[Sequence[tuple[str, ListPosition]], ListPosition | None]
-"""The ids of a part of a list, each with the place after it; and where the list continues, None for its end."""
+"""The ids of a part of a list, each with the position after it; and where the list continues, None for its end."""
 
 
 def _call_in(fields: Sequence[Any]) -> bytes:
@@ -261,7 +261,7 @@ def _bounds(query: ListQuery) -> tuple[str, str]:
 
 
 def _lane_begin(query: ListQuery) -> list[str]:
-    """The place in a lane after all that came to it before the query's time, but not to its front."""
+    """The position in a lane after all that came to it before the query's time, but not to its front."""
     since = query.span.since_ms
     if since is None or not query.oldest:
         return LANE_BEGIN

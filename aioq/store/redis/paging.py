@@ -26,7 +26,7 @@ BEGIN = b"0"
 """The cursor with which reading begins, and which a script returns when nothing is left."""
 
 LANE_BEGIN = ["", "", "", ""]
-"""The place in a lane where reading begins."""
+"""The position in a lane where reading begins."""
 
 
 async def all_workers(call: ScriptCall, queue: str) -> list[WorkerLease]:
@@ -45,8 +45,8 @@ def pages(items: Sequence[T], size: int) -> list[Sequence[T]]:
     return [items[start : start + size] for start in range(0, max(len(items), 1), size)]
 
 
-class LanePlace:
-    """A place in a lane: its parts as `list_lane.lua` takes them.
+class LanePosition:
+    """A position in a lane: its parts as `list_lane.lua` takes them.
 
     Args:
         lane: the lane.
@@ -62,7 +62,7 @@ class LanePlace:
         self._front = front
 
     def passed(self, named: Sequence[bytes], *, oldest: bool) -> list[tuple[str, ListPosition]]:
-        """Move it past jobs that the script has named; returns each with the place after it."""
+        """Move it past jobs that the script has named; returns each with the position after it."""
         found: list[tuple[str, ListPosition]] = []
         items = list(zip(*(map(text_of, named[n::3]) for n in range(3)), strict=True))
         for position, (stream, entry, job) in enumerate(items):
@@ -75,7 +75,7 @@ class LanePlace:
         return found
 
     def at(self, stream: str, entry: str, front: str) -> ListPosition:
-        """The place up to which the script has looked."""
+        """The position up to which the script has looked."""
         return (self._lane, stream, entry, self._inside[2], front)
 
 

@@ -11,7 +11,7 @@ from aioq.store.events import ENTRIES_AT_ONCE, LISTENING_MS, EventPart, LiveEven
 from aioq.store.operating import MOST_LISTED
 from aioq.store.redis.history import parse_rows
 from aioq.store.redis.net.connection import Arg
-from aioq.store.redis.paging import BEGIN, LANE_BEGIN, MORE, LanePlace, ScriptCall
+from aioq.store.redis.paging import BEGIN, LANE_BEGIN, MORE, LanePosition, ScriptCall
 from aioq.store.redis.replies import not_in
 from aioq.store.story import MOST_AHEAD, MOST_LINES, Counted, LoggedLines
 
@@ -54,20 +54,20 @@ class RedisStory:
             Whether the job is among them; and whether these are all of the lane.
         """
         inside: Sequence[Arg] = LANE_BEGIN
-        place, more = LanePlace(lane, *LANE_BEGIN), True
+        position, more = LanePosition(lane, *LANE_BEGIN), True
         while more and len(before) < MOST_AHEAD:
             most = min(MOST_LISTED, MOST_AHEAD - len(before))
             stream, entry, front, how, *named = await self._call(
                 "list_lane", queue, [lane, "oldest", most, *inside]
             )
-            for job_id, _ in place.passed(named, oldest=True):
+            for job_id, _ in position.passed(named, oldest=True):
                 if job_id == sought:
                     return True, False
                 before.append((job_id, lane))
             more = how == MORE
             if not named:  # very many entries without a job
                 break
-            _, *inside = place.at(stream.decode(), entry.decode(), front.decode())
+            _, *inside = position.at(stream.decode(), entry.decode(), front.decode())
         return False, not more
 
     async def _count_queued(self, queue: str, named: Sequence[tuple[str, str]]) -> int:

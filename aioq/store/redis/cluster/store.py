@@ -170,8 +170,8 @@ class ClusterStore:
         """Check each node, and how the slots and the queues are spread. The store need not be open."""
         await self._router.refresh()
         nodes, others = self._router.nodes, self._router.others
-        places = {queue: self._router.address_of(base_key(self._app, queue)) for queue in queues}
-        by_node = {address: [queue for queue, place in places.items() if place == address] for address in nodes}
+        addresses = {queue: self._router.address_of(base_key(self._app, queue)) for queue in queues}
+        by_node = {address: [queue for queue, each in addresses.items() if each == address] for address in nodes}
         answers = await asyncio.gather(
             *(node.diagnose(by_node[address], queues) for address, node in nodes.items()),
             *(self._router.view_of(address) for address in others),
@@ -181,7 +181,7 @@ class ClusterStore:
             self._shown_url,
             {self._shown(address): found for address, found in by_node.items()},
             uncovered=self._router.uncovered,
-            stuck=[queue for queue, place in places.items() if place is None],
+            stuck=[queue for queue, each in addresses.items() if each is None],
         )
         asked = {self._shown(address): by_node.get(address, ()) for address in (*nodes, *others)}
         return merged(asked, answers, spread)
