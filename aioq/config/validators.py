@@ -16,6 +16,7 @@ import msgspec
 from aioq.config.urls import SCHEMES, check_url, objection
 from aioq.util.durations import MAX_DELAY, as_seconds
 from aioq.util.naming import NAME
+from aioq.util.patterns import pattern_objection
 from aioq.util.printable import brief
 from aioq.util.timezones import zone, zone_hint
 
@@ -220,6 +221,8 @@ def _routes_objection(routes: dict[object, object]) -> str | None:
     for pattern, queue in routes.items():
         if not isinstance(pattern, str) or not pattern:
             return f"pattern {brief(pattern)}: expected the name of a task or a pattern of names, 'shop.mail.*'"
+        if (wrong := pattern_objection(pattern)) is not None:
+            return f"pattern {brief(pattern)}: {wrong}"
         if not isinstance(queue, str) or not NAME.fullmatch(queue):
             wanted = "expected 1 to 128 letters, digits, '.', '_' or '-'"
             return f"the route of {brief(pattern)}: queue {brief(queue)}: {wanted}"

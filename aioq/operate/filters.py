@@ -19,17 +19,12 @@ from aioq.operate.arguments import Arguments, Parameters, plain_arguments
 from aioq.store.operating import LISTED_STATES, Listed, TimeSpan
 from aioq.tasks.task import Task
 from aioq.util.durations import MAX_DELAY, Duration, as_seconds, moment_ms
+from aioq.util.patterns import pattern_objection
 from aioq.util.printable import brief
 from aioq.util.suggestions import did_you_mean
 
 WHERE = "app.jobs"
 ORDERS = ("newest", "oldest")
-
-_PATTERN = re.compile(r"([^\[]|\[(!.|[^!])[^\]]*\])*", re.DOTALL)
-"""A pattern in which each `[` is closed. `fnmatch` takes another one for itself, which is hardly meant."""
-
-_CLASS = re.compile(r"\[!?(.[^\]]*)\]", re.DOTALL)
-_RANGE = re.compile(r"(.)-(.)", re.DOTALL)
 
 
 class JobFilters(TypedDict, total=False):
@@ -257,11 +252,8 @@ def pattern_of(name: str, value: object, where: str = WHERE) -> str:
     """A text that may have `*`, `?` and `[...]`."""
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{where}: {name}={brief(value)}: expected a text, in which * ? [...] stand for others")
-    if not _PATTERN.fullmatch(value):
-        raise ConfigError(f"{where}: {name}={value!r}: a '[' is never closed; the character itself is '[[]'")
-    for first, last in (pair for each in _CLASS.findall(value) for pair in _RANGE.findall(each)):
-        if first > last:
-            raise ConfigError(f"{where}: {name}={value!r}: nothing is from {first!r} to {last!r}; swap them")
+    if (wrong := pattern_objection(value)) is not None:
+        raise ConfigError(f"{where}: {name}={value!r}: {wrong}")
     return value
 
 

@@ -139,11 +139,12 @@ class Delivery:
                 async with attempt:
                     added = await self._store.enqueue(self._queue, _joined(left), again=again)
             except (ServerUnavailableError, TimeoutError) as fault:
-                error, again = fault, True
+                # Of an attempt that the deadline has cut short, the error before says more.
+                error, again = fault if str(fault) or error is None else error, True
                 if not excused and attempt.expired() and self._loop.time() - ends > BLOCKED_FROM:
                     excused = True
                 else:
-                    left = self._failed(left, fault, faults)
+                    left = self._failed(left, error, faults)
             else:
                 self.buffer.outage = None
                 break

@@ -59,7 +59,8 @@ class ServerReport(msgspec.Struct, frozen=True):
     Attributes:
         info: what it is.
         queues: the App's queues that it serves.
-        clock_ms: by how much its clock is ahead of this host's, in milliseconds; None where no server was asked.
+        clock_ms: by how much its clock is ahead of this host's, in milliseconds; None where no server was
+            asked, or this user may not ask it.
     """
 
     info: ServerInfo

@@ -71,15 +71,17 @@ def comparable(text: str) -> str:
 async def test_all_that_a_user_may_not_do_is_named_together(
     project: Project, start_server: Callable[..., Server]
 ) -> None:
-    rules = "~aioq:* resetchannels +@all -@admin -@dangerous -xadd -zadd +client|id +client|unblock"
+    rules = "~aioq:* resetchannels +@all -@admin -@dangerous -xadd -zadd -time +client|id +client|unblock"
     server = start_server(login=Login("secret", user="shop", rules=rules))
 
     code, printed, log = await doctor(project, AIOQ_URL=server.url)
 
     assert (code, log) == (1, "")
-    problem, advice, *notes, summary = printed
+    problem, advice, clock, *notes, summary = printed
     assert re.search(r"^permissions: .* refused a command to this user: ", problem)
     assert re.search(r"ACL SETUSER <user> .*\+zadd.*\+xadd.*'&aioq:\*'", advice)
+    assert re.search(r"\+time\b", advice)
+    assert re.search(r"^note: .* does not show its clock", clock)
     assert [re.search(r"^note: .* does not show whether it evicts keys", note) is not None for note in notes][:1]
     assert summary == "1 finding"
     assert "secret" not in "".join(printed)

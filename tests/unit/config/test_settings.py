@@ -397,6 +397,8 @@ PATTERN = "expected the name of a task or a pattern of names, 'shop.mail.*'"
         ("a", None, f"the route of 'a': queue None: {QUEUE_NAME}"),
         ("", "mail", f"pattern '': {PATTERN}"),
         (3, "mail", f"pattern 3: {PATTERN}"),
+        ("shop.[a", "mail", "pattern 'shop.[a': a '[' is never closed; the character itself is '[[]'"),
+        ("shop.[z-a]", "mail", "pattern 'shop.[z-a]': nothing is from 'z' to 'a'; swap them"),
     ],
 )
 def test_a_wrong_route_is_named_alone(pattern: Any, queue: Any, error: str):

@@ -179,6 +179,13 @@ async def test_a_server_that_does_not_answer_is_given_up_too():
         await within(send(make(ScriptedStore(HANGS), send_timeout=0.05), job("a")))
 
 
+@pytest.mark.usefixtures("_no_fairness")
+async def test_of_an_attempt_that_the_deadline_cuts_short_the_error_before_is_given():
+    """Such as that no replica has confirmed the write, which takes half of the `send_timeout` to find out."""
+    with pytest.raises(SendError, match=r"is unconfirmed after 0.05 s: redis://x: connection refused"):
+        await within(send(make(ScriptedStore(DOWN, HANGS), send_timeout=0.05), job("a")))
+
+
 async def test_of_many_jobs_the_unconfirmed_ones_are_named():
     store = ScriptedStore(*[DOWN] * 1_000_000)
     with pytest.raises(SendError, match=r"^7 of 7 jobs are unconfirmed: redis://x: connection refused") as caught:

@@ -45,16 +45,14 @@ async def diagnose_server(examination: Examination) -> Diagnosis:
             await require_usable(link, server, examination.durability, in_cluster=examination.in_cluster)
         except ServerRejectedError as error:
             examination.findings.append(finding_of(Check.SERVER, link.shown_url, error))
-        clock = await clock_of(link)
-        if (late := clock_finding(clock, link.shown_url)) is not None:
-            examination.findings.append(late)
+        ahead_ms = await _check_clock(examination)
         is_part_only = server.mode == "cluster" and not examination.in_cluster
         for check in () if is_part_only else _CHECKS:
             await check(examination)
     except ResponseError as error:
         raise translate(error, link.shown_url) from None
     info = ServerInfo(link.shown_url, server.product, server.version)
-    report = ServerReport(info, tuple(examination.queues), clock.ahead_ms)
+    report = ServerReport(info, tuple(examination.queues), ahead_ms)
     return Diagnosis((report,), tuple(examination.findings), tuple(examination.notes))
 
 
@@ -88,6 +86,18 @@ def clock_finding(clock: ClockOffset, where: str) -> Finding | None:
     by, way = abs(clock.ahead_ms) / 1000, "ahead of" if clock.ahead_ms > 0 else "behind"
     problem = f"has a clock that is {by:.1f} s {way} this host's, and jobs for a time of day come by its clock"
     return Finding(Check.CLOCK, where, problem, "set both clocks by NTP")
+
+
+async def _check_clock(examination: Examination) -> float | None:
+    """By how many milliseconds the server's clock is ahead; None where this user may not ask it."""
+    try:
+        clock = await clock_of(examination.link)
+    except ResponseError as error:  # the check of the permissions names TIME, and what else is missing
+        examination.cannot_look("its clock", error)
+        return None
+    if (late := clock_finding(clock, examination.where)) is not None:
+        examination.findings.append(late)
+    return clock.ahead_ms
 
 
 async def _check_state_of_cluster(examination: Examination) -> None:
