@@ -19,7 +19,7 @@
 -- A worker sends `about` and `rows` ready-made, so that a script reads no call. With many jobs that have all
 -- succeeded it sends `counts` too, '' otherwise: by task, in a MessagePack array, a list of counters, each with
 -- what is to be added to it. The statistics of a minute, and of
--- an hour, are one string for each task, of counters of 32 bits: see `aioq/store/history.py` for their places.
+-- an hour, are one string for each task, of counters of 32 bits: see `aioq/store/history.py` for their numbers.
 --
 -- NEEDS: keys, msgpack, record
 local History = {}
