@@ -1,15 +1,19 @@
 """The page of the command line, and the incident on the page of operating: their commands print what is shown."""
 
 import asyncio
+import dataclasses
 import re
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
+import aioq
 from aioq import JobFailed
+from aioq.store.diagnosis import Finding, ServerInfo, ServerReport
 from tests.behaviour.kit import Project
-from tests.behaviour.pages import held_by
+from tests.behaviour.pages import ROOT, held_by
 from tests.behaviour.typing_pages import in_project, type_all
 
 
@@ -45,3 +49,25 @@ def test_completion_is_click_s(project: Project) -> None:
     process = project.python("-m", "aioq", **{variable: "bash_source"})
     asyncio.run(process.ended())
     assert "complete -o nosort -F _aioq_completion aioq" in "\n".join(process.printed)
+
+
+def fields_of(kind: type) -> list[str]:
+    named = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else msgspec.structs.fields(kind)
+    return [field.name for field in named if not field.name.startswith("_")]
+
+
+def test_all_attributes_of_what_programs_get_are_listed() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text()
+    table = page.partition("| object | attributes |\n")[2].partition("\n\n")[0]
+    rows = dict(re.findall(r"^\| `(\w+)`[^|]*\| (.*) \|$", table, re.MULTILINE))
+    kinds: dict[str, type] = {name: getattr(aioq, name, None) or HIDDEN[name] for name in rows}
+    assert {*HIDDEN} < {*rows}
+    for name, attributes in rows.items():
+        inner = fields_of(ServerInfo) if name == "ServerReport" else ["Why"]
+        listed = [word for word in re.findall(r"`(\w+)`", attributes) if word not in {*kinds, *inner}]
+        assert listed == fields_of(kinds[name]), name
+    shown = page.partition("| command | object |")[2].partition("\n\n")[0]
+    assert {*re.findall(r"`([A-Z]\w+)`", shown)} <= {*kinds, "JobInfo", "Why", "JobCount"}, "one is not listed"
+
+
+HIDDEN: dict[str, type] = {"Finding": Finding, "ServerReport": ServerReport}

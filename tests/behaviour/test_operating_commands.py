@@ -265,6 +265,49 @@ def test_a_server_shards_and_schedules_for_programs(shop: Project) -> None:
         assert (schedule["id"], schedule["task"], schedule["every"]) == ("each", "shop.add", 60.0)
 
 
+def test_workers_are_found_shown_changed_and_stopped(shop: Project) -> None:
+    process = asyncio.run(shop.ready_worker("shop:app"))
+    assert aioq("send", "shop:app", "shop.add", "[1]", "--wait").code == 0  # so the server knows the worker
+    asyncio.run(sys.modules["shop"].add.options(queue="mail", delay=3600).send(1))
+    (worker,) = aioq("workers", "shop:app", "--json").objects
+    name, asked = str(worker["id"]), ("workers", "shop:app", str(worker["id"]), "--json")
+    ended = aioq("jobs", "shop:app", "--state", "succeeded", "--worker", name, "--json").objects
+    assert [job["task"] for job in ended] == ["shop.add"]
+
+    (stacks,) = aioq(*asked, "--stacks").objects
+    assert (stacks["id"], stacks["stacks"].keys()) == (name, {"blocked_for", "threads", "tasks", "left_out"})  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType] - JSON
+    assert "thread MainThread:" in aioq("workers", "shop:app", name, "--stacks").lines
+    for change, attribute, value in (
+        ("--pause", "paused", True),
+        ("--resume", "paused", False),
+        ("--resize=3", "slots", 3),
+        ("--add-queue=mail", "queues", ["default", "mail"]),
+        ("--remove-queue=default", "queues", ["mail"]),
+        ("--refresh", "draining", False),
+    ):
+        (after,) = aioq(*asked, change).objects
+        assert (after["id"], after[attribute]) == (name, value), change
+    assert "stop 1 worker? There is no terminal to ask" in aioq(*asked, "--stop").errors
+    assert aioq(*asked, "--stop", "--yes").objects[0]["draining"] is True
+    assert asyncio.run(process.ended()) == 0, process.log
+
+
+def test_an_operation_that_is_not_waited_for_is_waited_for_later(shop: Project) -> None:
+    for number in range(3):
+        aioq("send", "shop:app", "shop.add", f"[{number}]", "--id", f"job-{number}", "--delay", f"{number + 1}h")
+    scheduled = [line.split("\t")[0] for line in aioq("jobs", "shop:app", "--order", "oldest").lines]
+    assert scheduled == ["job-0", "job-1", "job-2"]
+    (begun,) = aioq("bulk", "shop:app", "delete", "--yes", "--no-wait", "--json").objects
+    assert (begun["state"], begun["done"], begun["total"]) == ("running", 0, 3)
+    assert aioq("jobs", "shop:app", "--count").printed == "3\n", "there is no worker that does it"
+    (paused,) = aioq("operations", "shop:app", str(begun["id"]), "--pause", "--json").objects
+    assert paused["state"] == "paused"
+    aioq("operations", "shop:app", str(begun["id"]), "--resume")
+    (ended,) = aioq("operations", "shop:app", str(begun["id"]), "--wait", "--json").objects
+    assert (ended["state"], ended["done"]) == ("ended", 3)
+    assert aioq("jobs", "shop:app").lines == []
+
+
 def test_an_operation_that_is_over_is_not_changed(shop: Project) -> None:
     (operation,) = aioq("bulk", "shop:app", "run-now", "--json").objects
     for change in ("--pause", "--resume", "--abort"):

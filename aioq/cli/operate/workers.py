@@ -102,7 +102,7 @@ def _tell(
         elif isinstance(result, WorkerInfo):
             _show([result], as_json=as_json)
         elif as_json:
-            print_json([{"id": worker.id, "stacks": result}])
+            print_json([{"id": worker.id, "stacks": msgspec.structs.asdict(result)}])
         else:
             click.echo(f"worker {printable(worker.id)}\n\n{result}\n")
     return code
