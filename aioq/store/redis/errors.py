@@ -66,7 +66,8 @@ class SlotUnservedError(ServerUnavailableError):
     """This node of a cluster does not serve the slot, or not now; nothing was carried out.
 
     Attributes:
-        moved_to: slot and address of the node that serves it from now on; None if that is not known.
+        moved_to: slot and address of the node that serves it from now on, with an empty host if the server names
+            none; None if that is not known.
     """
 
     moved_to: tuple[int, str, int] | None = None
@@ -88,7 +89,8 @@ def slot_unserved(error: Exception, url: str) -> SlotUnservedError:
     fault = SlotUnservedError(f"{url} does not serve this queue, or not now: {error}")
     found = re.search(r"(?:^|MOVED )(\d+) (\S*):(\d+)", str(error))
     if found is not None and "ASK " not in str(error) and not isinstance(error, AskError):
-        fault.moved_to = int(found[1]), found[2], int(found[3])
+        # "?" is a node without a hostname where hostnames are preferred.
+        fault.moved_to = int(found[1]), found[2].replace("?", ""), int(found[3])
     return fault
 
 

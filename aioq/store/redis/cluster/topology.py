@@ -6,6 +6,7 @@ from typing import Any
 
 from redis.crc import key_slot
 
+from aioq.store.redis.net.mode import as_dict
 from aioq.store.redis.net.switches import Address
 from aioq.store.redis.server_check import parsed
 
@@ -62,12 +63,20 @@ def parse_topology(slots: Iterable[Any], info: bytes, hello: Mapping[bytes, Any]
     primaries: list[Address | None] = [None] * SLOTS
     nodes: set[Address] = set()
     for first, last, *servers in slots:
-        found = [((host or asked[0].encode()).decode(), int(port)) for host, port, *_ in servers]
+        found = [_address_of(server, asked) for server in servers]
         nodes.update(found)
         primaries[first : last + 1] = [found[0]] * (last - first + 1)
     epoch = int(parsed(info).get("cluster_current_epoch", 0))
     major = int(hello[b"version"].partition(b".")[0])
     return Topology(tuple(primaries), frozenset(nodes), epoch, major >= _SHARDED_SINCE)
+
+
+def _address_of(server: Sequence[Any], asked: Address) -> Address:
+    """Where a node is, by CLUSTER SLOTS: host, port, id, and since 7.0 what else it is known by."""
+    host, port, *rest = server
+    if host == b"?":  # hostnames are preferred, and this node has none
+        host = as_dict(rest[1]).get(b"ip") if len(rest) > 1 else None
+    return (host or asked[0].encode()).decode(), int(port)
 
 
 def moved(topology: Topology, slot: int, address: Address) -> Topology:

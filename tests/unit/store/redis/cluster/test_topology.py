@@ -1,8 +1,10 @@
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from aioq.store.redis.cluster.topology import NOWHERE, SLOTS, Topology, moved, parse_topology, slot_of
+from aioq.store.redis.errors import slot_unserved
 
 A, B, C = ("10.0.0.1", 6379), ("10.0.0.2", 6379), ("b.example", 7000)
 SLOTS_REPLY: list[Any] = [
@@ -29,6 +31,16 @@ def test_each_slot_has_its_primary():
 def test_a_node_that_does_not_know_its_address_is_where_it_was_asked():
     found = parse_topology([[0, 16383, [b"", 6379, b"id"]]], b"", {b"version": b"7.0.0"}, ("proxy", 1))
     assert set(found.primaries) == {("proxy", 6379)}
+
+
+def test_a_node_without_a_hostname_where_hostnames_are_preferred_is_at_its_address():
+    """The server calls its host "?". A URL with that would lead to localhost, perhaps to another server."""
+    for known, place in (([[b"ip", b"10.0.0.9"]], "10.0.0.9"), ([[]], "proxy"), ([], "proxy")):
+        reply = [[0, 16383, [b"?", 6379, b"id", *known]]]
+        found = parse_topology(reply, b"", {b"version": b"7.0.0"}, ("proxy", 1))
+        assert set(found.primaries) == {(place, 6379)}, known
+    assert slot_unserved(ResponseError("MOVED 5 ?:6380"), "redis://x").moved_to == (5, "", 6380)
+    assert slot_unserved(ResponseError("MOVED 5 b.example:7000"), "redis://x").moved_to == (5, *C)
 
 
 @pytest.mark.parametrize(("version", "is_sharded"), [(b"6.2.14", False), (b"7.0.15", True), (b"10.1.0", True)])
