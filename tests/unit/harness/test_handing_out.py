@@ -5,7 +5,7 @@ from typing import Any
 
 from tests.handing_out import FromBothEnds
 
-FILES = {"long.py": 4, "waits.py": 3, "computes.py": 3, "short.py": 4}
+FILES = {"long.py": 4, "waits.py": 4, "meets.py": 3, "computes.py": 3, "short.py": 4}
 
 
 class Node:
@@ -23,11 +23,11 @@ class Node:
         self.shutting_down = True
 
 
-def test_every_second_process_gets_files_from_the_end() -> None:
+def test_every_third_process_gets_files_from_the_end() -> None:
     options: Any = SimpleNamespace(
-        getvalue=lambda _: ["popen"] * 2, option=SimpleNamespace(loadscopereorder=False)
+        getvalue=lambda _: ["popen"] * 3, option=SimpleNamespace(loadscopereorder=False)
     )
-    queue, nodes = FromBothEnds(options), [Node(0), Node(1)]
+    queue, nodes = FromBothEnds(options), [Node(number) for number in range(3)]
     tests = [f"{file}::test_{number}" for file, count in FILES.items() for number in range(count)]
 
     def files(node: Node) -> list[str]:
@@ -38,11 +38,11 @@ def test_every_second_process_gets_files_from_the_end() -> None:
         queue.add_node(node)
         queue.add_node_collection(node, tests)
     queue.schedule()
-    assert [files(node) for node in nodes] == [["long.py"], ["short.py"]]
-    for each in nodes:
+    assert [files(node) for node in nodes] == [["long.py"], ["waits.py"], ["short.py"]]
+    for each in (nodes[0], nodes[2]):
         node = each
         for index in each.given[:2]:
             queue.mark_test_complete(node, index)
 
-    assert [files(node) for node in nodes] == [["long.py", "waits.py"], ["short.py", "computes.py"]]
-    assert sorted(nodes[0].given + nodes[1].given) == list(range(len(tests)))
+    assert [files(node) for node in nodes] == [["long.py", "meets.py"], ["waits.py"], ["short.py", "computes.py"]]
+    assert sorted(index for node in nodes for index in node.given) == list(range(len(tests)))
