@@ -141,12 +141,15 @@ def _own_frames(start: TracebackType | None) -> TracebackType | None:
 
 
 def crashed_too_often(max_crashes: int) -> Failure:
-    """The failure of a job whose worker ended too often while it ran."""
+    """The failure of a job whose worker ended too often while it ran.
+
+    It is also the error of each run before, after which the job runs again: so it has to be true there too.
+    """
     return Failure(
         "WorkerCrashed",
-        f"the job's worker ended more than {max_crashes} times while running it (max_crashes): by itself, or "
-        f"stopped from outside soon after the start of the run, more than {MAX_CUTS} times in a row; "
-        "it was not run again",
+        f"the job's worker ended while running it: by itself, or stopped from outside soon after the start of the "
+        f"run, more than {MAX_CUTS} times in a row; a job whose worker ended so more than "
+        f"{counted(max_crashes, 'time')} (max_crashes) is not run again",
     )
 
 

@@ -44,6 +44,8 @@ async def test_a_job_that_kills_its_worker_is_found_out_and_its_neighbours_are_n
     assert caught.value.error.type == "WorkerCrashed"
     assert "died 2 times while running it (max_crashes), and so did the process" in caught.value.error.message
     assert (await poison.info()).crashes == 2
+    crashed = [each.error.partition(";")[0] for each in await poison.timeline() if each.event == "crashed"]
+    assert crashed == ["WorkerCrashed: the job's worker died"] * 2, "it ran again after these"
     assert [number for number, _, _ in results] == list(range(NEIGHBOURS))
     assert all(ran_in == lifespan_in for _, ran_in, lifespan_in in results)
     crashes = [(await handle.info()).crashes for handle in neighbours]

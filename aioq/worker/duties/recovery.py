@@ -28,13 +28,16 @@ LIMIT = 200
 
 
 def crash_outcome(max_crashes: int) -> bytes:
-    """The encoded outcome of a job whose worker died more than `max_crashes` times."""
+    """The encoded outcome of a job whose worker died more than `max_crashes` times.
+
+    Its error is also that of each run before, after which the job runs again: so it has to be true there too.
+    """
     return encode_failure(
         "",
         Failure(
             "WorkerCrashed",
-            f"the job's worker died more than {counted(max_crashes, 'time')} while running it (max_crashes); "
-            "it was not run again",
+            f"the job's worker died; a job whose worker died more than {counted(max_crashes, 'time')} "
+            "while running it (max_crashes) is not run again",
         ),
     )
 
