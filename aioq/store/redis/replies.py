@@ -35,8 +35,8 @@ _FIRST_CLAIM: tuple[Any, ...] = (1, 0, 0, 0)
 _WORKER_WIDTH = 4
 _RECOVERY_HEADER = 4
 _PROMOTION = 4
-_SETTLE_HEADER = 9
-_SETTLE_ROWS = 8
+_SETTLE_HEADER = 10
+_SETTLE_ROWS, _SETTLE_COUNTS = 8, 9
 _SETTLE_WIDTH = 4
 
 _PROGRESS = msgspec.msgpack.Decoder(Progress)
@@ -221,6 +221,7 @@ def _settle_rest(args: Sequence[Any], accepted: list[bool], left: list[int], mos
     rest = [*args[:_SETTLE_HEADER]]
     if rows := args[_SETTLE_ROWS]:
         rest[_SETTLE_ROWS] = b"".join(rows[ROW_SIZE * (each - 1) : ROW_SIZE * each] for each in now)
+        rest[_SETTLE_COUNTS] = b""  # they are those of all jobs of the first call
     for position in now:
         end = _SETTLE_HEADER + _SETTLE_WIDTH * position
         rest += args[end - _SETTLE_WIDTH : end]
