@@ -38,7 +38,7 @@ class QueueInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         queue: its name.
-        shards: how many shards it has.
+        shards: how many shards it has, with those that are still to be drained.
         paused: the pause of the whole queue; None if it is not paused. Some of its tasks may be all the same.
         tasks: its paused tasks, by name.
         uneven: the shards in which not the same is paused as in the first one, by number: whoever has paused or

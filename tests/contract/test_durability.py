@@ -360,6 +360,33 @@ async def test_without_a_replica_nothing_is_confirmed(start_server: Start) -> No
             await send(store, "a")
 
 
+@pytest.mark.parametrize(
+    ("durability", "replicas", "warned"),
+    [
+        ("replicated", "all", 'has no replica, and durability="replicated" waits for one'),
+        ("replicated", 2, 'has no replica, and durability="replicated" waits for 2'),
+        ("memory", "all", None),
+    ],
+)
+async def test_a_worker_warns_at_its_start_where_no_write_will_be_confirmed(
+    start_server: Start,
+    durability: Durability,
+    replicas: Replicas,
+    warned: str | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limits = Limits()
+    url = start_server().url
+    store = RedisStore("shop", url, shown_url="redis://x", limits=limits, durability=durability, replicas=replicas)
+    try:
+        await store.open(thorough=True)
+    finally:
+        await store.close()
+    logged = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    advice = "connect a replica to it, or change the durability"
+    assert logged == ([] if warned is None else [f"redis://x {warned}; {advice}"])
+
+
 # -- several at once
 
 

@@ -12,7 +12,9 @@ from aioq.store.redis.durability import Durability, require_fsync
 from aioq.store.redis.errors import granted_by
 from aioq.store.redis.net.commands import Link
 from aioq.store.redis.net.mode import as_dict, is_a_node
+from aioq.store.redis.replicas import Replicas
 from aioq.util.log import logger
+from aioq.util.plural import counted
 
 log = logger("aioq.redis")
 
@@ -80,14 +82,20 @@ async def identify(link: Link) -> Identity:
     )
 
 
-async def warn_of_losses(link: Link) -> None:
-    """Warn of a server that evicts keys when its memory is full, or keeps nothing on disk, if it says so."""
+async def warn_of_losses(link: Link, replicas: int) -> None:
+    """Warn of a server that may lose jobs, or has too few replicas to confirm anything, if it says so.
+
+    Args:
+        link: the server.
+        replicas: by how many replicas writes are to be confirmed, at the least.
+    """
     facts: dict[str, str] = {}
     saves: list[bytes] | None = None
     with suppress(ResponseError):
         facts = parsed(await link.command("INFO"))
         saves = await link.command("CONFIG", "GET", "save")
-    for each in losses(facts, saves, link.shown_url):
+    few = too_few_replicas(facts, link.shown_url, replicas)
+    for each in (*losses(facts, saves, link.shown_url), *([few] if few else [])):
         log.warning("%s %s; %s", each.where, each.problem, each.advice)
 
 
@@ -110,6 +118,29 @@ def losses(facts: Mapping[str, str], saves: Sequence[bytes] | None, where: str) 
         )
         found.append(Finding(Check.EVICTION, where, problem, "set maxmemory-policy to noeviction"))
     return found
+
+
+def least_replicas(durability: Durability, replicas: Replicas) -> int:
+    """How many replicas a server has to have at the least, so that any write is confirmed."""
+    if durability != "replicated":
+        return 0
+    return 1 if replicas == "all" else replicas
+
+
+def too_few_replicas(facts: Mapping[str, str], where: str, replicas: int) -> Finding | None:
+    """The finding if a primary has fewer than so many replicas, and so confirms no write.
+
+    Args:
+        facts: its reply to INFO.
+        where: the server.
+        replicas: by how many replicas writes are to be confirmed, at the least.
+    """
+    connected = int(facts.get("connected_slaves", replicas))
+    if connected >= replicas:
+        return None
+    has = "no replica" if connected == 0 else f"only {counted(connected, 'replica')}"
+    problem = f'has {has}, and durability="replicated" waits for {replicas if replicas > 1 else "one"}'
+    return Finding(Check.SERVER, where, problem, "connect a replica to it, or change the durability")
 
 
 def parsed(info: bytes) -> dict[str, str]:

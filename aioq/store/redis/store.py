@@ -40,7 +40,7 @@ from aioq.store.redis.permissions import require
 from aioq.store.redis.replicas import Replicas
 from aioq.store.redis.schedule_queues import Register
 from aioq.store.redis.schedules import RedisTimetable
-from aioq.store.redis.server_check import check_server, warn_of_losses
+from aioq.store.redis.server_check import check_server, least_replicas, warn_of_losses
 from aioq.store.redis.shards import RedisShardRegister
 from aioq.store.redis.skipped import SkippedLog
 from aioq.store.upkeep import Promotion, RecoveryStep
@@ -158,7 +158,7 @@ class RedisStore:
         if thorough:
             await require(self._link, self._no_key, self._no_key, self._confirmation)
             if self._revive is None:  # the embedded server is aioq's own
-                await warn_of_losses(self._link)
+                await warn_of_losses(self._link, least_replicas(self._durability, self._replicas))
         return ServerInfo(self._link.shown_url, product, version)
 
     async def diagnose(self, queues: Sequence[str], known: Collection[str] | None = None) -> Diagnosis:

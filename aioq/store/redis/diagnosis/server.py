@@ -16,8 +16,14 @@ from aioq.store.redis.durability import confirmation
 from aioq.store.redis.errors import SlotUnservedError, translate
 from aioq.store.redis.net.commands import Link
 from aioq.store.redis.permissions import missing
-from aioq.store.redis.server_check import identify, losses, parsed, require_usable
-from aioq.util.plural import counted
+from aioq.store.redis.server_check import (
+    identify,
+    least_replicas,
+    losses,
+    parsed,
+    require_usable,
+    too_few_replicas,
+)
 
 CLOCK_LIMIT_MS = 1_000.0
 """The largest difference between two clocks that is no finding. A guess: clocks that are set by NTP differ by some
@@ -124,8 +130,8 @@ async def _check_facts(examination: Examination) -> None:
         if facts.get("aof_enabled") == "0":
             examination.cannot_look("whether it keeps anything on disk", error)
     examination.findings += losses(facts, saves, link.shown_url)
-    replicas = examination.replicas if examination.durability == "replicated" else 0
-    examination.findings += state_findings(facts, link.shown_url, replicas=1 if replicas == "all" else replicas)
+    replicas = least_replicas(examination.durability, examination.replicas)
+    examination.findings += state_findings(facts, link.shown_url, replicas=replicas)
 
 
 def state_findings(facts: Mapping[str, str], where: str, *, replicas: int) -> Sequence[Finding]:
@@ -147,10 +153,8 @@ def state_findings(facts: Mapping[str, str], where: str, *, replicas: int) -> Se
     if facts.get("role") == "slave":
         problem = "is a replica: it refuses every write"
         found.append(Finding(Check.SERVER, where, problem, "name its primary in the URL"))
-    elif (connected := int(facts.get("connected_slaves", replicas))) < replicas:
-        has = "no replica" if connected == 0 else f"only {counted(connected, 'replica')}"
-        problem = f'has {has}, and durability="replicated" waits for {replicas if replicas > 1 else "one"}'
-        found.append(Finding(Check.SERVER, where, problem, "connect a replica to it, or change the durability"))
+    elif (few := too_few_replicas(facts, where, replicas)) is not None:
+        found.append(few)
     return found
 
 
