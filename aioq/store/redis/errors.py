@@ -84,11 +84,21 @@ def is_of_a_slot(error: Exception) -> bool:
     return isinstance(error, ResponseError) and any(code in str(error) for code in _UNSERVED)
 
 
+_CODES: dict[type[Exception], str] = {
+    MovedError: "MOVED",
+    AskError: "ASK",
+    TryAgainError: "TRYAGAIN",
+    ClusterDownError: "CLUSTERDOWN",
+}
+
+
 def slot_unserved(error: Exception, url: str) -> SlotUnservedError:
     """The error for such an answer; `url` is the masked one."""
-    fault = SlotUnservedError(f"{url} does not serve this queue, or not now: {error}")
-    found = re.search(r"(?:^|MOVED )(\d+) (\S*):(\d+)", str(error))
-    if found is not None and "ASK " not in str(error) and not isinstance(error, AskError):
+    code = _CODES.get(type(error))
+    text = str(error) if code is None else f"{code} {error}"
+    fault = SlotUnservedError(f"{url} does not serve this queue, or not now: {text}")
+    found = re.search(r"MOVED (\d+) (\S*):(\d+)", text)
+    if found is not None:
         # "?" is a node without a hostname where hostnames are preferred.
         fault.moved_to = int(found[1]), found[2].replace("?", ""), int(found[3])
     return fault

@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from redis.exceptions import ResponseError
+from redis.exceptions import AskError, MovedError, ResponseError
 
 from aioq.store.redis.cluster.topology import NOWHERE, SLOTS, Topology, moved, parse_topology, slot_of
 from aioq.store.redis.errors import slot_unserved
@@ -41,6 +41,16 @@ def test_a_node_without_a_hostname_where_hostnames_are_preferred_is_at_its_addre
         assert set(found.primaries) == {(place, 6379)}, known
     assert slot_unserved(ResponseError("MOVED 5 ?:6380"), "redis://x").moved_to == (5, "", 6380)
     assert slot_unserved(ResponseError("MOVED 5 b.example:7000"), "redis://x").moved_to == (5, *C)
+
+
+@pytest.mark.parametrize("error", [MovedError, AskError])
+def test_an_answer_about_a_slot_has_its_code_whoever_has_parsed_it(error: type[MovedError | AskError]):
+    """redis-py's own parser, which the thread of the leases uses, removes the code from the text."""
+    code = "MOVED" if error is MovedError else "ASK"
+    parsed, whole = error("5 b.example:7000"), ResponseError(f"{code} 5 b.example:7000")
+    for fault in (slot_unserved(parsed, "redis://x"), slot_unserved(whole, "redis://x")):
+        assert str(fault) == f"redis://x does not serve this queue, or not now: {code} 5 b.example:7000"
+        assert fault.moved_to == (None if error is AskError else (5, *C))
 
 
 @pytest.mark.parametrize(("version", "is_sharded"), [(b"6.2.14", False), (b"7.0.15", True), (b"10.1.0", True)])
