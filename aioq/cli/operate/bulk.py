@@ -49,7 +49,7 @@ def run(
         raise ConfigError(f"no action {brief(word)}{did_you_mean(word, ACTIONS)}; there are: {', '.join(ACTIONS)}")
     act = ACTIONS[word]
     given = _given(act, to, reason)
-    how = {"rate": rate, "by": by}
+    how, begun = {"rate": rate, "by": by}, list[Operation]()
 
     async def carry_out() -> int:
         async with app:
@@ -60,11 +60,12 @@ def run(
             operation: Operation = await begin(**given, **how, dry_run=is_dry_run)
             if is_dry_run:
                 return _show_dry_run(operation.info, as_json=as_json)
+            begun.append(operation)
             if not is_begun_only:
                 await _watch(operation)
             return _show([operation.info], as_json=as_json)
 
-    sys.exit(_unless_interrupted(carry_out()))
+    sys.exit(_unless_interrupted(carry_out(), target, begun))
 
 
 def _given(act: Act, to: str | None, reason: str) -> dict[str, Any]:
@@ -84,6 +85,7 @@ def _given(act: Act, to: str | None, reason: str) -> dict[str, Any]:
 def run_operations(target: AppTarget, *, verb: str | None, as_json: bool) -> None:
     """Carry out `aioq operations`."""
     app, words = find_app(target, "the operation's ID", least=0)
+    begun = list[Operation]()
     if verb is not None and not words:
         raise click.UsageError("which operation? Give its ID")
 
@@ -93,6 +95,7 @@ def run_operations(target: AppTarget, *, verb: str | None, as_json: bool) -> Non
                 return _show(await app.operations.list(), as_json=as_json)
             operation = await app.operations.get(words[0])
             if verb == "wait":
+                begun.append(operation)
                 await _watch(operation)
             elif verb is not None:
                 is_over = operation.info.state.is_over
@@ -103,14 +106,17 @@ def run_operations(target: AppTarget, *, verb: str | None, as_json: bool) -> Non
                     return 1
             return _show([operation.info], as_json=as_json)
 
-    sys.exit(_unless_interrupted(carry_out()))
+    sys.exit(_unless_interrupted(carry_out(), target, begun))
 
 
-def _unless_interrupted(command: Any) -> int:
+def _unless_interrupted(command: Any, target: AppTarget, begun: Sequence[Operation]) -> int:
+    """Run a command; if it is interrupted, say what becomes of the operation that it has begun or waits for."""
     try:
         return asyncio.run(command)
     except KeyboardInterrupt:
-        click.echo("\naioq: the operation goes on; see aioq operations", err=True)
+        for operation in begun:
+            words = " ".join(filter(None, ("aioq operations", target.shown(1), operation.id, "--wait")))
+            click.echo(f"\naioq: it is not over: workers go on with it; where none runs: {words}", err=True)
         return INTERRUPTED
 
 

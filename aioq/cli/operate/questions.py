@@ -1,5 +1,6 @@
 """Asks before something is destroyed."""
 
+import signal
 import sys
 
 import click
@@ -22,4 +23,9 @@ def confirm(question: str, *, is_confirmed: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise ConfigError(f"{question} There is no terminal to ask; give --yes")
-    click.confirm(question, abort=True, err=True)
+    # An event loop's handler of Ctrl-C cancels the task that runs, which would have no effect before the answer.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        click.confirm(question, abort=True, err=True)
+    finally:
+        signal.signal(signal.SIGINT, before)

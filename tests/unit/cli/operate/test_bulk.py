@@ -1,11 +1,13 @@
 """What `aioq bulk` prints."""
 
 from datetime import UTC, datetime
+from typing import Any, cast
 
 import pytest
 
-from aioq import OperationInfo, OperationState
+from aioq import Operation, OperationInfo, OperationState
 from aioq.cli.operate import bulk
+from aioq.cli.targets import AppTarget
 
 
 @pytest.mark.parametrize(
@@ -32,3 +34,28 @@ def test_a_dry_run_says_how_many_jobs_are_left_alone(
     )
     assert bulk._show_dry_run(found, as_json=False) == 0
     assert capsys.readouterr().err == f"nothing was done; {words}\n"
+
+
+def test_who_interrupts_is_shown_how_it_goes_on_only_where_something_was_begun(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    info = OperationInfo(
+        id="retry-1",
+        action="retry",
+        state=OperationState.RUNNING,
+        by="ann",
+        filters={},
+        began_at=datetime.now(UTC),
+    )
+
+    async def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    target = AppTarget(["shop:app", "retry"])
+    assert bulk._unless_interrupted(interrupted(), target, []) == 130
+    assert capsys.readouterr().err == ""
+    assert bulk._unless_interrupted(interrupted(), target, [Operation(cast("Any", None), info)]) == 130
+    assert (
+        "workers go on with it; where none runs: aioq operations shop:app retry-1 --wait"
+        in capsys.readouterr().err
+    )
