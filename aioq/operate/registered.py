@@ -99,6 +99,13 @@ async def _running_in(store: Store, queue: str, workers: Sequence[str]) -> list[
     return jobs
 
 
+def heartbeat_age(lease_ms: int, registrations: Sequence[Registration]) -> float:
+    """How many seconds ago a worker has renewed a lease, each of which lasts `lease_ms` after that."""
+    left = max(each.lease.lease_ms for each in registrations)
+    ended = min(each.lease.ended_ms for each in registrations)
+    return (max(lease_ms - left, 0) + ended) / 1000
+
+
 def names_in_words(names: Sequence[str]) -> str:
     """The first of these names, and how many more there are."""
     more = f" and {len(names) - IDS_NAMED} more" if len(names) > IDS_NAMED else ""

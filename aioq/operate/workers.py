@@ -13,6 +13,7 @@ from aioq.operate.known import queues_of
 from aioq.operate.registered import (
     Registration,
     about_of,
+    heartbeat_age,
     id_of,
     names_in_words,
     queues_said_by,
@@ -223,7 +224,7 @@ class _Register:
             queues=about.queues,
             slots=about.slots,
             running=tuple(running),
-            heartbeat_age=max(about.lease_ms - left, 0) / 1000,
+            heartbeat_age=heartbeat_age(about.lease_ms, registrations),
             fetch_age=max(fetched) / 1000 if min(fetched) >= 0 else None,
             alive=left > 0,
             paused=about.paused,

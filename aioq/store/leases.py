@@ -73,12 +73,15 @@ class WorkerLease(msgspec.Struct, frozen=True, gc=False):
         fetched_ms: how long ago the server last answered its fetcher, in milliseconds; -1 if that is not known. A
             worker without a free slot counts as fetching, because it waits for its jobs and not for the server.
         about: what it has said of itself; empty for nothing.
+        ended_ms: how long ago its lease has ended, in milliseconds; 0 if it has not, or if that is not known,
+            because its jobs are given back just now.
     """
 
     worker: str
     lease_ms: int
     fetched_ms: int
     about: bytes = b""
+    ended_ms: int = 0
 
 
 MOST_TASKS = 1_000

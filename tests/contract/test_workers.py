@@ -1,10 +1,12 @@
 """Who serves a queue, and the jobs of workers that are known to have died before their lease says so."""
 
+import asyncio
+
 import msgspec
 import pytest
 
 from aioq.jobs.job import JobState
-from aioq.store.contract import Store, Verb
+from aioq.store.contract import Limits, Store, Verb
 from aioq.store.upkeep import RecoveryStep
 from tests.contract.kit import (
     CRASHED,
@@ -53,6 +55,18 @@ async def test_a_renewal_says_when_the_worker_last_fetched(store: Store) -> None
     (worker,) = await store.workers(QUEUE)
 
     assert 30_000 <= worker.fetched_ms < 90_000
+
+
+@pytest.mark.parametrize("limits", [Limits(lease_ms=20)])
+async def test_a_lease_that_has_ended_says_how_long_ago(store: Store) -> None:
+    await joined(store, "w")
+    ended = list[int]()
+    while not ended or ended[-1] < 50:
+        (worker,) = await store.workers(QUEUE)
+        assert not (worker.lease_ms and worker.ended_ms)
+        ended.append(worker.ended_ms)
+        await asyncio.sleep(0.005)
+    assert ended == sorted(ended)
 
 
 async def test_a_worker_that_departs_or_is_recovered_is_not_returned_any_more(store: Store) -> None:

@@ -43,6 +43,7 @@ class Leases:
                 round((end - now) * 1000) if end > now else 0,
                 self._ago(worker, now),
                 self._about.get(worker, b""),
+                ended_ms=round((now - end) * 1000) if now > end > _RECOVERING else 0,
             )
             for worker, end in self._ends.items()
         ]

@@ -152,10 +152,19 @@ def parse_renewal(reply: Sequence[Any]) -> Renewal:
     )
 
 
+_LONG_AGO = 20 * 365 * 86_400_000
+"""What ended so many ms ago has the mark of a recovery (`Leases.RECOVERING`) instead of a time."""
+
+
 def parse_workers(reply: Sequence[Any]) -> tuple[bytes, list[WorkerLease]]:
     """The result of `workers.lua`: where the next call continues, and the workers of this one."""
     workers = [
-        WorkerLease(reply[i].decode(), max(reply[i + 1], 0), reply[i + 2], reply[i + 3])
+        WorkerLease(
+            reply[i].decode(),
+            max(reply[i + 1], 0),
+            *reply[i + 2 : i + 4],
+            ended_ms=-reply[i + 1] if -_LONG_AGO < reply[i + 1] < 0 else 0,
+        )
         for i in range(1, len(reply), _WORKER_WIDTH)
     ]
     return reply[0], workers

@@ -8,8 +8,8 @@ import pytest
 
 from aioq import App, ConfigError, WorkerNotFoundError, WorkerRefusedError
 from aioq.app import internals_of
-from aioq.operate.registered import names_in_words
-from aioq.store.leases import LeaseRequest
+from aioq.operate.registered import Registration, heartbeat_age, names_in_words
+from aioq.store.leases import LeaseRequest, WorkerLease
 from aioq.worker.about import About
 
 pytestmark = pytest.mark.anyio
@@ -61,6 +61,13 @@ async def test_a_worker_is_what_it_said_last_in_any_of_its_queues() -> None:
             TimeoutError, match=r"has not answered 'stop' within 0.05 s: its event loop may be blocked"
         ):
             await worker.stop(timeout=0.05)
+
+
+def test_the_heartbeat_of_a_worker_whose_lease_has_ended_grows_older() -> None:
+    for lease_ms, ended_ms, age in ((8000, 0, 0.0), (3000, 0, 5.0), (0, 0, 8.0), (0, 14_000, 22.0)):
+        newest = WorkerLease("w-1", lease_ms, 0, ended_ms=ended_ms)
+        oldest = WorkerLease("w-2", 0, 0, ended_ms=20_000)
+        assert heartbeat_age(8000, [Registration("mail", newest), Registration("post", oldest)]) == age
 
 
 async def test_what_cannot_be_asked_for_is_an_error_that_says_what_can() -> None:
