@@ -107,6 +107,8 @@ async def step(
 ) -> ListingResult:
     """Look at the jobs of all lists in the order of time, until `size` match or enough were looked at.
 
+    The lists are not read at one moment. So a job that a worker takes meanwhile may be in two, and is found once.
+
     Args:
         store: reads the lists.
         lists: they are left where the next step begins.
@@ -115,6 +117,7 @@ async def step(
         oldest: whether the oldest ones come first.
     """
     jobs: list[JobInfo] = []
+    known = set[tuple[str, str]]()
     looked_at = seen = without_call = 0
     while len(jobs) < size and looked_at < MOST_LOOKED_AT:
         due = [each for each in lists if each.is_due]
@@ -127,7 +130,8 @@ async def step(
             return ListingResult(jobs, looked_at, seen, True, without_call)
         item = best.pop()
         looked_at, seen = looked_at + 1, seen + 1
-        if item.info is not None and matches(item):
+        if item.info is not None and (item.info.queue, item.info.id) not in known and matches(item):
+            known.add((item.info.queue, item.info.id))
             jobs.append(shown(item.info))
             without_call += not item.has_call
     return ListingResult(jobs, looked_at, seen, not any(each.head or each.is_due for each in lists), without_call)

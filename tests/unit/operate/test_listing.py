@@ -1,8 +1,9 @@
 """Several lists as one: the order, the bounds, and where each list is left."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -85,6 +86,20 @@ async def test_a_step_looks_at_so_many_only() -> None:
     assert (found.jobs, found.looked_at, found.is_over) == ([], MOST_LOOKED_AT, False)
     assert lists[0].position == (str(MOST_LOOKED_AT),)
     assert store.read == MOST_LOOKED_AT
+
+
+async def test_a_job_that_is_in_two_lists_is_found_once() -> None:
+    """A worker has taken it between the two reads. A job of another queue may have the same id."""
+
+    class Both:
+        async def list_jobs(self, queue: str, *_: object) -> Listing:
+            return Listing([Listed(("1",), replace(job("same", 1), queue=queue))], None)
+
+    queries = [("mail", JobState.QUEUED), ("mail", JobState.RUNNING), ("post", JobState.QUEUED)]
+    lists = [JobList(queue, ListQuery(state), (), 5) for queue, state in queries]
+    found = await step(cast("Any", Both()), lists, lambda item: True, size=5, oldest=True)
+    assert sorted((each.queue, each.id) for each in found.jobs) == [("mail", "same"), ("post", "same")]
+    assert (found.looked_at, found.is_over) == (3, True)
 
 
 async def test_items_without_a_job_count_too() -> None:
