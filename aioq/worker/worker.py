@@ -292,9 +292,11 @@ async def _connected(store: Store, shards: Shards, stop: asyncio.Event) -> Serve
     """
     backoff = Backoff()
     warned = False
+    info: ServerInfo | None = None
     while not stop.is_set():
         try:
-            info = await store.open(thorough=True)
+            if info is None:  # once is enough: in a cluster each time warns of the nodes that are away
+                info = await store.open(thorough=True)
             await shards.read()
         except ServerUnavailableError as error:
             if not warned:
