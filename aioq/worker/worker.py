@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.jobs.context import NoJobError, current_job
@@ -22,6 +23,8 @@ from aioq.worker.identity import Incarnation
 from aioq.worker.run.logging import stopping
 from aioq.worker.steering import Steering
 from aioq.worker.wiring import Duties
+
+T = TypeVar("T")
 
 log = logger("aioq.worker")
 
@@ -151,7 +154,10 @@ class Worker:
         for warning in unknown_tasks(self._app_parts, self._declared, self.queues):
             log.warning("%s", warning)
         self.served = self._all_served(shards)
-        self._declared = await placed(store.timetable, shards.table, self._declared)
+        declared = await _retried(lambda: placed(store.timetable, shards.table, self._declared), self._stop)
+        if declared is None:
+            return
+        self._declared = declared
         async with forks_end(), self._app_parts.lifespan() as state:
             if self._on_start is not None:
                 self.paused = await _paused(store, self.queues)
@@ -290,14 +296,22 @@ async def _connected(store: Store, shards: Shards, stop: asyncio.Event) -> Serve
     Raises:
         ServerRejectedError: the server refuses this user or is too old.
     """
+    # The store is opened once only: in a cluster each time warns of the nodes that are away.
+    info = await _retried(partial(store.open, thorough=True), stop)
+    await _retried(shards.read, stop)
+    return None if stop.is_set() else info
+
+
+async def _retried(call: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T | None:
+    """The result of a call, which is repeated until the server is there; None if the worker is stopped before.
+
+    In a cluster that may be one node of several. What a worker needs before it serves anything is in few of them.
+    """
     backoff = Backoff()
     warned = False
-    info: ServerInfo | None = None
     while not stop.is_set():
         try:
-            if info is None:  # once is enough: in a cluster each time warns of the nodes that are away
-                info = await store.open(thorough=True)
-            await shards.read()
+            return await call()
         except ServerUnavailableError as error:
             if not warned:
                 log.warning("%s; trying again until it is there", error)
@@ -305,8 +319,6 @@ async def _connected(store: Store, shards: Shards, stop: asyncio.Event) -> Serve
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(backoff.next()):
                     await stop.wait()
-        else:
-            return info
     return None
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from aioq.errors import ServerUnavailableError
 from aioq.store.diagnosis import ServerInfo
-from aioq.worker.worker import _connected
+from aioq.worker.worker import _connected, _retried
 
 pytestmark = pytest.mark.anyio
 
@@ -40,3 +40,13 @@ async def test_numbers_of_shards_that_cannot_be_read_are_waited_for_with_one_war
     assert [record.getMessage() for record in caplog.records] == [
         "redis://y cannot be reached; trying again until it is there"
     ]
+
+
+async def test_a_worker_that_is_stopped_waits_no_longer() -> None:
+    stop = asyncio.Event()
+
+    async def away() -> None:
+        stop.set()
+        raise ServerUnavailableError("redis://y cannot be reached")
+
+    assert await _retried(away, stop) is None
