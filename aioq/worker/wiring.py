@@ -111,8 +111,9 @@ class Duties:
         self.slots = Slots(concurrency)
         self.watchdog = Watchdog(settings.loop_lag_warning)
         self.reporter = Reporter(store, lambda key: self.executor.is_running(*key))
-        every = settings.logs_from == "all"
-        self.logs = LogWriter(store, settings.logs, all_loggers=every) if settings.logs else None
+        self.logs = (
+            LogWriter(store, settings.logs, all_loggers=settings.logs_from == "all") if settings.logs else None
+        )
         self.hooks = SettledHooks(app_parts.middleware, store)
         self.settler = Settler(store, on_written=self._written, on_refused=self._refused, idle=self._is_idle)
         self.settler.on_answer = self.hooks.on_answer
@@ -200,8 +201,7 @@ class Duties:
         coroutines = [("", each) for each in shared]
         for queue, duties in self.queues.items():
             coroutines += [(queue, each) for each in _beside_fetching(duties)]
-        coroutines += [(queue, duties.fetcher.run()) for queue, duties in self.queues.items()]
-        return coroutines
+        return [*coroutines, *((queue, duties.fetcher.run()) for queue, duties in self.queues.items())]
 
     def add(self, queue: str) -> list[Coroutine[Any, Any, None]]:
         """Serve one more queue, or shard. Returns the coroutines to run, each in a task of its own."""
@@ -317,8 +317,11 @@ class Duties:
             self.executor.submit(queue, worker, claimed, at_once=not is_full)
 
     def _deliver(self, queue: str, worker: str, claimed: Claimed) -> None:
-        self._note(queue, claimed)
-        self.executor.submit(queue, worker, claimed)
+        if worker == self.queues[queue].membership.worker:
+            self._note(queue, claimed)
+            self.executor.submit(queue, worker, claimed)
+        else:  # the lease was lost while the reply was on its way, and the job with it
+            self.slots.give_back()
 
     def _note(self, queue: str, claimed: Claimed) -> None:
         self.burst.delivered()

@@ -26,6 +26,7 @@ async def test_a_worker_that_was_stopped_too_long_lets_go_of_its_jobs(
     gate = tmp_path / "gate"
     job = await lines.hold.send(str(gate))
     await state_is(job, "running")
+    await first.saw(r"lines\.hold\[.*received")  # else it may be stopped before it reads the reply to its claim
 
     first.signal(signal.SIGSTOP)
     second = await project.ready_worker("lines:app", **SHORT)
