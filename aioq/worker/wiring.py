@@ -111,9 +111,8 @@ class Duties:
         self.slots = Slots(concurrency)
         self.watchdog = Watchdog(settings.loop_lag_warning)
         self.reporter = Reporter(store, lambda key: self.executor.is_running(*key))
-        self.logs = (
-            LogWriter(store, settings.logs, all_loggers=settings.logs_from == "all") if settings.logs else None
-        )
+        every = settings.logs_from == "all"
+        self.logs = LogWriter(store, settings.logs, all_loggers=every) if settings.logs else None
         self.hooks = SettledHooks(app_parts.middleware, store)
         self.settler = Settler(store, on_written=self._written, on_refused=self._refused, idle=self._is_idle)
         self.settler.on_answer = self.hooks.on_answer
@@ -198,10 +197,9 @@ class Duties:
         shared: list[Coroutine[Any, Any, None]] = [self.lease.run(), self.reporter.run(), self.watchdog.run()]
         if self.logs is not None:
             shared.append(self.logs.run())
-        coroutines = [("", each) for each in shared]
-        for queue, duties in self.queues.items():
-            coroutines += [(queue, each) for each in _beside_fetching(duties)]
-        return [*coroutines, *((queue, duties.fetcher.run()) for queue, duties in self.queues.items())]
+        served = self.queues.items()
+        beside = [(queue, each) for queue, duties in served for each in _beside_fetching(duties)]
+        return [*(("", each) for each in shared), *beside, *((name, each.fetcher.run()) for name, each in served)]
 
     def add(self, queue: str) -> list[Coroutine[Any, Any, None]]:
         """Serve one more queue, or shard. Returns the coroutines to run, each in a task of its own."""
