@@ -42,6 +42,7 @@ _MODULES = {
         "AioqError",
         "ArgumentError",
         "ConfigError",
+        "DuplicateJobError",
         "DuplicateTaskError",
         "EmbeddedServerError",
         "Failure",
@@ -84,6 +85,7 @@ _MODULES = {
     "aioq.jobs.loglines": ("LogLine",),
     "aioq.jobs.events": ("Event", "EventKind"),
     "aioq.operate.events": ("EventStream",),
+    "aioq.jobs.unique": ("Unique",),
     "aioq.jobs.verdicts": ("Cancel", "Fail"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

@@ -4,6 +4,7 @@ from aioq.errors import (
     AioqError,
     ArgumentError,
     ConfigError,
+    DuplicateJobError,
     DuplicateTaskError,
     EmbeddedServerError,
     Failure,
@@ -38,6 +39,7 @@ from aioq.jobs.loglines import LogLine
 from aioq.jobs.middleware import Middleware, Outgoing
 from aioq.jobs.outcome import Outcome, OutcomeKind
 from aioq.jobs.retry import Retry, Snooze
+from aioq.jobs.unique import Unique
 from aioq.jobs.verdicts import Cancel, Fail
 from aioq.operate.events import EventStream
 from aioq.operate.jobs import JobCount, JobPage, JobQuery
@@ -69,6 +71,7 @@ __all__ = [
     "Call",
     "Cancel",
     "ConfigError",
+    "DuplicateJobError",
     "DuplicateTaskError",
     "EmbeddedServerError",
     "Event",
@@ -128,6 +131,7 @@ __all__ = [
     "Stack",
     "Task",
     "TimelineEntry",
+    "Unique",
     "UnknownTaskError",
     "Why",
     "WhyCode",

@@ -15,6 +15,7 @@ from aioq.operate.filters import JobFilters
 from aioq.operate.jobs import JobQuery
 from aioq.operate.operations import Operations
 from aioq.operate.queues import QueueHandle
+from aioq.operate.unique import UniqueKeys
 from aioq.operate.workers import WorkerQuery
 from aioq.producer.call import Call
 from aioq.public import public
@@ -89,7 +90,7 @@ class App:
             shards=parts.shards,
             default_tz=self.settings.timezone,
         )
-        self.operations = Operations(parts)
+        self.operations, self.unique = Operations(parts), UniqueKeys(parts)
 
     @classmethod
     def from_config(
@@ -130,9 +131,9 @@ class App:
         Args:
             function: a coroutine function, or a plain one, which a worker runs in a thread.
             options: all optional. `name`: the task's name, by default its module and qualified name, also where
-                the module runs as a script. `queue`, `timeout`, `retry`, `result_ttl`, `priority`, `expires`: as
-                in `task.options`, for every call that does not give its own. `tags`: tags of every call; a call
-                may add more. `executor`: `"process"` runs a plain function in a process pool, for work
+                the module runs as a script. `queue`, `timeout`, `retry`, `result_ttl`, `priority`, `expires`,
+                `unique`: as in `task.options`, for every call that does not give its own. `tags`: of every call,
+                which may add more. `executor`: `"process"` runs a plain function in a process pool, for work
                 that holds the interpreter lock.
 
         Raises:
@@ -247,8 +248,7 @@ class App:
         Raises:
             ConfigError: `name` cannot be the name of a queue.
         """
-        parts = self._internals
-        return QueueHandle(check_name("app.queue", name), parts, has_stats=self.settings.stats)
+        return QueueHandle(check_name("app.queue", name), self._internals, has_stats=self.settings.stats)
 
     def jobs(self, **filters: Unpack[JobFilters]) -> JobQuery:
         """A query for jobs: `async for job in app.jobs(queue="mail", state="failed", error="Timeout*"): ...`.

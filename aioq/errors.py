@@ -139,6 +139,19 @@ class SendError(AioqError):
 
 
 @public
+class DuplicateJobError(AioqError):
+    """A call was not sent, because another job holds its unique key, and it is declared to fail then.
+
+    Attributes:
+        job_id: the job that holds the key.
+    """
+
+    def __init__(self, message: str, job_id: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+@public
 class ScheduleNotFoundError(AioqError):
     """The server knows no such schedule: it was never put there, or it was removed.
 

@@ -170,6 +170,7 @@ class JobInfo:
         headers: the headers the sender gave.
         tags: the tags that its task and its sender gave it.
         expires_at: by when it must have been started, or it ends as cancelled; None if it does not expire.
+        unique_key: the unique key that it was sent with; None for a job that is not unique.
         failed_attempts: the last ten attempts that failed, the oldest first; empty where the App keeps no history.
         parent_id: the job within which it was sent; None for a job that was not sent within one.
         root_id: the first of these jobs: the one that its parent's parents were sent within; likewise.
@@ -195,6 +196,7 @@ class JobInfo:
     headers: dict[str, str] = field(default_factory=dict[str, str])
     tags: tuple[str, ...] = ()
     expires_at: datetime | None = None
+    unique_key: str | None = None
     failed_attempts: tuple[FailedAttempt, ...] = ()
     parent_id: str | None = None
     root_id: str | None = None

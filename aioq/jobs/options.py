@@ -14,6 +14,7 @@ from aioq.errors import ArgumentError, ConfigError
 from aioq.jobs.job import MAX_JOB_ID, Priority
 from aioq.jobs.retry import Retry, RetryRule, rule_of
 from aioq.jobs.shards import MAX_KEY, SEPARATOR, queue_of_shard
+from aioq.jobs.unique import Unique, check_unique, check_unique_key
 from aioq.util.durations import MAX_DELAY, Duration, as_seconds, moment_ms
 from aioq.util.migration import ApiPart, here
 from aioq.util.naming import NAME
@@ -32,6 +33,7 @@ class TaskArgs(TypedDict, total=False):
     priority: Priority | Literal["high", "normal", "low"] | None
     expires: Duration | datetime | None
     tags: Iterable[str] | None
+    unique: Unique | None
 
 
 class CallArgs(TaskArgs, total=False):
@@ -41,6 +43,7 @@ class CallArgs(TaskArgs, total=False):
     eta: datetime | None
     job_id: str | None
     shard_key: str | None
+    unique_key: str | None
     headers: Mapping[str, str] | None
 
 
@@ -66,6 +69,8 @@ class Options:
         expires_at_ms: by when it must have been started, in milliseconds since the Unix epoch.
         tags: words that mark the job.
         shard_key: chooses the shard of a queue that has several.
+        unique: what makes the jobs unique.
+        unique_key: the key, in place of one that is made of the arguments.
     """
 
     queue: str | None = None
@@ -81,6 +86,8 @@ class Options:
     expires_at_ms: int | None = None
     tags: tuple[str, ...] = ()
     shard_key: str | None = None
+    unique: Unique | None = None
+    unique_key: str | None = None
 
     def merged(self, other: "Options", where: str) -> "Options":
         """These options, replaced by those that `other` sets; its headers and tags are added to these.
@@ -152,6 +159,8 @@ def make_options(where: str, /, **given: Unpack[CallArgs]) -> Options:
         expires_at_ms=at,
         tags=_tags(where, given.get("tags")),
         shard_key=_shard_key(where, given.get("shard_key")),
+        unique=check_unique(where, given.get("unique")),
+        unique_key=check_unique_key(where, given.get("unique_key")),
     )
     return _check_order(where, options)
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from aioq.errors import SendError
 from aioq.store.columns import NewJobs
 from aioq.store.contract import NewJob, Store
+from aioq.store.extra import Added
 from aioq.util.batcher import Batch, Batcher
 
 MAX_JOBS = 500
@@ -91,7 +92,7 @@ class Outage(NamedTuple):
     at: float
 
 
-class Buffer(Batcher[SendBatch, bool]):
+class Buffer(Batcher[SendBatch, Added]):
     """Gathers the jobs of one queue and makes the first attempt to send each batch.
 
     Args:
@@ -112,7 +113,7 @@ class Buffer(Batcher[SendBatch, bool]):
         self,
         store: Store,
         queue: str,
-        repeat: Callable[[SendBatch, BaseException | None], Awaitable[Sequence[bool | Exception]] | None],
+        repeat: Callable[[SendBatch, BaseException | None], Awaitable[Sequence[Added | Exception]] | None],
         *,
         send_timeout: float,
         capacity: int,
@@ -133,7 +134,7 @@ class Buffer(Batcher[SendBatch, bool]):
         self._repeat = repeat
         self._send_timeout = send_timeout
         self._loop = asyncio.get_running_loop()
-        self._attempts: dict[asyncio.Future[list[bool]], SendBatch] = {}
+        self._attempts: dict[asyncio.Future[list[Added]], SendBatch] = {}
         self._next_check = inf
         self._timer: asyncio.TimerHandle | None = None
         self.outage: Outage | None = None
@@ -147,7 +148,7 @@ class Buffer(Batcher[SendBatch, bool]):
         *,
         again: bool = False,
         deadline: float = 0.0,
-    ) -> Awaitable[bool]:
+    ) -> Awaitable[Added]:
         """Send one job. Await the returned object; its result is False if the server already had a job of this id.
 
         Args:
@@ -176,11 +177,11 @@ class Buffer(Batcher[SendBatch, bool]):
         batch.envelopes.append(envelope)
         batch.deadlines.append(deadline)
         # `loop.create_future()` makes the same object, but takes twice as long in uvloop.
-        future: asyncio.Future[bool] = asyncio.Future()
+        future: asyncio.Future[Added] = asyncio.Future()
         self.add(future)
         return future
 
-    async def put_part(self, jobs: NewJobs, start: int) -> "tuple[int, asyncio.Future[list[bool]]]":
+    async def put_part(self, jobs: NewJobs, start: int) -> "tuple[int, asyncio.Future[list[Added]]]":
         """Send as many of several jobs as one batch takes; return their number and the future of the replies.
 
         Args:
@@ -193,13 +194,13 @@ class Buffer(Batcher[SendBatch, bool]):
         batch = self.gathering
         batch.extend(jobs.part(start, start + count))
         batch.deadlines.append(self._loop.time() + self._send_timeout)
-        replies: asyncio.Future[list[bool]] = self._loop.create_future()
+        replies: asyncio.Future[list[Added]] = self._loop.create_future()
         self.add_several(replies, count)
         return count, replies
 
     async def _put_later(
         self, job_id: str, envelope: bytes, special: NewJob | None, again: bool, deadline: float
-    ) -> bool:
+    ) -> Added:
         try:
             async with asyncio.timeout_at(deadline):
                 await self.wait_for_space()
@@ -208,7 +209,7 @@ class Buffer(Batcher[SendBatch, bool]):
             raise gave_up([job_id], self._send_timeout, why, "was not sent") from None
         return await self.put(job_id, envelope, special, again=again, deadline=deadline)
 
-    def _attempt(self, batch: SendBatch) -> Awaitable[Sequence[bool | Exception]]:
+    def _attempt(self, batch: SendBatch) -> Awaitable[Sequence[Added | Exception]]:
         """Make the first attempt: only a call to the store, and a timer."""
         if (self.outage is not None or self.repeating) and (repeated := self._repeat(batch, None)) is not None:
             return repeated

@@ -10,14 +10,26 @@ import msgspec
 
 from aioq.errors import ArgumentError, SendError
 from aioq.jobs.job import new_job_ids
+from aioq.jobs.options import Options
 from aioq.producer.call import Call
 from aioq.producer.delivery import Buffers
+from aioq.producer.shards import QueueShards
 from aioq.results.handle import JobHandle, ResultSource
+from aioq.results.waiters import Waiters
 from aioq.store.columns import NewJobs
 from aioq.store.contract import NewJob
+from aioq.store.extra import Added
 from aioq.util.plural import counted
 from aioq.util.printable import brief
 from aioq.wire.signature import ResultType
+
+PART = 500
+"""The jobs of one part of a `send_many`: while the server processes one part, the next one is encoded. Smaller
+parts would cost more calls."""
+
+MARGIN = 16
+"""Bytes by which an encoded call may be larger than estimated; the headers of MessagePack arrays differ by
+less."""
 
 CHECKED = 1_000
 """How many calls are checked at once for whether they can be encoded."""
@@ -54,6 +66,13 @@ class Spread(NamedTuple):
             shards[first::number] = [name] * len(mine)
         return Spread(ids, shards, number)
 
+    @staticmethod
+    def over(shards: QueueShards, shard: str, options: Options, count: int) -> "Spread":
+        """The jobs go to the shards in turn, so that each gets one call; with a `shard_key` all to one."""
+        if min(shards.number, count) <= 1 or options.shard_key is not None:
+            return Spread.to_one(shard, count)
+        return Spread.to_several(shards.several(count), count)
+
     def handles(
         self, start: int, ids: Sequence[str], source: ResultSource, returns: ResultType | None
     ) -> "list[JobHandle[Any]]":
@@ -69,10 +88,10 @@ class _Part(NamedTuple):
     """Some of the jobs: their positions among all jobs, and the server's replies."""
 
     positions: Sequence[int]
-    replies: asyncio.Future[list[bool]]
+    replies: asyncio.Future[list[Added]]
 
 
-async def send_many(buffers: Buffers, jobs: Sequence[NewJob], queues: str | Sequence[str]) -> list[bool]:
+async def send_many(buffers: Buffers, jobs: Sequence[NewJob], queues: str | Sequence[str]) -> list[Added]:
     """Send jobs in order; return for each whether it was added (False if the server already had its id)."""
     sending = Sending(buffers)
     await sending.put(NewJobs(jobs), queues)
@@ -119,14 +138,14 @@ class Sending:
         for part in self._parts:
             part.replies.cancel()
 
-    async def replies(self) -> list[bool]:
+    async def replies(self) -> list[Added]:
         """Wait until all jobs are confirmed; return for each whether it was added.
 
         Raises:
             SendError: some jobs are not confirmed; the error names each of them, and the others have been sent.
         """
         replies = await asyncio.gather(*(part.replies for part in self._parts), return_exceptions=True)
-        added = [True] * len(self._ids)
+        added: list[Added] = [True] * len(self._ids)
         failed: list[int] = []
         cause: BaseException | None = None
         for part, reply in zip(self._parts, replies, strict=True):
@@ -166,10 +185,10 @@ class Gathering:
         self._jobs: list[NewJob] = []
         self._queues: list[str] = []
         self._complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._sending: asyncio.Task[list[bool]] | None = None
+        self._sending: asyncio.Task[list[Added]] | None = None
         self.error: BaseException | None = None
 
-    async def join(self, queue: str, job: NewJob) -> bool:
+    async def join(self, queue: str, job: NewJob) -> Added:
         """Send a job together with the others; return whether the server added it."""
         position = len(self._jobs)
         self._jobs.append(job)
@@ -190,7 +209,7 @@ class Gathering:
         if self._missing == 0:
             self._complete.set_result(None)
 
-    async def _send(self) -> list[bool]:
+    async def _send(self) -> list[Added]:
         if self.error is not None:
             raise asyncio.CancelledError
         return await send_many(await self._buffers(), self._jobs, self._queues)
@@ -225,3 +244,14 @@ def are_plain(arguments: Sequence[Sequence[Any]], most: int) -> bool:
         )
     except Exception:
         return False  # the error that names the wrong argument is raised later, when it is encoded
+
+
+async def expected(waiters: Waiters, queue: str, job_id: str, sent: Awaitable[Added]) -> Added:
+    """Wait for the send of a job with which this process has registered for the outcome."""
+    added: Added = False
+    try:
+        added = await sent
+    finally:
+        if not added:
+            waiters.forget(queue, job_id)
+    return added

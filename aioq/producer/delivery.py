@@ -12,6 +12,7 @@ from aioq.errors import SendError, ServerUnavailableError
 from aioq.producer.buffer import FAIR_ATTEMPT, Buffer, Outage, SendBatch, end_of_attempt, gave_up
 from aioq.store.columns import NewJobs
 from aioq.store.contract import Store
+from aioq.store.extra import Added
 from aioq.store.refusals import call_in_halves, is_refusal
 from aioq.util.aio import Backoff
 
@@ -27,7 +28,7 @@ _Faults = dict[int, Exception]
 """The errors of entries that are given up, by `id()` of the entry, because two entries may have the same job
 id."""
 
-_Replies = list[bool | Exception]
+_Replies = list[Added | Exception]
 """The replies to a batch, one for each job, in order."""
 
 
@@ -123,7 +124,7 @@ class Delivery:
         self, entries: Sequence[SendBatch], error: Exception | None, excused: bool
     ) -> _Replies:
         faults: _Faults = {}
-        added: Sequence[bool] = ()
+        added: Sequence[Added] = ()
         backoff = Backoff()
         again = error is not None or any(entry.again for entry in entries)
         if error is not None and not excused:
@@ -200,7 +201,7 @@ def _joined(entries: Sequence[SendBatch]) -> NewJobs:
     return jobs
 
 
-def _replies(entries: Sequence[SendBatch], faults: _Faults, added: Sequence[bool]) -> _Replies:
+def _replies(entries: Sequence[SendBatch], faults: _Faults, added: Sequence[Added]) -> _Replies:
     """The reply to each job: its error, or the store's reply."""
     replies: _Replies = []
     start = 0
@@ -215,7 +216,7 @@ def _replies(entries: Sequence[SendBatch], faults: _Faults, added: Sequence[bool
     return replies
 
 
-def _refused_of(entry: SendBatch, replies: Sequence[bool | Exception]) -> Sequence[bool | Exception]:
+def _refused_of(entry: SendBatch, replies: Sequence[Added | Exception]) -> Sequence[Added | Exception]:
     """The replies to the jobs of an entry; all refused jobs get one error, which names them."""
     faults = [each for each in replies if isinstance(each, Exception)]
     if len(replies) == 1 or not faults:

@@ -14,6 +14,7 @@ from aioq.producer.call import Call
 from aioq.producer.delivery import Buffers
 from aioq.producer.send_middleware import inward
 from aioq.store.contract import NewJob
+from aioq.store.extra import Added, Duplicate
 
 
 class MiddlewareSends:
@@ -30,7 +31,7 @@ class MiddlewareSends:
         self,
         middleware: Sequence[Middleware],
         buffers: Callable[[], Awaitable[Buffers]],
-        deliver: Callable[..., Awaitable[bool]],
+        deliver: Callable[..., Awaitable[Added]],
         encoded: Callable[[Call[Any], str, str], NewJob],
     ) -> None:
         self._middleware = middleware
@@ -40,7 +41,7 @@ class MiddlewareSends:
 
     async def send(
         self, calls: Sequence[Call[Any]], shards: Sequence[str], identities: Sequence[tuple[str, str]]
-    ) -> list[bool]:
+    ) -> list[Added]:
         """Pass each call through the layers, send all that come out together, and return the replies through them.
 
         So the calls of one `send_many` are sent together, and none is sent if one of them is wrong.
@@ -65,18 +66,22 @@ class MiddlewareSends:
                 raise gathering.error or added
         return [added for added in every if not isinstance(added, BaseException)]
 
-    async def _send_one(self, call: Call[Any], shard: str, job_id: str, nonce: str, gathering: Gathering) -> bool:
+    async def _send_one(self, call: Call[Any], shard: str, job_id: str, nonce: str, gathering: Gathering) -> Added:
         arrived = False
+        duplicate: Duplicate | None = None
 
         async def last(outgoing: Outgoing) -> bool:
-            nonlocal arrived
+            nonlocal arrived, duplicate
             options = replace(call.options, headers=outgoing.headers)
             changed = msgspec.structs.replace(call, args=outgoing.args, kwargs=outgoing.kwargs, options=options)
             job = self._encoded(changed, job_id, nonce)
             if arrived:  # a layer forwards the call once more: the server may have its job already
-                return await self._deliver(shard, job, again=True)
-            arrived = True
-            return await gathering.join(shard, job)
+                reply = await self._deliver(shard, job, again=True)
+            else:
+                arrived = True
+                reply = await gathering.join(shard, job)
+            duplicate = reply if isinstance(reply, Duplicate) else None
+            return reply is True
 
         forward = inward(self._middleware, last)
         outgoing = Outgoing(
@@ -91,4 +96,4 @@ class MiddlewareSends:
             raise
         if not arrived:
             gathering.drop(None)
-        return added
+        return added or (False if duplicate is None else duplicate)

@@ -6,40 +6,34 @@ A `Route` holds what is the same for all calls of a task, and is built once.
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from copy import copy
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
 from aioq.config.settings import Settings
-from aioq.errors import ArgumentError, PayloadTooLargeError, SendError
+from aioq.errors import ArgumentError, PayloadTooLargeError
 from aioq.jobs.context import here, job_here
 from aioq.jobs.job import Priority, new_job_id, new_job_ids, new_nonce
 from aioq.jobs.middleware import Middleware
 from aioq.jobs.options import Options, listed
-from aioq.producer.bulk import Sending, Spread, are_plain, no_call, send_many
+from aioq.producer.bulk import MARGIN, PART, Sending, Spread, are_plain, expected, no_call, send_many
 from aioq.producer.call import Call
 from aioq.producer.carried import extra_of, inherited, wire_options
 from aioq.producer.client import Clients
 from aioq.producer.delivery import Buffers
 from aioq.producer.middleware_sends import MiddlewareSends
+from aioq.producer.unique_keys import KeyMaker, concede_all
 from aioq.results.control import ResultSource
 from aioq.results.handle import JobHandle, locate
-from aioq.results.waiters import Waiters
 from aioq.store.columns import NewJobs
 from aioq.store.contract import NewJob
+from aioq.store.extra import Added
 from aioq.wire.messages import encode_envelope, encode_envelopes
 from aioq.wire.own_types import NO_OWN_TYPES, OwnTypes
 from aioq.wire.signature import ResultType, Signature, unencodable
 
 T = TypeVar("T")
-
-PART = 500
-"""The jobs of one part of a `send_many`: while the server processes one part, the next one is encoded. Smaller
-parts would cost more calls."""
-
-MARGIN = 16
-"""Bytes by which an encoded call may be larger than estimated; the headers of MessagePack arrays differ by
-less."""
 
 
 class Route:
@@ -57,11 +51,13 @@ class Route:
         signature: the task's signature.
         fitting: the numbers of positional arguments that are valid without further checks.
         options: the options of the calls.
+        declared: the same, without what is made of the arguments of one call.
         queue: the queue of the calls.
         priority: the lane of the queue.
         returns: the task's return type.
         checked: whether argument values are checked before they are sent.
         extra: the extra fields of a job, such as tags; None for none.
+        unique: makes the unique key of a call; None if the calls have none.
         usual: whether a job of these calls has only a generated id and an envelope.
     """
 
@@ -70,6 +66,7 @@ class Route:
         "_max_payload",
         "_wire",
         "checked",
+        "declared",
         "extra",
         "fitting",
         "options",
@@ -78,6 +75,7 @@ class Route:
         "returns",
         "signature",
         "task",
+        "unique",
         "usual",
     )
 
@@ -93,15 +91,16 @@ class Route:
         self.task = task
         self.signature = signature
         self.fitting = signature.fitting
-        self.options = options
+        self.options = self.declared = options
         self.queue = options.queue or settings.queue_of(task)
         self.priority = options.priority or Priority.NORMAL
         self.returns = signature.returns
         self.checked = signature.checked
         self._encoder = own.encoder
         self.extra = extra_of(options)
-        special = (options.job_id, options.delay_ms, options.eta_ms, self.extra)
-        self.usual = self.priority is Priority.NORMAL and special == (None, None, None, None)
+        self.unique = KeyMaker.of(task, signature, options, own)
+        special = (options.job_id, options.delay_ms, options.eta_ms, self.extra, self.unique)
+        self.usual = self.priority is Priority.NORMAL and special == (None,) * len(special)
         self._wire = wire_options(task, options)
         self._max_payload = settings.max_payload
 
@@ -150,6 +149,23 @@ class Route:
         options = self.options
         return NewJob(job_id, envelope, self.priority, options.delay_ms, options.eta_ms, nonce, waiter, self.extra)
 
+    def jobs(self, ids: Sequence[str], envelopes: Sequence[bytes], every: Sequence[Sequence[Any]]) -> NewJobs:
+        """The jobs of encoded calls with these positional arguments."""
+        calls = zip(ids, envelopes, every, strict=True)
+        return NewJobs(self.of_call(args, {}).job(job_id, envelope) for job_id, envelope, args in calls)
+
+    def of_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "Route":
+        """The route of one call, whose job has the call's unique key; the key also chooses the shard.
+
+        Raises:
+            ArgumentError: the key cannot be made of these arguments.
+        """
+        if self.unique is None:
+            return self
+        mine = copy(self)
+        mine.extra, mine.options = self.unique.put_into(self.extra, self.options, args, kwargs)
+        return mine
+
     def room(self) -> int:
         """The most bytes that the positional arguments of a call may have."""
         return self._max_payload - len(self.envelope((), {}))
@@ -195,13 +211,13 @@ class Sender:
 
     def begin(
         self, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[JobHandle[Any], Awaitable[bool]]:
+    ) -> tuple[JobHandle[Any], Awaitable[Added]]:
         """Send one checked call.
 
         Returns:
             Its handle, and an awaitable that says whether the job was added. The handle is complete after that.
         """
-        route = self._within_job(route) if here.jobs else route
+        route = self._of_call(route, args, kwargs) if here.jobs or route.unique is not None else route
         clients, queue = self._clients, route.queue
         client = clients.recent
         if client is None or client.loop is not asyncio.get_running_loop():
@@ -226,8 +242,12 @@ class Sender:
         sent = client.buffers[queue].put(job_id, envelope, special)
         if waiter:
             waiters.expect(queue, job_id)
-            sent = _expected(waiters, queue, job_id, sent)
+            sent = expected(waiters, queue, job_id, sent)
         return JobHandle(self._source, job_id, queue, route.returns), sent
+
+    def _of_call(self, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Route:
+        """The route with what one call inherits, and with its unique key."""
+        return (self._within_job(route) if here.jobs else route).of_call(args, kwargs)
 
     def _within_job(self, route: Route) -> Route:
         """The route with what its calls inherit of the job that runs here, if there is one."""
@@ -239,15 +259,15 @@ class Sender:
 
     def _begin_later(
         self, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[JobHandle[Any], Awaitable[bool]]:
+    ) -> tuple[JobHandle[Any], Awaitable[Added]]:
         """As `begin`, if something has to be awaited first: the middleware, the store, or the number of shards."""
         handle: JobHandle[Any] = JobHandle(self._source, "", None, route.returns)
         if self._middleware:
-            call: Call[Any] = Call(route.task, args, kwargs, route.options, route.signature)
+            call: Call[Any] = Call(route.task, args, kwargs, route.declared, route.signature)
             return handle, self._send_inward(call, route, handle)
         return handle, self._send_placed(route, route.envelope(args, kwargs), handle)
 
-    async def _send_placed(self, route: Route, envelope: bytes, handle: JobHandle[Any]) -> bool:
+    async def _send_placed(self, route: Route, envelope: bytes, handle: JobHandle[Any]) -> Added:
         shard = await self._shard_for(route)
         job_id, nonce = route.identity(shard)
         locate(handle, job_id, shard)
@@ -260,21 +280,7 @@ class Sender:
             SendError: that is not known within `send_timeout`; nothing was sent.
         """
         shards = (await self._clients.get()).shards
-        shard = shards.table[route.queue].shard_for(route.options)
-        if shard is not None:
-            return shard
-        given = route.options.job_id
-        limit = self._settings.send_timeout
-        try:
-            async with asyncio.timeout(limit):
-                return await shards.shard_for(route.queue, route.options)
-        except TimeoutError:
-            what = f"a job of {route.task!r}" if given is None else f"job {given}"
-            raise SendError(
-                f"{what} was not sent after {limit:g} s: the server does not answer, so it is not known how many "
-                f"shards queue {route.queue!r} has",
-                () if given is None else (given,),
-            ) from None
+        return await shards.shard_within(route.queue, route.options, route.task, self._settings.send_timeout)
 
     async def send_calls(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
         """Send several calls, for `App.send_many`."""
@@ -285,7 +291,10 @@ class Sender:
             if (job := job_here()) is not None:
                 names = self._settings.inherit_headers
                 calls = [replace(call, options=inherited(call.options, job, names)) for call in calls]
-            routes = [self.route(call.task, call.signature, call.options) for call in calls]
+            routes = [
+                self.route(call.task, call.signature, call.options).of_call(call.args, call.kwargs)
+                for call in calls
+            ]
         except AttributeError:
             raise no_call(calls) from None
         table = (await self._clients.get()).table
@@ -303,10 +312,11 @@ class Sender:
                 for call, route, (job_id, nonce) in zip(calls, routes, identities, strict=True)
             ]
             added = await send_many(await self._buffers(), jobs, queues)
-        return [
-            JobHandle(self._source, job_id, queue, route.signature.returns, new)
-            for route, queue, (job_id, _), new in zip(routes, queues, identities, added, strict=True)
+        handles: list[JobHandle[Any]] = [
+            JobHandle(self._source, job_id, queue, route.signature.returns)
+            for route, queue, (job_id, _) in zip(routes, queues, identities, strict=True)
         ]
+        return concede_all([route.unique for route in routes], handles, added)
 
     async def send_alike(self, route: Route, every: Sequence[Sequence[Any]]) -> list[JobHandle[Any]]:
         """Send a call for each tuple of positional arguments, for `Task.send_many`.
@@ -314,14 +324,12 @@ class Sender:
         If one of them cannot be sent, none is. If all are plain data, that is known beforehand; then the first
         ones are sent while the others are encoded.
         """
-        if here.jobs:
-            route = self._within_job(route)
+        route = self._within_job(route) if here.jobs else route
         options, count = route.options, len(every)
-        if self._middleware or options.job_id is not None:
+        if self._middleware or options.job_id is not None or await self._are_spread_by_key(route):
             calls: list[Call[Any]] = [Call(route.task, args, {}, options, route.signature) for args in every]
             return await self.send_calls(calls)
-        source, returns = self._source, route.signature.returns
-        spread = await self._spread(route, count)
+        source, returns, spread = self._source, route.signature.returns, await self._spread(route, count)
         ids, shards = spread.ids, spread.shards
         streams = count > PART and not route.checked and are_plain(every, route.room() - MARGIN)
         step = PART * spread.number if streams else max(count, 1)
@@ -330,7 +338,11 @@ class Sender:
         try:
             for start in range(0, count, step):
                 some, envelopes = ids[start : start + step], route.envelopes(every[start : start + step])
-                jobs = NewJobs.usual(some, envelopes) if route.usual else NewJobs(map(route.job, some, envelopes))
+                jobs = (
+                    NewJobs.usual(some, envelopes)
+                    if route.usual
+                    else route.jobs(some, envelopes, every[start : start + step])
+                )
                 sending = sending or Sending(await self._buffers())
                 await sending.put(jobs, shards if isinstance(shards, str) else shards[start : start + step])
                 handles += spread.handles(start, some, source, returns)
@@ -341,17 +353,17 @@ class Sender:
                 sending.withdraw()
             raise
         if not all(added):
-            for handle, new in zip(handles, added, strict=True):
-                handle.added = new
+            return concede_all([route.unique] * len(handles), handles, added)
         return handles
 
+    async def _are_spread_by_key(self, route: Route) -> bool:
+        """Whether the unique key of each call chooses the shard of its job."""
+        return route.unique is not None and (await self._clients.get()).table[route.queue].number != 1
+
     async def _spread(self, route: Route, count: int) -> Spread:
-        """Where the jobs of one `send_many` go: to the shards in turn, so that each gets one call."""
+        """Where the jobs of one `send_many` go."""
         shard = await self._shard_for(route)
-        shards = (await self._clients.get()).table[route.queue]
-        if min(shards.number, count) <= 1 or route.options.shard_key is not None:
-            return Spread.to_one(shard, count)
-        return Spread.to_several(shards.several(count), count)
+        return Spread.over((await self._clients.get()).table[route.queue], shard, route.options, count)
 
     def prepare(self, call: Call[Any]) -> tuple[str, NewJob]:
         """Encode a call without sending it, and without middleware; return its queue, and a job with a new id.
@@ -360,11 +372,11 @@ class Sender:
             ArgumentError: an argument cannot be encoded.
             PayloadTooLargeError: the call is larger than `max_payload`.
         """
-        route = self.route(call.task, call.signature, call.options)
+        route = self.route(call.task, call.signature, call.options).of_call(call.args, call.kwargs)
         envelope = route.envelope(call.args, call.kwargs)
         return route.queue, route.job(new_job_id(route.queue), envelope)
 
-    async def deliver(self, queue: str, job: NewJob, *, again: bool = False) -> bool:
+    async def deliver(self, queue: str, job: NewJob, *, again: bool = False) -> Added:
         """Send a job that is encoded already; return whether it was added."""
         return await (await self._buffers())[queue].put(job.id, job.envelope, job, again=again)
 
@@ -373,27 +385,16 @@ class Sender:
 
     def _through_middleware(
         self, calls: Sequence[Call[Any]], shards: Sequence[str], identities: Sequence[tuple[str, str]]
-    ) -> Awaitable[list[bool]]:
+    ) -> Awaitable[list[Added]]:
         def encoded(call: Call[Any], job_id: str, nonce: str) -> NewJob:
-            changed = self.route(call.task, call.signature, call.options)
+            changed = self.route(call.task, call.signature, call.options).of_call(call.args, call.kwargs)
             return changed.job(job_id, changed.envelope(call.args, call.kwargs), nonce)
 
         sends = MiddlewareSends(self._middleware, self._buffers, self.deliver, encoded)
         return sends.send(calls, shards, identities)
 
-    async def _send_inward(self, call: Call[Any], route: Route, handle: JobHandle[Any]) -> bool:
+    async def _send_inward(self, call: Call[Any], route: Route, handle: JobHandle[Any]) -> Added:
         shard = await self._shard_for(route)
         identity = route.identity(shard)
         locate(handle, identity[0], shard)
         return (await self._through_middleware([call], [shard], [identity]))[0]
-
-
-async def _expected(waiters: Waiters, queue: str, job_id: str, sent: Awaitable[bool]) -> bool:
-    """Wait for the send of a job with which this process has registered for the outcome."""
-    added = False
-    try:
-        added = await sent
-    finally:
-        if not added:
-            waiters.forget(queue, job_id)
-    return added

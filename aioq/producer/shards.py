@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 
 from aioq.config.queues import MAX_SHARDS, Queue
-from aioq.errors import ServerError, ServerUnavailableError
+from aioq.errors import SendError, ServerError, ServerUnavailableError
 from aioq.jobs.options import Options
 from aioq.jobs.shards import in_words, shard_names, shard_of
 from aioq.store.pauses import PauseVerbs, copy_pauses
@@ -163,6 +163,27 @@ class Shards:
             await self.known()
             found = self.table[queue].shard_for(options)
         return found or queue
+
+    async def shard_within(self, queue: str, options: Options, task: str, limit: float) -> str:
+        """The shard for a job of a task; waits for `limit` seconds at the most until the number is known.
+
+        Raises:
+            SendError: it is not known by then; nothing was sent.
+        """
+        shard = self.table[queue].shard_for(options)
+        if shard is not None:
+            return shard
+        given = options.job_id
+        try:
+            async with asyncio.timeout(limit):
+                return await self.shard_for(queue, options)
+        except TimeoutError:
+            what = f"a job of {task!r}" if given is None else f"job {given}"
+            raise SendError(
+                f"{what} was not sent after {limit:g} s: the server does not answer, so it is not known how many "
+                f"shards queue {queue!r} has",
+                () if given is None else (given,),
+            ) from None
 
     async def close(self) -> None:
         """Read no more."""

@@ -6,13 +6,14 @@ from typing import Any, Literal, Protocol, Self, TypeVar
 
 import msgspec
 
-from aioq.errors import ArgumentError, ConfigError
+from aioq.errors import ArgumentError, ConfigError, DuplicateJobError
 from aioq.jobs.job import WAITS, JobInfo, JobState, Priority
 from aioq.jobs.options import check_name, make_options
 from aioq.jobs.shards import queue_of_shard
 from aioq.results.places import TRIES, find, pass_on, search, settle
 from aioq.results.waiters import Waiters, not_found
 from aioq.store.contract import Store
+from aioq.store.extra import Duplicate
 from aioq.util.durations import Duration
 from aioq.util.printable import brief
 from aioq.wire.messages import WireOutcome, encode_cancellation, with_headers
@@ -258,11 +259,16 @@ class JobControl(msgspec.Struct, eq=False):
             `dead_limit`).
 
         Raises:
+            DuplicateJobError: another job holds its unique key.
             JobNotFoundError: there is no such job.
         """
         store = await self._source.store()
         place = await settle(store, await self._locate(), self.id)
         state = (await store.operating.reopen(place.queue, [self.id]))[0]
+        if isinstance(state, Duplicate):
+            raise DuplicateJobError(
+                f"job {self.id} was not queued again: job {state.owner} holds its unique key", state.owner
+            )
         self._outcome = None
         return state is JobState.FAILED
 

@@ -182,6 +182,11 @@ def locate(handle: JobHandle[Any], job_id: str, shard: str) -> None:
     handle.id, handle._queue = job_id, shard  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the one place that does
 
 
+def lead_to(handle: JobHandle[Any], job_id: str) -> None:
+    """Let a handle lead to another job of its queue or shard: the one that holds its unique key."""
+    handle.id, handle.added = job_id, False
+
+
 def source_of(handle: JobHandle[Any]) -> ResultSource:
     """The object that answers a handle."""
     return handle._source  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the one place that uses it

@@ -102,6 +102,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         workers: the workers of its queue.
         ahead: how many jobs come before it; None if it does not stand in line.
         held_by: the job that it is held back for; empty if that is not known.
+        holds_key: whether that job holds its unique key.
         cancellation: the outcome with which it is to end, if it runs and its cancellation was asked for.
         pauses: what is paused in its queue.
         is_on_its_way: whether it has left its queue and has not arrived in the other one.
@@ -112,6 +113,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     workers: Sequence[WorkerLease] = ()
     ahead: Counted | None = None
     held_by: str = ""
+    holds_key: bool = False
     cancellation: bytes | None = None
     pauses: Pauses = NO_PAUSES
     is_on_its_way: bool = False
@@ -143,8 +145,21 @@ async def _facts(store: Store, place: JobPlace) -> Facts:
     pauses, ahead = await store.operating.pauses.read(queue), None
     if info.state is JobState.QUEUED and info.task not in pauses.tasks:  # else it may be set aside
         ahead = await story.ahead(queue, info)
-    held_by = await story.held_by(queue, info.id) if info.state is JobState.WAITING else ""
-    return Facts(info=info, now=now, workers=workers, ahead=ahead, held_by=held_by, pauses=pauses)
+    held_by, holds_key = await _held_by(store, queue, info)
+    return Facts(
+        info=info, now=now, workers=workers, ahead=ahead, held_by=held_by, holds_key=holds_key, pauses=pauses
+    )
+
+
+async def _held_by(store: Store, queue: str, info: JobInfo) -> tuple[str, bool]:
+    """The job that a waiting job is held back for, and whether that is for its unique key."""
+    if info.state is not JobState.WAITING:
+        return "", False
+    if info.unique_key is not None:
+        owner = await store.operating.unique_owner(queue, info.unique_key)
+        if owner is not None and owner != info.id:
+            return owner, True
+    return await store.operating.story.held_by(queue, info.id), False
 
 
 def reasons_of(facts: Facts) -> Iterator[WhyReason]:
@@ -160,6 +175,8 @@ def reasons_of(facts: Facts) -> Iterator[WhyReason]:
     elif info.state is JobState.WAITING:
         which = f"job {facts.held_by}" if facts.held_by else "the job of its schedule's earlier tick"
         text = f'{which} has not ended (overlap="one")'
+        if facts.holds_key:
+            text = f"{which} has not ended, and holds its unique key"
         yield WhyReason(code=WhyCode.HELD_BACK, text=text, job=facts.held_by)
     elif info.state is JobState.SCHEDULED and info.due_at is not None and info.due_at > facts.now:
         yield _not_due(info, facts.now)

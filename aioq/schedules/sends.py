@@ -21,6 +21,7 @@ from aioq.jobs.options import plain
 from aioq.jobs.shards import queue_of_shard
 from aioq.producer.send_middleware import inward
 from aioq.store.contract import NewJob
+from aioq.store.extra import Added
 from aioq.store.schedules import Tick, Ticked, Timetable
 from aioq.tasks.task import Task, signature_of
 from aioq.util.aio import end
@@ -69,11 +70,11 @@ class EncodedSends:
         locks = self._locks.setdefault(asyncio.get_running_loop(), {})
         return locks.setdefault(queue, asyncio.Lock())
 
-    async def deliver(self, deliver: Callable[[str, NewJob], Awaitable[bool]], queue: str, job: NewJob) -> bool:
+    async def deliver(self, deliver: Callable[[str, NewJob], Awaitable[Added]], queue: str, job: NewJob) -> bool:
         """Send a job through the middleware; return whether the server added it, or False if a layer drops it."""
 
         async def last(envelope: bytes) -> bool:
-            return await deliver(queue, msgspec.structs.replace(job, envelope=envelope))
+            return bool(await deliver(queue, msgspec.structs.replace(job, envelope=envelope)))
 
         layers = overriding(self._middleware, "send")
         return await (self._through(layers, queue, job.id, job.envelope, last) if layers else last(job.envelope))

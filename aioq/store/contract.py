@@ -15,7 +15,7 @@ import msgspec
 
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.diagnosis import Diagnosable, ServerInfo
-from aioq.store.extra import Extra
+from aioq.store.extra import Added, Extra
 from aioq.store.history import Historic, RunReport
 from aioq.store.leases import LeaseClient, WorkerLease
 from aioq.store.operating import OperatorVerbs
@@ -266,8 +266,8 @@ class Store(Diagnosable, Historic, Sharded, Protocol):
         """Close every connection."""
         ...
 
-    def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[bool]]:
-        """Add jobs; False for each id that the server already has: that job stays as it is.
+    def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[Added]]:
+        """Add jobs; False, or a `Duplicate`, for each that was not added; a job that is there stays as it is.
 
         `again` is for a repeated call: an earlier call with these jobs may have been carried out although its
         reply was lost. Jobs that the earlier call added count as added by this one, even if they have ended and

@@ -29,6 +29,44 @@ class Expiry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     has_run: bool = False
 
 
+class Lock(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The unique key that a job holds.
+
+    Attributes:
+        key: the key.
+        until: until when the job holds it: `ended`, `started`, or `within` for so long as `window_ms`.
+        conflict: what becomes of a job whose key another one holds: see `aioq.jobs.unique.Unique`.
+        window_ms: for how long it is held from the send on, in milliseconds; 0 for until something happens.
+        due_ms: when a job is due that waits for the end of another one, in milliseconds since the Unix epoch; 0
+            for at once.
+    """
+
+    key: str
+    until: str = "ended"
+    conflict: str = "return"
+    window_ms: int = 0
+    due_ms: int = 0
+
+
+class Duplicate(msgspec.Struct, frozen=True, gc=False):
+    """The reply to a send that was not added because another job holds its unique key. It counts as false.
+
+    Attributes:
+        owner: that job.
+    """
+
+    owner: str
+
+    def __bool__(self) -> bool:
+        return False
+
+
+_REPLACING = frozenset({"replace", "latest"})
+
+Added = bool | Duplicate
+"""The reply to a send: whether its job was added, or which job holds its unique key."""
+
+
 class Move(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Where a job was moved to.
 
@@ -71,12 +109,19 @@ class Extra(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         origins: for a job that was moved to this queue: when its record may be deleted, in milliseconds since the
             Unix epoch (0 before its end), and the queues that must be notified of its end; only the stores
             write this.
+        unique: the unique key that it holds or held.
     """
 
     tags: tuple[str, ...] = ()
     expires: Expiry | None = None
     move: Move | None = None
     origins: tuple[int | str, ...] | None = None
+    unique: Lock | None = None
+
+    @property
+    def replaces(self) -> bool:
+        """Whether the job's call may take the place of another job's."""
+        return self.unique is not None and self.unique.conflict in _REPLACING
 
 
 class Way(enum.StrEnum):

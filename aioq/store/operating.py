@@ -11,6 +11,7 @@ import msgspec
 
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.control import WorkerControl
+from aioq.store.extra import Duplicate
 from aioq.store.operations import OperationVerbs
 from aioq.store.pauses import PauseVerbs
 from aioq.store.story import Counted, Story
@@ -166,11 +167,22 @@ class OperatorVerbs(Protocol):
         """The encoded calls of jobs; None for each whose call is gone, and where there is no such job."""
         ...
 
-    async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
+    async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | Duplicate | None]:
         """Queue dead jobs again as if they were new, and return the state each was in.
 
         A job that has failed is queued; any other stays as it is. None stands for no such job, and for one that
-        has failed but whose call is gone.
+        has failed but whose call is gone; a `Duplicate` for one whose unique key another job holds.
+        """
+        ...
+
+    async def unique_owner(self, queue: str, key: str) -> str | None:
+        """The job that holds a unique key; None for none."""
+        ...
+
+    async def release_unique(self, queue: str, key: str) -> str | None:
+        """Give a unique key back for the job that holds it, which goes on; returns that job, None for none.
+
+        If a job waits to follow it, that one holds the key then.
         """
         ...
 

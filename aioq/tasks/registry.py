@@ -178,8 +178,30 @@ def register(
             f"two tasks are named {name!r}: {described(present.function)} and {described(function)}; "
             f"{_advice(name)}"
         )
+    _check_scope(tasks, app, task)
     tasks[name] = task
     return task
+
+
+def _check_scope(tasks: Mapping[str, Task[Any, Any]], app: TaskApp, task: Task[Any, Any]) -> None:
+    """Check that the tasks which share unique keys have one queue: a key holds within a queue only.
+
+    Raises:
+        ConfigError: another task of the same scope has another queue.
+    """
+    scope = task.defaults.unique and task.defaults.unique.scope
+    for other in tasks.values() if scope else ():
+        if other.name == task.name or other.defaults.unique is None or other.defaults.unique.scope != scope:
+            continue
+        queue, its = (
+            app.sender.route(each.name, ANYTHING, Options(queue=each.defaults.queue)).queue
+            for each in (task, other)
+        )
+        if queue != its:
+            raise ConfigError(
+                f"task {task.name!r}: Unique(scope={scope!r}): its queue is {queue!r} and that of task "
+                f"{other.name!r} is {its!r}; a unique key holds within one queue: give both the same queue"
+            )
 
 
 def check_task_name(name: object) -> None:

@@ -17,6 +17,7 @@ from aioq.jobs.options import CallArgs, Options, TaskArgs, check_job_id, listed,
 from aioq.jobs.retry import FunctionRule
 from aioq.producer.call import Call
 from aioq.producer.sender import Route, Sender
+from aioq.producer.unique_keys import check_by
 from aioq.public import public
 from aioq.results.handle import JobHandle
 from aioq.util.callables import called_by, not_importable
@@ -78,7 +79,11 @@ class _Sending:
         if kwargs or len(args) not in route.fitting:  # most calls are valid by their number of arguments alone
             route.signature.check(args, kwargs)
         handle, sent = self.sender.begin(route, args, kwargs)
-        handle.added = await sent
+        added = await sent
+        if added is True or added is False:
+            handle.added = added
+        elif route.unique is not None:
+            route.unique.concede(handle, added)
         return handle
 
     async def send_many(self, arguments: Iterable[Sequence[Any]]) -> list[JobHandle[Any]]:
@@ -95,6 +100,14 @@ class _Sending:
                 route.signature.check(args, {})
                 checked.add(len(args))
         return await self.sender.send_alike(route, every)
+
+    def unique_key(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """The unique key of a call."""
+        route = self._route or self._find_route()
+        route.signature.check(args, kwargs)
+        if route.unique is None:
+            raise ConfigError(f"task {self.name!r}: its jobs are not unique: @app.task(unique=Unique(...))")
+        return route.unique.lock(args, kwargs).key
 
     def named(self, method: FunctionType) -> Callable[..., Any]:
         """A method of this object, under the task's name.
@@ -145,6 +158,9 @@ class Sendable(Generic[P, R]):
                 `priority`: `high`, `normal` or `low`.
                 `expires`: if the job has not been started by then, it is cancelled ("expired"): a datetime with a
                 time zone in the future, or seconds or a timedelta from when the job is due.
+                `unique_key`: a key in place of the one that `Unique` makes of the arguments; 1 to 256 characters.
+                For a task without `unique`, the job holds it until its end.
+                `unique`: a `Unique`, in place of the task's.
                 `tags`: strings that mark the job, in addition to those of its task: at most 16 in all, each of at
                 most 64 characters.
 
@@ -169,6 +185,15 @@ class Sendable(Generic[P, R]):
         signature = self._signature()
         signature.check(args, kwargs)
         return Call(self.name, args, kwargs, self._options, signature)
+
+    def unique_key(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
+        """The unique key of a call, for `app.unique`.
+
+        Raises:
+            ArgumentError: the arguments do not match the function's signature, or no key can be made of them.
+            ConfigError: the task's jobs are not unique.
+        """
+        return self._sending.unique_key(args, kwargs)
 
     def handle(self, job_id: str, *, queue: str | None = None) -> JobHandle[R]:
         """A handle of a job of this task that any process has sent; its result is of the task's return type.
@@ -252,6 +277,7 @@ class Task(Sendable[P, R]):
             expires_ms=defaults.expires_ms,
             expires_at_ms=defaults.expires_at_ms,
             tags=defaults.tags,
+            unique=defaults.unique,
         )
         super().__init__(app, name, route, self._compile)
         self.function = function
@@ -266,6 +292,8 @@ class Task(Sendable[P, R]):
         self.__wrapped__ = function
         with suppress(NameError):  # an annotation names something that is defined later: compiled when needed
             self._compiled = Signature(f"task {name!r}", function, app.own_types)
+        if defaults.unique is not None and self._compiled is not None:
+            check_by(f"task {name!r}", defaults.unique, self._compiled)
 
     def _compile(self) -> Signature:
         if self._compiled is None:

@@ -16,6 +16,7 @@ from aioq.schedules.reconcile import declare
 from aioq.schedules.ticks import tick_due
 from aioq.store.connector import Connector, limits_of
 from aioq.store.contract import Claim, Limits, NewJob, Token
+from aioq.store.extra import Added
 from aioq.store.memory import MemoryStore, MemoryTimetable, ScheduleQueue
 from aioq.store.relay import relay
 from aioq.store.schedules import Entry
@@ -298,7 +299,7 @@ class _ObservedStore(MemoryStore):
         self.claimed += len(claim.jobs)
         return claim
 
-    async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
+    async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[Added]:
         """Add jobs; False for each id that the server already has: that job stays as it is."""
         self._on_queue(queue)
         return await super().enqueue(queue, jobs, again=again)

@@ -33,11 +33,13 @@ class OwnTypes:
 
     Attributes:
         encoder: encodes arguments and results.
+        ordered: encodes values that are equal to equal bytes, whatever the order of their maps and sets.
     """
 
     def __init__(self) -> None:
         self._own: dict[type, _Own] = {}
         self.encoder = msgspec.msgpack.Encoder(enc_hook=self._encode)
+        self.ordered = msgspec.msgpack.Encoder(enc_hook=self._encode, order="deterministic")
 
     def register(self, kind: Any, encode: Any, decode: Any) -> None:
         """Register a type; to register it again with the same functions changes nothing.

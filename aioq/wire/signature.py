@@ -7,7 +7,7 @@ decode. The path in an error names the function's parameter: `$.y: expected int,
 import inspect
 import re
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -120,6 +120,17 @@ class Signature:
                 check(value)
         except ChangedError as error:
             raise ArgumentError(f"{self.where}: argument {name}{error}") from None
+
+    def bound(self, args: Sequence[object], kwargs: Mapping[str, object]) -> Mapping[str, object]:
+        """The arguments of a checked call by the names of their parameters, with the defaults."""
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return bound.arguments
+
+    @property
+    def parameters(self) -> Collection[str]:
+        """The names of the parameters."""
+        return self._signature.parameters.keys()
 
     def named(self, args: Sequence[object], kwargs: Mapping[str, object]) -> list[tuple[str, object]]:
         """The arguments of a call, each with the name of its parameter."""

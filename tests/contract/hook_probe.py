@@ -13,7 +13,7 @@ import redis
 
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Store, Token, Verb
-from aioq.store.extra import Expiry, Extra, Way
+from aioq.store.extra import Expiry, Extra, Lock, Way
 from aioq.store.memory.hooks import Hook
 from aioq.store.memory.records import Record
 from aioq.store.schedules import Entry, Overlap, Tick
@@ -33,7 +33,9 @@ class Probed(Extra, frozen=True, omit_defaults=True, gc=False):
     probe: tuple[int, ...] | None = None
 
 
-PROBED = Probed(probe=(1,))
+KEY = "shop.add:1"
+"""The unique key of that job."""
+PROBED = Probed(probe=(1,), unique=Lock(KEY))
 EXPIRING = Probed(probe=(1,), expires=Expiry(span_ms=SOON))
 
 
@@ -95,10 +97,14 @@ class MemoryProbe(Hook):
         assert record.state.ended
         self.noted.append((record.id, "forget"))
 
-    def reopen(self, record: Record) -> None:
+    def reopen(self, record: Record) -> bool:
         assert record.state is JobState.FAILED
         self.noted.append((record.id, "reopen"))
         self.holding.add(record.id)
+        return True
+
+    def left(self, record: Record) -> None:
+        self.noted.append((record.id, "left"))
 
 
 LUA_PROBE = """\
@@ -122,6 +128,7 @@ LUA_PROBE = """\
       redis.call('RPUSH', q.base .. ':probe:' .. id, 'leave')
       redis.call('SREM', q.base .. ':holders', id)
     end,
+    left = function(q, id) redis.call('RPUSH', q.base .. ':probe:' .. id, 'left') end,
     finish = function(q, id, job)
       if Record.has_ended(job) then error('ends twice') end
       redis.call('RPUSH', q.base .. ':probe:' .. id, 'finish')
@@ -464,6 +471,14 @@ async def _move_away(at: At, *, delay_ms: int = 0) -> Act:
     return lambda store: store.outbox.move(at.queue, [JOB], f"{at.queue}-2")
 
 
+async def _leave(at: At) -> Act:
+    elsewhere = f"{at.queue}-2"
+    await (await _move_away(at))(at.store)
+    reading = await at.store.outbox.read(at.queue, elsewhere)
+    delivery = await at.store.outbox.deliver(elsewhere, at.queue, reading)
+    return lambda store: store.outbox.remove(at.queue, elsewhere, reading, delivery)
+
+
 async def _arrive(at: At) -> Act:
     elsewhere = f"{at.queue}-2"
     assert await at.store.enqueue(elsewhere, [NewJob(JOB, CALL, nonce="n", extra=PROBED)]) == [True]
@@ -561,6 +576,7 @@ CASES = (
     Case("is let go", _let_next, ["back let_next"], ["settle"], job="s@2"),
     Case("is moved to another queue", _move_away, ["leave"], ["move"]),
     Case("is moved before its time", partial(_move_away, delay_ms=LONG), ["leave"], ["move"]),
+    Case("has arrived in another queue", _leave, ["left"], ["outbox_remove"]),
     Case("comes from another queue", _arrive, ["back move"], ["outbox_deliver"]),
     Case("comes and is cancelled", _arrive_cancelled, ["back move", "finish", "ended"], ["outbox_deliver"]),
     Case("comes back because it is refused there", _come_back, ["back move"], ["outbox_remove"]),

@@ -15,7 +15,7 @@ from aioq.errors import ServerError, ServerUnavailableError
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
 from aioq.store.events import Position
-from aioq.store.extra import MovedJob
+from aioq.store.extra import Extra, Lock, MovedJob
 from aioq.store.operating import LISTED_STATES, ListQuery
 from aioq.store.operations import Act, OperationStep, Verdict
 from aioq.store.outbox import Reading
@@ -282,6 +282,7 @@ async def tour(store: RedisStore, queue: str, *, bears: tuple[type[Exception], .
     await add(store.operating.prioritize(queue, list("abc"), Priority.HIGH))
     await add(store.operating.delete(queue, list("abc"), REASON))
     await add(_paused(store, queue))
+    await add(_unique(store, queue))
     await add(store.recover(queue, CRASHED, 100, dead="w"))
     await add(asyncio.gather(store.workers(queue), store.history.rows(queue, 100)))
     await add(_tasks(store, queue))
@@ -297,3 +298,19 @@ async def _paused(store: RedisStore, queue: str) -> list[Any]:
         found += [await store.operating.pauses.read(queue), await store.claim(queue, "w", 1, known=[])]
         await store.operating.pauses.resume(queue, tasks)
     return [*found, await store.shards.backlog(queue)]
+
+
+async def _unique(store: RedisStore, queue: str) -> list[Any]:
+    """Who holds a unique key: a job that runs, one that follows it, one that is replaced; and after a release."""
+    lock, timed = Extra(unique=Lock("k", conflict="latest")), Extra(unique=Lock("t", "within", "replace", LONG))
+    first = NewJob("u1", CALL, extra=lock)
+    found: list[Any] = [await store.enqueue(queue, [first, NewJob("t1", CALL, delay_ms=LONG, extra=timed)])]
+    found += [job.id for job in (await store.claim(queue, "w", 9)).jobs]
+    for job_id, delay_ms in (("u2", 0), ("u3", LONG), ("t2", 0)):
+        extra = timed if job_id == "t2" else lock
+        new = NewJob(job_id, b"x" * 3000, delay_ms=delay_ms, extra=extra)
+        found.append(await store.enqueue(queue, [new], again=job_id == "u3"))
+    for key in "k", "t", "none":
+        found.append(await store.operating.unique_owner(queue, key))
+        found.append(await store.operating.release_unique(queue, key))
+    return [*found, await store.info(queue, ["u1", "u2", "t1"])]

@@ -20,7 +20,7 @@ from aioq.store.redis.keys import base_key
 from aioq.util.clock import ManualClock
 from tests.clusters import Cluster, Clusters
 from tests.contract.conftest import IN_CLUSTER
-from tests.contract.hook_probe import CASES, LIMITS, At, Case, MemoryProbe, ServerProbe, with_probe
+from tests.contract.hook_probe import CASES, KEY, LIMITS, At, Case, MemoryProbe, ServerProbe, with_probe
 from tests.contract.inside import MemoryInside, ServerInside
 from tests.contract.kit import QUEUE, THREE, joined
 from tests.contract.refusing import Refusing, commands_of, refusing, refusing_in_cluster, store_in_cluster
@@ -99,7 +99,17 @@ async def once_and_repeated(case: Case, at: At) -> None:
     assert at.probe.events(case.job) == [*before, *case.events]
     await act(at.store)
     assert at.probe.events(case.job) == [*before, *case.events, *(case.events if case.again else [])]
-    assert (case.job in at.probe.holders()) == (case.events[-1] not in {"ended", "forget", "leave"})
+    if case.events != ["left"]:  # then it holds that of the other queue, which has the same probe in memory
+        assert (case.job in at.probe.holders()) == (case.events[-1] not in {"ended", "forget", "leave"})
+    await has_its_key(case, at)
+
+
+async def has_its_key(case: Case, at: At) -> None:
+    """A unique job holds its key from its send to its end; one that goes to another queue, to its arrival."""
+    (info,) = await at.store.info(at.queue, [case.job])
+    is_unique = info is not None and info.unique_key is not None
+    holds = is_unique and case.events != ["left"] and (case.job in at.probe.holders() or case.events == ["leave"])
+    assert await at.store.operating.unique_owner(at.queue, KEY) == (case.job if holds else None)
 
 
 def at_queue(store: Store, client: redis.Redis, app: str, queue: str) -> At:
@@ -167,6 +177,9 @@ async def refused_each(case: Case, user: Refusing) -> None:
         # Of one that is not there, or has ended, nobody minds what it holds: its call was never repeated.
         nobodys = {case.job} if dies and case.events[0] in {"enter", "reopen", "back move"} else set[str]()
         assert at.probe.holders() <= nobodys, at.queue
+        is_on_its_way = case.events == ["leave"] or (dies and case.scripts == ["outbox_remove"])
+        if not is_on_its_way:
+            assert await at.store.operating.unique_owner(at.queue, KEY) is None, at.queue
 
 
 def last_change(job: str, at: At) -> str:

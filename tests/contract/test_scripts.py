@@ -262,6 +262,8 @@ CALLS: dict[str, Call] = {
     "outbox_remove": lambda store, n: store.outbox.remove(
         QUEUE, "post", Reading([ENTRY] * n), DeliveryResult(["applied"] * n, "")
     ),
+    "unique_owner": lambda store, _: store.operating.unique_owner(QUEUE, "sync:1"),
+    "unique_release": lambda store, _: store.operating.release_unique(QUEUE, "sync:1"),
     "outbox_look": lambda store, n: store.outbox.look(QUEUE, "post", [MovedJob("job", QUEUE, "1 ")] * n),
     "outbox_lost": lambda store, n: store.outbox.lost(QUEUE, "post", ["job"] * n),
     "ask": lambda store, _: store.operating.control.ask(QUEUE, "w", "name\nwhat"),
@@ -310,6 +312,8 @@ REPLIES: dict[str, Callable[[int], Any]] = {
     "outbox_deliver": lambda n: [[b"", []], *[b"applied"] * n],
     "outbox_remove": lambda _: [0],
     "outbox_look": lambda _: [0],
+    "unique_owner": lambda _: b"",
+    "unique_release": lambda _: b"",
     "info": lambda n: [[]] * n,
     "count": lambda _: [0, 0, 1, b"0"],
     "pause": lambda _: b"0",

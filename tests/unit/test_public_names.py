@@ -11,9 +11,9 @@ from aioq.tasks.task import Sendable, Task
 APP = """
 aclose by_name cron events every from_config handle jobs lifespan load middleware name operations queue
 register_type run_sync schedule schedules send send_many send_many_sync send_sync settings state task tasks
-test workers
+test unique workers
 """
-SENDABLE = "call handle name options send send_many send_many_sync send_sync"
+SENDABLE = "call handle name options send send_many send_many_sync send_sync unique_key"
 TASK = f"{SENDABLE} defaults executor function"
 HANDLE = """
 added cancel cancel_sync copy delete events events_sync follow_logs follow_logs_sync id info info_sync logs
@@ -26,15 +26,16 @@ sent_at snooze state tags task time_left
 """
 SCHEDULES = "get list pause put remove resume run_now"
 PACKAGE = """
-AioqError App ArgumentError Call Cancel ConfigError DuplicateTaskError EmbeddedServerError Event EventKind
-EventStream Fail FailedAttempt Failure JobCancelledError JobContext JobCount JobError JobEvent JobFailed
-JobHandle JobInfo JobNotFoundError JobPage JobQuery JobState LoadError LogLine Middleware NewerVersionError
-NoJobError Operation OperationInfo OperationState Outcome OutcomeKind Outgoing PauseInfo PayloadTooLargeError
-Percentiles Priority ProcessDiedError Progress Queue QueueActivity QueueHandle QueueInfo QueueStats QueueTask
-RemoteError ResultError Retry RunningLoopError Schedule ScheduleConflictError ScheduleNotFoundError SendError
-ServerError ServerRejectedError ServerUnavailableError ShardInfo Snooze Stack Task TimelineEntry
-UnknownTaskError Why WhyCode WhyReason WireError WorkerFigures WorkerInfo WorkerNotFoundError WorkerQuery
-WorkerRefusedError WorkerStacks WouldDeadlock WrongLoopError as_completed current_job gather gather_sync
+AioqError App ArgumentError Call Cancel ConfigError DuplicateJobError DuplicateTaskError EmbeddedServerError
+Event EventKind EventStream Fail FailedAttempt Failure JobCancelledError JobContext JobCount JobError JobEvent
+JobFailed JobHandle JobInfo JobNotFoundError JobPage JobQuery JobState LoadError LogLine Middleware
+NewerVersionError NoJobError Operation OperationInfo OperationState Outcome OutcomeKind Outgoing PauseInfo
+PayloadTooLargeError Percentiles Priority ProcessDiedError Progress Queue QueueActivity QueueHandle QueueInfo
+QueueStats QueueTask RemoteError ResultError Retry RunningLoopError Schedule ScheduleConflictError
+ScheduleNotFoundError SendError ServerError ServerRejectedError ServerUnavailableError ShardInfo Snooze Stack
+Task TimelineEntry Unique UnknownTaskError Why WhyCode WhyReason WireError WorkerFigures WorkerInfo
+WorkerNotFoundError WorkerQuery WorkerRefusedError WorkerStacks WouldDeadlock WrongLoopError as_completed
+current_job gather gather_sync
 """
 
 app = App("shop", url="redis://nowhere")

@@ -160,6 +160,7 @@ def facts(info: JobInfo) -> Iterator[tuple[str, str]]:
     yield "started", moment(info.started_at)
     yield "ended", moment(info.ended_at)
     yield "expires", moment(info.expires_at)
+    yield "unique key", info.unique_key or ""
     yield "worker", info.worker or ""
     if info.progress is not None:
         yield "progress", progress_text(info.progress)

@@ -125,7 +125,8 @@ class Endings:
         """Reset a dead job to one that was never run; returns whether it can be queued now."""
         if record.state is not JobState.FAILED or record.envelope is None:
             return False
-        self._hooks.reopen(record)
+        if not self._hooks.may_reopen(record):
+            return False
         self.dead.drop(record.id)
         record.reset()
         return True

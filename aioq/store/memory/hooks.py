@@ -42,8 +42,13 @@ class Hook:
     def leave(self, record: Record) -> None:
         """Called when a job is moved to another queue, where `back` is called with `Way.MOVE`."""
 
-    def reopen(self, record: Record) -> None:
-        """Called when a dead job is about to be queued again."""
+    def left(self, record: Record) -> None:
+        """Called when a job that was moved has arrived in the other queue."""
+
+    def reopen(self, record: Record) -> bool:
+        """Called when a dead job is about to be queued again; returns whether it may."""
+        del record
+        return True
 
 
 class Hooks:
@@ -92,10 +97,15 @@ class Hooks:
         for hook in self._of(record):
             hook.leave(record)
 
-    def reopen(self, record: Record) -> None:
-        """Call the hooks for a dead job that is about to be queued again."""
+    def left(self, record: Record) -> None:
+        """Call the hooks for a job that has arrived in another queue."""
         for hook in self._of(record):
-            hook.reopen(record)
+            hook.left(record)
+
+    def may_reopen(self, record: Record) -> bool:
+        """Whether a dead job may be queued again; every hook is called, whatever the others return."""
+        asked = [hook.reopen(record) for hook in self._of(record)]
+        return all(asked)
 
     def _of(self, record: Record) -> Iterator[Hook]:
         extra = record.extra
@@ -146,7 +156,7 @@ class ExpiryHook(Hook):
             self._timers.set(EXPIRE, record.id, expires.at_ms)
         elif way is Way.RESCHEDULE and not expires.begun:
             self.enter(record)
-        elif way in _AFTER_RUN:
+        elif way in AFTER_RUN:
             _begin(record, begun=True, has_run=True)
 
     def ended(self, record: Record) -> None:
@@ -157,9 +167,10 @@ class ExpiryHook(Hook):
         """Stop the timer; the other queue sets its own."""
         self._timers.stop(EXPIRE, record.id)
 
-    def reopen(self, record: Record) -> None:
+    def reopen(self, record: Record) -> bool:
         """Let the job never expire again: it is queued by hand."""
         _begin(record, begun=True, has_run=True)
+        return True
 
 
 def expiry_of(record: Record) -> Expiry:
@@ -168,7 +179,7 @@ def expiry_of(record: Record) -> Expiry:
     return record.extra.expires
 
 
-_AFTER_RUN = frozenset({Way.RETRY, Way.SNOOZE, Way.INTERRUPT, Way.CUT, Way.CRASH, Way.RECOVER, Way.DEPART})
+AFTER_RUN = frozenset({Way.RETRY, Way.SNOOZE, Way.INTERRUPT, Way.CUT, Way.CRASH, Way.RECOVER, Way.DEPART})
 """The ways in which a job comes back that its worker may have started."""
 
 

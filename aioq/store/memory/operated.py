@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from aioq.jobs.job import JobState, Priority
-from aioq.store.extra import Way
+from aioq.store.extra import Duplicate, Way
 from aioq.store.memory.endings import Endings
 from aioq.store.memory.hooks import Hooks
 from aioq.store.memory.lanes import FRONT, Lanes
 from aioq.store.memory.records import Record
+from aioq.store.memory.unique import Uniques, lock_of
 from aioq.store.operating import Listed, Listing, ListPosition, ListQuery
 from aioq.store.story import Counted
 
@@ -21,6 +22,7 @@ class OperatedJobs:
         lanes: its lanes.
         endings: ends jobs, and has the dead ones.
         hooks: the queue's hooks.
+        uniques: the unique keys.
         held: by worker the ids of the jobs that it holds.
         enqueue: queues a job.
     """
@@ -33,6 +35,7 @@ class OperatedJobs:
         endings: Endings,
         hooks: Hooks,
         *,
+        uniques: Uniques,
         held: Mapping[str, Iterable[str]],
         enqueue: Callable[[Record], None],
     ) -> None:
@@ -43,6 +46,7 @@ class OperatedJobs:
         self._endings = endings
         self._hooks = hooks
         self._enqueue = enqueue
+        self._uniques = uniques
 
     def __len__(self) -> int:
         return len(self._records)
@@ -68,7 +72,7 @@ class OperatedJobs:
         record = self._records.get(job_id)
         return record and record.envelope
 
-    def reopen(self, job_id: str) -> JobState | None:
+    def reopen(self, job_id: str) -> JobState | Duplicate | None:
         """Queue a dead job again; see `OperatorVerbs.reopen`."""
         record = self.here(job_id)
         if record is None or (record.state is JobState.FAILED and record.envelope is None):
@@ -76,6 +80,8 @@ class OperatedJobs:
         state = record.state
         if self._endings.reopen(record):
             self._enqueue(record)
+        elif state is JobState.FAILED:
+            return Duplicate(self._uniques.owner(record.id, lock_of(record)) or "")
         return state
 
     def delete(self, job_id: str, outcome: bytes) -> JobState | None:

@@ -6,12 +6,14 @@ from typing import Protocol
 
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Limits
+from aioq.store.extra import Duplicate
 from aioq.store.leases import WorkerLease
 from aioq.store.memory.control import MemoryWorkerControl, QueueRequests
 from aioq.store.memory.operations import MemoryOperations, OperationQueue
 from aioq.store.memory.pauses import MemoryPauses, QueuePauses
 from aioq.store.memory.schedules import MemoryQueueTimetable
 from aioq.store.memory.story import MemoryStory, StoryQueue
+from aioq.store.memory.unique import Uniques
 from aioq.store.operating import MOST_LISTED, Counted, Listing, ListPosition, ListQuery
 from aioq.util.clock import Clock
 
@@ -22,6 +24,7 @@ class OperatedQueue(OperationQueue, StoryQueue, Protocol):
     pauses: QueuePauses
     timetable: MemoryQueueTimetable
     requests: QueueRequests
+    uniques: Uniques
 
     def workers(self) -> Sequence[WorkerLease]:
         """The workers of this queue."""
@@ -99,10 +102,20 @@ class MemoryOperatorVerbs:
         with self._locked(queue) as locked:
             return [locked.jobs.call(job_id) for job_id in job_ids]
 
-    async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
+    async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | Duplicate | None]:
         """Queue dead jobs again as if they were new, and return the state each was in."""
         with self._locked(queue) as locked:
             return [locked.jobs.reopen(job_id) for job_id in job_ids]
+
+    async def unique_owner(self, queue: str, key: str) -> str | None:
+        """The job that holds a unique key; None for none."""
+        with self._locked(queue) as locked:
+            return locked.uniques.holder(key)
+
+    async def release_unique(self, queue: str, key: str) -> str | None:
+        """Give a unique key back for the job that holds it; returns that job, None for none."""
+        with self._locked(queue) as locked:
+            return locked.uniques.release(key)
 
     async def delete(self, queue: str, job_ids: Sequence[str], outcome: bytes) -> list[JobState | None]:
         """Delete jobs, and return the state each was in."""

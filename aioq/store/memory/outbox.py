@@ -19,6 +19,7 @@ from aioq.store.memory.endings import Endings
 from aioq.store.memory.hooks import Hook, Hooks
 from aioq.store.memory.records import Record
 from aioq.store.memory.timers import OPERATE, RELAY, Timers
+from aioq.store.memory.unique import Uniques
 from aioq.store.outbox import HOLD_MS, MOST_ENTRIES, DeliveryResult, MovedJobsReport, OutboxEntry, Reading, Removal
 from aioq.util.clock import Clock
 
@@ -40,6 +41,7 @@ class QueueParts:
         place: puts a job into its lane, or schedules it if the time is not None; calls its hooks.
         cancel: cancels a job; returns the state it was in.
         wake: wakes a worker, so that it learns when the next timer is due.
+        uniques: the unique keys.
     """
 
     records: dict[str, Record]
@@ -51,6 +53,7 @@ class QueueParts:
     place: Callable[[Record, int | None, Way], None]
     cancel: Callable[[str, bytes, int], JobState | None]
     wake: Callable[[], None]
+    uniques: Uniques
 
 
 class QueueOutbox:
@@ -169,6 +172,9 @@ class QueueOutbox:
             if not self._parts.endings.free_id(there):
                 return False
             there = None
+        lock = record.extra.unique if record.extra else None
+        if lock is not None and lock.until != "within" and self._parts.uniques.owner(record.id, lock) is not None:
+            return False  # it stays where it is as long as another job holds its unique key here
         move, extra = record.move, record.extra
         assert move is not None and extra is not None  # noqa: PT018 - one fact: it was moved
         notified = dict.fromkeys([source, *(there.origins if there else ())])
@@ -217,6 +223,7 @@ class QueueOutbox:
                 return self._take_back(record, record.move)
             if record.cancellation is not None:
                 self.add(target, "cancel", record.id, record.cancellation)
+            self._parts.hooks.left(record)
             record.envelope = None
             origins = None if record.extra is None else record.extra.origins
             record.extra = Extra(move=msgspec.structs.replace(record.move, entry=""), origins=origins)
@@ -283,9 +290,10 @@ class OriginsHook(Hook):
         """Keep the record for a shorter time."""
         record.set_origins(self._clock.now_ms() + left_ms, record.origins)
 
-    def reopen(self, record: Record) -> None:
+    def reopen(self, record: Record) -> bool:
         """The job has not ended any more."""
         record.set_origins(0, record.origins)
+        return True
 
 
 class HasOutbox(Protocol):

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.contract import Claim, Limits, NewJob, Settlement, Token, WaitReply
 from aioq.store.events import LiveKind
-from aioq.store.extra import Way
+from aioq.store.extra import Added, Duplicate, Way
 from aioq.store.history import NO_REPORT, End
 from aioq.store.leases import LeaseRequest, Renewal, WorkerLease
 from aioq.store.memory.control import QueueRequests
@@ -28,6 +28,7 @@ from aioq.store.memory.schedules import MemoryQueueTimetable, Revisions
 from aioq.store.memory.settling import Settling
 from aioq.store.memory.taking import Taking
 from aioq.store.memory.timers import Timers
+from aioq.store.memory.unique import UniqueHook, Uniques
 from aioq.store.pubsub import ASK, SEPARATOR, dispatch_channel, worker_channel
 from aioq.store.upkeep import Backlog, Promotion, RecoveryStep
 from aioq.util.clock import Clock
@@ -53,6 +54,7 @@ class MemoryQueue:
         pauses: what is paused.
         requests: what its workers are asked for.
         timetable: the schedules.
+        uniques: which jobs hold unique keys.
     """
 
     def __init__(
@@ -65,8 +67,7 @@ class MemoryQueue:
         *,
         hooks: Mapping[str, Hook] = MappingProxyType({}),
     ) -> None:
-        self.lanes = Lanes()
-        self.mail = Mail()
+        self.lanes, self.mail = Lanes(), Mail()
         self._app, self._name = app, name
         self._clock, self._limits = clock, limits
         self._records: dict[str, Record] = {}
@@ -75,23 +76,22 @@ class MemoryQueue:
             self._leases.is_registered, lambda worker: self.mail.send(worker_channel(app, name, worker), ASK)
         )
         self.pauses = QueuePauses(self.lanes, clock, self._leases.all, self._notify_of_pauses, self._note_pauses)
+        self._hooks, self._timers = Hooks(table := dict(hooks)), Timers()
+        moves = (self._place, self.reschedule, self._hooks)
+        self.uniques = Uniques(self._records, clock, limits.tombstone_ms, moves)
         self.timetable = MemoryQueueTimetable(
-            self._records,
-            revisions,
-            self._leases,
+            *(self._records, revisions, self._leases),
+            place=self.uniques.place_tick,
             add=self.add,
             release=lambda record: self._return(record, Way.LET_NEXT, front=False),
-            wake=lambda: self.lanes.push(Priority.NORMAL, WAKE_UP),
+            wake=self._wake_one,
         )
         self._delayed = Delayed(self._records)
-        self._timers = Timers()
-        origins = OriginsHook(lambda: self.outbox, clock)
-        self._hooks = Hooks({"expires": ExpiryHook(self._timers, clock), "origins": origins, **hooks})
+        table |= {"expires": ExpiryHook(self._timers, clock), "origins": OriginsHook(lambda: self.outbox, clock)}
+        table["unique"] = UniqueHook(self.uniques)
         self.history = QueueHistory(clock, limits)
         self.endings = Endings(
-            self._records,
-            clock,
-            limits,
+            *(self._records, clock, limits),
             mail=self.mail,
             hooks=self._hooks,
             timers=self._timers,
@@ -101,7 +101,7 @@ class MemoryQueue:
         self.outbox = QueueOutbox(
             QueueParts(
                 *(self._records, clock, limits, self._hooks, self._timers, self.endings),
-                *(self._place, self.cancel, lambda: self.lanes.push(Priority.NORMAL, WAKE_UP)),
+                *(self._place, self.cancel, self._wake_one, self.uniques),
             )
         )
         self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)
@@ -109,15 +109,21 @@ class MemoryQueue:
             self._records, self.lanes, self._hooks, self.pauses, clock, held=self._held, put_back=self._put_back
         )
         self.jobs = OperatedJobs(
-            name, self._records, self.lanes, self.endings, self._hooks, held=self._held, enqueue=self._queue
+            *(name, self._records, self.lanes, self.endings, self._hooks),
+            uniques=self.uniques,
+            held=self._held,
+            enqueue=self._queue,
         )
         self._cancelling: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._settling = Settling(self.endings, self.history, limits, clock, self._place)
+        self._settling.is_followed = self.uniques.is_followed
 
-    def enqueue(self, job: NewJob, *, again: bool) -> bool:
+    def enqueue(self, job: NewJob, *, again: bool) -> Added:
         """Add a job; False if its id exists already, unless an earlier attempt of this send has added it."""
         if again and self.endings.has_ended(job.nonce or job.id):
             return True
+        if again and (replaced := self.uniques.replaced(job.nonce or job.id)) is not None:
+            return replaced
         now, there = self._clock.now_ms(), self._records.get(job.id)
         if there is not None and again and there.nonce == job.nonce:
             return True
@@ -125,7 +131,11 @@ class MemoryQueue:
             return False
         record = Record(job.id, bytes(job.envelope), job.priority, now, job.nonce, extra=job.extra)
         record.waiters += filter(None, [job.waiter])
-        self.add(record, now + job.delay_ms if job.delay_ms else job.eta_ms)
+        due_ms = now + job.delay_ms if job.delay_ms else job.eta_ms
+        instead = self.uniques.place(record, due_ms)
+        if instead is not None and instead != job.id:
+            return Duplicate(instead)
+        self.add(record, due_ms, held=instead is not None)
         return True
 
     def add(self, record: Record, due_ms: int | None, *, held: bool = False) -> None:
@@ -294,6 +304,9 @@ class MemoryQueue:
         return state
 
     # Queueing again
+
+    def _wake_one(self) -> None:
+        self.lanes.push(Priority.NORMAL, WAKE_UP)
 
     def _return(self, record: Record, way: Way, *, front: bool = True) -> None:
         self._hooks.back(record, way)

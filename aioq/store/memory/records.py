@@ -186,6 +186,7 @@ class Record:
             headers=found.headers,
             tags=self.tags,
             expires_at=_time(self.extra.expires.at_ms) if self.extra and self.extra.expires else None,
+            unique_key=self.extra.unique.key if self.extra and self.extra.unique else None,
             failed_attempts=tuple(map(failed_attempt, self.log)),
             result=found.value if results else None,
         )

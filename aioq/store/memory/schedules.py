@@ -67,6 +67,7 @@ class MemoryQueueTimetable:
         records: the queue's jobs.
         revisions: the store's revisions, and its clock.
         leases: the queue's workers.
+        place: decides about a job with a unique key, as `Uniques.place_tick`.
         add: adds a job that is due at a time in ms, or is `held` back.
         release: queues a job that was held back.
         wake: wakes a worker, so that it learns of an earlier tick.
@@ -78,6 +79,7 @@ class MemoryQueueTimetable:
         revisions: Revisions,
         leases: Leases,
         *,
+        place: Callable[[Record, int], str | None],
         add: Callable[..., None],
         release: Callable[[Record], None],
         wake: Callable[[], None],
@@ -85,6 +87,7 @@ class MemoryQueueTimetable:
         self._clock = revisions.clock
         self._records = records
         self._revisions = revisions
+        self._place = place
         self._add_job = add
         self._release = release
         self._wake = wake
@@ -230,20 +233,19 @@ class MemoryQueueTimetable:
         if busy and (overlap is Overlap.SKIP or self._unfinished(kept.held)):
             kept.entry = msgspec.structs.replace(entry, skipped=entry.skipped + 1)
             return False
-        self._add(job_id, envelope, entry, due_ms, held=busy)
+        record = Record(job_id, envelope, entry.priority, self._clock.now_ms(), extra=entry.extra)
+        if job_id not in self._records:  # else it was made already
+            instead = self._place(record, due_ms)
+            if instead is not None and instead != job_id:
+                kept.entry = msgspec.structs.replace(entry, skipped=entry.skipped + 1)
+                return False
+            self._add_job(record, due_ms, held=busy or instead is not None)
         if busy:
             kept.held = job_id
         else:
             kept.current, kept.held = job_id, ""
         kept.entry = msgspec.structs.replace(entry, runs=entry.runs + 1)
         return True
-
-    def _add(self, job_id: str, envelope: bytes, entry: Entry, due_ms: int, *, held: bool) -> None:
-        """Add a tick's job, unless its id exists already."""
-        if job_id in self._records:
-            return
-        record = Record(job_id, envelope, entry.priority, self._clock.now_ms(), extra=entry.extra)
-        self._add_job(record, due_ms, held=held)
 
     def _let_next(self, kept: _StoredSchedule) -> None:
         held = self._records.get(kept.held)

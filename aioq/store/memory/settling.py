@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from aioq.jobs.job import JobState
 from aioq.store.contract import Limits, Settlement, Verb
 from aioq.store.extra import Way
@@ -30,6 +32,9 @@ class Settling:
         limits: the App's limits.
         clock: tells the time.
         requeue: queues a job again.
+
+    Attributes:
+        is_followed: whether another job is run once a job has ended.
     """
 
     def __init__(
@@ -40,6 +45,7 @@ class Settling:
         self._limits = limits
         self._clock = clock
         self._requeue = requeue
+        self.is_followed: Callable[[Record], bool] = lambda _: False
         self._verbs: dict[Verb, Callable[[Record, Settlement], None]] = {
             Verb.SUCCEEDED: lambda record, s: endings.finish(record, JobState.SUCCEEDED, s.outcome, s.ttl_ms),
             Verb.CANCELLED: lambda record, s: endings.finish(record, JobState.CANCELLED, s.outcome, s.ttl_ms),
@@ -62,6 +68,9 @@ class Settling:
         self._requeue(record, self._clock.now_ms() + delay_ms if delay_ms > 0 else None, way)
 
     def _retry(self, record: Record, settlement: Settlement) -> None:
+        if self.is_followed(record):  # no further attempt is made if another job waits to take its place
+            self._fail(record, msgspec.structs.replace(settlement, ttl_ms=self._limits.result_ttl_ms))
+            return
         record.attempts += 1
         self._history.log_attempt(record, End.RETRIED, settlement.outcome)
         record.outcome, record.parked_ms, record.cuts = settlement.outcome, None, 0

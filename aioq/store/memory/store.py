@@ -10,6 +10,7 @@ from types import MappingProxyType
 from aioq.jobs.job import JobInfo, JobState
 from aioq.store.contract import Claim, Claimed, Limits, NewJob, Settlement, Token, WaitReply
 from aioq.store.diagnosis import Diagnosis, ServerInfo, ServerReport
+from aioq.store.extra import Added
 from aioq.store.leases import LeaseRequest, Renewal, WorkerLease
 from aioq.store.memory.history import MemoryHistory
 from aioq.store.memory.hooks import Hook
@@ -107,7 +108,7 @@ class MemoryStore:
         """A new lease client."""
         return MemoryLeaseClient(self._renew)
 
-    async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
+    async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[Added]:
         """Add jobs; False for each id that the server already has: that job stays as it is."""
         with self._locked(queue) as locked:
             return [locked.enqueue(job, again=again) for job in jobs]

@@ -31,13 +31,14 @@ def enqueue_one_args(jobs: NewJobs, *, marks: str = "") -> list[Arg] | None:
     return [job_id, envelope, waiter, marks]
 
 
-def enqueue_args(jobs: NewJobs, *, again: bool, marks: str = "") -> list[Arg]:
+def enqueue_args(jobs: NewJobs, *, again: bool, marks: str = "", tombstone_ms: int = 0) -> list[Arg]:
     """The arguments of `enqueue.lua`.
 
     Args:
         jobs: what to enqueue.
         again: an earlier call may have added these jobs.
         marks: which events of them are written.
+        tombstone_ms: for how long after its send a job must be found.
     """
     ids, envelopes, special = jobs.ids, jobs.envelopes, jobs.special.values()
     sizes = _encode([*map(len, envelopes)])
@@ -46,7 +47,9 @@ def enqueue_args(jobs: NewJobs, *, again: bool, marks: str = "") -> list[Arg]:
     waiter = next((job.waiter for job in special if job.waiter), "")
     placed = any(job.extra or any(_lane_due(job)) for job in special)
     places = _encode([each for job in jobs for each in (*_lane_due(job), job.extra or False)]) if placed else b""
-    first = ["again" if again else "", nonces, places, waiter, b"".join(envelopes), sizes]
+    may_replace = placed and any(job.extra and job.extra.replaces for job in special)
+    repeated = ("again" if again else "") + (str(tombstone_ms) if may_replace else "")
+    first = [repeated, nonces, places, waiter, b"".join(envelopes), sizes]
     return [*first, *_packed(ids), marks]
 
 

@@ -48,6 +48,7 @@ MANY = frozenset(
         "receipt",
         "operation",
         "tombstone",
+        "unique",
     )
 )
 """The names of keys of which a queue has many; an id follows."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Limits
+from aioq.store.extra import Duplicate
 from aioq.store.operating import MOST_LISTED, Counted, Listed, Listing, ListPosition, ListQuery
 from aioq.store.redis.control import RedisWorkerControl
 from aioq.store.redis.history import about_arg
@@ -16,7 +17,7 @@ from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.operations import RedisOperations
 from aioq.store.redis.paging import BEGIN, LANE_BEGIN, MORE, LanePosition, ScriptCall, all_workers, text_of
 from aioq.store.redis.pauses import RedisPauses
-from aioq.store.redis.replies import parse_info, parse_states
+from aioq.store.redis.replies import parse_info, parse_reopened, parse_states
 from aioq.store.redis.schedule_queues import Register
 from aioq.store.redis.story import RedisStory
 from aioq.wire.messages import error_text
@@ -125,9 +126,17 @@ class RedisOperatorVerbs:
         records = await self._records(queue, job_ids, calls=True)
         return [_call_in(fields) or None for fields in records]
 
-    async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
+    async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | Duplicate | None]:
         """Queue dead jobs again as if they were new, and return the state each was in."""
-        return parse_states(await self._call_confirmed("reopen", queue, [_name(), *job_ids]))
+        return parse_reopened(await self._call_confirmed("reopen", queue, [_name(), *job_ids]))
+
+    async def unique_owner(self, queue: str, key: str) -> str | None:
+        """The job that holds a unique key; None for none."""
+        return (await self._call("unique_owner", queue, [key])).decode() or None
+
+    async def release_unique(self, queue: str, key: str) -> str | None:
+        """Give a unique key back for the job that holds it; returns that job, None for none."""
+        return (await self._call_confirmed("unique_release", queue, [key])).decode() or None
 
     async def delete(self, queue: str, job_ids: Sequence[str], outcome: bytes) -> list[JobState | None]:
         """Delete jobs, and return the state each was in."""

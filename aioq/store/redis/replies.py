@@ -11,7 +11,7 @@ from aioq.errors import WireError
 from aioq.jobs.job import WAITS, JobInfo, JobState, Priority, Progress, put_off
 from aioq.store.contract import LATER, MISSING, Claim, Claimed, WaitReply
 from aioq.store.control import ASKED
-from aioq.store.extra import MovedJob
+from aioq.store.extra import Added, Duplicate, MovedJob
 from aioq.store.history import AttemptNote, failed_attempt
 from aioq.store.leases import Renewal, WorkerLease
 from aioq.store.pauses import Pause, PausePeriod, Pauses
@@ -104,9 +104,20 @@ def skipped_by_claim(reply: Sequence[Any]) -> tuple[str, str]:
     return reply[2][0].decode(), reply[2][1].decode(errors="backslashreplace")
 
 
-def parse_added(reply: int) -> list[bool]:
+def parse_added(reply: int) -> list[Added]:
     """The result of `enqueue_one.lua`."""
     return [reply == 1]
+
+
+def parse_enqueued(count: int, reply: Sequence[Any]) -> list[Added]:
+    """The result of `enqueue.lua` for so many jobs."""
+    added: list[Added] = [True] * count
+    for each in reply:
+        if isinstance(each, int):
+            added[each - 1] = False
+        else:
+            added[each[0] - 1] = Duplicate(each[1].decode())
+    return added
 
 
 def parse_dispatched(message: bytes) -> Claimed:
@@ -251,8 +262,24 @@ def parse_wait(reply: Sequence[bytes | int | None]) -> list[WaitReply]:
 
 
 def parse_states(reply: Sequence[bytes]) -> list[JobState | None]:
-    """The result of `cancel.lua`, `reschedule.lua`, `reopen.lua`, `delete.lua` and `prioritize.lua`."""
+    """The result of `cancel.lua`, `reschedule.lua`, `delete.lua` and `prioritize.lua`."""
     return [JobState(state.decode()) if state else None for state in reply]
+
+
+HELD = b"held "
+"""What `reopen.lua` says, before an id, of a job whose unique key the job of this id holds."""
+
+
+def parse_reopened(reply: Sequence[bytes]) -> list[JobState | Duplicate | None]:
+    """The result of `reopen.lua`."""
+    return [
+        Duplicate(state.removeprefix(HELD).decode())
+        if state.startswith(HELD)
+        else JobState(state.decode())
+        if state
+        else None
+        for state in reply
+    ]
 
 
 def parse_info(queue: str, job_id: str, fields: Sequence[Any], *, results: bool = False) -> JobInfo | None:
@@ -294,6 +321,7 @@ def _info(queue: str, job_id: str, record: dict[str, Any], *, results: bool) -> 
         headers=description.headers,
         tags=_tags(record.get("tags", ())),
         expires_at=_time(record.get("expires") or None),
+        unique_key=record["unique"].decode(errors="backslashreplace") if "unique" in record else None,
         failed_attempts=tuple(map(failed_attempt, _LOG.decode(record["log"]))) if "log" in record else (),
         result=description.value if results else None,
     )

@@ -92,7 +92,7 @@ READS_ONLY = frozenset(
             "list_waiting",
             "pauses",
         ),
-        *("operation_read", "schedule_owners", "schedule_read", "stats", "workers"),
+        *("operation_read", "schedule_owners", "schedule_read", "stats", "unique_owner", "workers"),
     }
 )
 """Commands that write nothing. As functions they are served even while a server refuses writes."""

@@ -14,7 +14,7 @@ from aioq.jobs.job import JobInfo, JobState
 from aioq.store.columns import NewJobs
 from aioq.store.contract import Claim, Claimed, Limits, NewJob, Settlement, Token, WaitReply
 from aioq.store.diagnosis import Diagnosis, ServerInfo
-from aioq.store.extra import CALL_GONE, EXPIRED
+from aioq.store.extra import CALL_GONE, EXPIRED, Added
 from aioq.store.leases import WorkerLease
 from aioq.store.pubsub import dispatch_channel
 from aioq.store.redis import replies
@@ -197,14 +197,14 @@ class RedisStore:
             outage=self._was_unreachable,
         )
 
-    def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[bool]]:
+    def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[Added]]:
         """Add jobs; False for each id that the server already has: that job stays as it is."""
         columns = jobs if isinstance(jobs, NewJobs) else NewJobs(jobs)
         one = None if again else enqueue_one_args(columns, marks=self._marks)
         if one is not None:
             return self._begin("enqueue_one", queue, one, replies.parse_added, self._confirmation)
-        args = enqueue_args(columns, again=again, marks=self._marks)
-        return self._begin("enqueue", queue, args, partial(replies.not_in, len(jobs)), self._confirmation)
+        args = enqueue_args(columns, again=again, marks=self._marks, tombstone_ms=self._limits.tombstone_ms)
+        return self._begin("enqueue", queue, args, partial(replies.parse_enqueued, len(jobs)), self._confirmation)
 
     async def claim(
         self,

@@ -8,6 +8,7 @@ from aioq.errors import ConfigError
 from aioq.jobs.job import Priority
 from aioq.jobs.options import MAX_DELAY, NAMES, Options, check_name, make_options, unknown_option
 from aioq.jobs.retry import Retry, RetryRule
+from aioq.jobs.unique import Unique
 
 WHERE = "task 'shop.add'"
 FAR = datetime(2999, 1, 1, tzinfo=UTC)
@@ -45,6 +46,8 @@ ONE_OF_EACH: dict[str, list[Any]] = {
     "eta": [MOMENT],
     "job_id": ["order-7"],
     "shard_key": ["customer-7"],
+    "unique": [Unique(by="user_id")],
+    "unique_key": ["user-7"],
     "headers": [{"a": "b"}],
 }
 

@@ -12,6 +12,7 @@ from aioq.errors import ServerUnavailableError
 from aioq.jobs.job import JobInfo, JobState
 from aioq.store.contract import Claim, Claimed, Limits, NewJob, Settlement, Token, WaitReply
 from aioq.store.diagnosis import Diagnosis, ServerInfo
+from aioq.store.extra import Added
 from aioq.store.leases import LeaseClient, WorkerLease
 from aioq.store.pubsub import dispatch_channel
 from aioq.store.redis.calls import ClusterNode
@@ -206,7 +207,7 @@ class ClusterStore:
         node = self._router.nodes.get(address)
         return None if node is None else node.lease_client()
 
-    def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[bool]]:
+    def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[Added]]:
         """Add jobs; False for each id that the server already has: that job stays as it is."""
         return self._begin(queue, lambda node: node.enqueue(queue, jobs, again=again))
 

@@ -5,11 +5,13 @@
 --
 -- Its arguments are few, and long; docs/design.md, "An enqueue has few arguments, and long ones".
 --
--- NEEDS: keys, msgpack, record_text_write, record, lanes, hooks, dead, history, events
--- USES: reads counters, job, listening, scheduled, standing, tombstone; writes body, counters, dead, events, idle,
---   job, lanes, outbox, scheduled, standing, stats, timers, wakeable; publishes dispatched
+-- NEEDS: keys, msgpack, record_text_write, record, lanes, timers, hooks, dead, history, events, unique, successors
+-- USES: reads counters, job, listening, scheduled, standing, tombstone, unique; writes body, counters, dead,
+--   events, idle, job, lanes, leftovers, outbox, scheduled, standing, stats, timers, tombstone, unique, wakeable;
+--   publishes dispatched
 -- KEYS: 1 base key
--- ARGV: 1 'again' if an earlier call may have added these jobs, else '';
+-- ARGV: 1 'again' if an earlier call may have added these jobs, else ''; then, if the call of one of them may take
+--   the place of another job's, for how many ms after its send a job must be found;
 --   2 a MessagePack array with the nonce of each send, '' if no id can be used twice;
 --   3 a MessagePack array with three items for each job: lane ('' for normal), due ('' for at once, '+N' for N ms
 --   from now, or the time in ms since the epoch), EXTRA (false for none); or '' if all jobs are plain: normal and
@@ -19,8 +21,8 @@
 --   not have equal lengths, these three are '', zero and the ids as a MessagePack array;
 --   10 the marks of lib/events.lua, '' for none
 -- REPLY: the positions (from 1) of the jobs whose ids existed already, except those that the earlier call has
--- added
-local again = ARGV[1] ~= ''
+-- added; and for each job whose unique key another one holds, an array with its position and that job
+local again, tombstone = string.sub(ARGV[1], 1, 5) == 'again', tonumber(string.match(ARGV[1], '%d+$'))
 local nonces = ARGV[2] ~= '' and cmsgpack.unpack(ARGV[2]) or nil
 local places = ARGV[3] ~= '' and cmsgpack.unpack(ARGV[3]) or nil
 local watched = ARGV[4] ~= '' and packed(ARGV[4]) or nil
@@ -74,11 +76,12 @@ for i, id in ipairs(ids) do keys[i] = Keys.job(q, id) end
 -- Usually none of the ids exists, which one command shows.
 local all_new = not again and (#keys == 0 or redis.call('EXISTS', unpack(keys)) == 0)
 
--- Whether the earlier call has added this job. Tombstones are read only here, because otherwise a new send may use
--- an id again.
+-- Whether the earlier call has added this job; or the job whose call it has replaced. Tombstones are read only
+-- here, because otherwise a new send may use an id again.
 local function is_done(id, nonce)
-  if added[id] then return added[id] == nonce end
-  if redis.call('EXISTS', Keys.tombstone(q, nonce ~= '' and nonce or id)) == 1 then return true end
+  if added[id] then return added[id].nonce == nonce end
+  local tombstone = redis.call('GET', Keys.tombstone(q, nonce ~= '' and nonce or id))
+  if tombstone then return tombstone == '' or tombstone end
   local job = Record.load(q, id)
   return job and (job[Field.NONCE] or '') == nonce
 end
@@ -103,13 +106,15 @@ local function queue(lane, id)
 end
 
 -- A job's record. A large envelope is written to its own key, so this is called after the job was queued.
-local function record(id, envelope, lane, nonce, due, extra)
-  local is_plain = not (lane or due or extra) and nonce == ''
+local function record(id, new_job)
+  local envelope, nonce, due = new_job.envelope, new_job.nonce, new_job.due
+  local is_plain = not (new_job.lane or due or new_job.extra) and nonce == ''
   if is_plain and #envelope <= BODY_LIMIT then return fresh(q, envelope, watched) end
-  local job = Record.new(q, id, envelope, lane, nonce ~= '' and nonce, due and 'scheduled')
-  if extra then
+  local state = new_job.follows and 'waiting' or due and 'scheduled'
+  local job = Record.new(q, id, envelope, new_job.lane, nonce ~= '' and nonce, state)
+  if new_job.extra then
     Record.widen(job, Field.EXTRA)
-    job[Field.EXTRA] = extra
+    job[Field.EXTRA] = new_job.extra
     Hooks.run(q, 'enter', id, job, due or q.now)
   end
   if watched then
@@ -119,37 +124,66 @@ local function record(id, envelope, lane, nonce, due, extra)
   return cmsgpack.pack(job)
 end
 
-local function add(position, envelope, nonce)
-  local id, lane, due, extra = ids[position], nil, nil, nil
-  if places then
-    lane, due, extra = places[3 * position - 2], later(places[3 * position - 1]), places[3 * position]
-    if lane == '' then lane = nil end
+-- Decides about a job with a unique key; returns false if it is not to be added.
+local function is_free(position, id, job)
+  local lock = job.extra.unique
+  local owner, there, following = Unique.owner(q, id, lock, added)
+  if not owner then
+    Unique.take(q, id, lock)
+    return true
   end
-  if due then Lanes.schedule(q, id, due, lane) else queue(lane or Keys.NORMAL, id) end
-  added[id] = nonce
-  new[#new + 1] = {position, envelope, lane, nonce, due, extra}
+  local instead = owner
+  if lock[3] == 'latest' or lock[3] == 'replace' then
+    instead = Successors.place(q, id, job, owner, there, following, added, tombstone)
+  end
+  if instead == id then return true end
+  present[#present + 1] = {position, instead}
+  return false
+end
+
+local function prepare(position, envelope, nonce)
+  local id, job = ids[position], {position = position, envelope = envelope, nonce = nonce}
+  if places then
+    job.lane, job.due, job.extra = places[3 * position - 2], later(places[3 * position - 1]), places[3 * position]
+    if job.lane == '' then job.lane = nil end
+  end
+  if job.extra and job.extra.unique and not is_free(position, id, job) then return end
+  added[id] = job
+  new[#new + 1] = job
 end
 
 for position, id in ipairs(ids) do
   local nonce = nonces and nonces[position] or ''
-  if again and is_done(id, nonce) then
+  local done = again and is_done(id, nonce)
+  if type(done) == 'string' then
+    present[#present + 1] = {position, done}
+  elseif done then
     -- Nothing to do.
   elseif added[id] or not all_new and redis.call('EXISTS', keys[position]) == 1 and not Dead.free_id(q, id) then
     present[#present + 1] = position
   else
-    add(position, texts[position], nonce)
+    prepare(position, texts[position], nonce)
+  end
+end
+for _, job in ipairs(new) do
+  local id = ids[job.position]
+  if job.follows then
+    Timer.set(q, Timer.FOLLOW, id, q.now + Successors.LOOK_AFTER)
+  elseif job.due then
+    Lanes.schedule(q, id, job.due, job.lane)
+  else
+    queue(job.lane or Keys.NORMAL, id)
   end
 end
 Lanes.push_all(q, waiting_for, queued, 1)
 for i, job in ipairs(new) do
-  local position = job[1]
-  records[2 * i - 1], records[2 * i] = keys[position], record(ids[position], unpack(job, 2, 6))
+  records[2 * i - 1], records[2 * i] = keys[job.position], record(ids[job.position], job)
 end
 Record.set_all(records)
 if string.find(marks, 's', 1, true) then History.count_sent(q, #new) end
 if Events.are_recorded(q, marks) then
   local new_ids, calls = {}, {}
-  for i, job in ipairs(new) do new_ids[i], calls[i] = ids[job[1]], job[2] end
+  for i, job in ipairs(new) do new_ids[i], calls[i] = ids[job.position], job.envelope end
   Events.add_calls(q, 'q', '', new_ids, calls)
 end
 return present

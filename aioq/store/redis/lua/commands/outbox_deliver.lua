@@ -1,17 +1,18 @@
 -- Applies entries of another queue's outbox in this queue: each once, and in their order.
 --
 -- NEEDS: call, keys, record_text_write, record, results, timers, history, finish, dead, outbox, cancellation
--- NEEDS: moves
--- USES: reads body, inbox, job, schedule, scheduled, standing, tombstone; writes body, cancel, counters, dead,
---   history, idle, inbox, job, lanes, leftovers, outbox, schedule, scheduled, standing, stats, tasks, timers,
---   tombstone, wakeable; publishes dispatched, waiter, worker
+-- NEEDS: moves, unique
+-- USES: reads body, inbox, job, schedule, scheduled, standing, tombstone, unique; writes body, cancel, counters,
+--   dead, history, idle, inbox, job, lanes, leftovers, outbox, schedule, scheduled, standing, stats, tasks,
+--   timers, tombstone, unique, wakeable; publishes dispatched, waiter, worker
 -- KEYS: 1 base key
 -- ARGV: 1 the other queue, 2 for how many ms after its send a job must be found, 3 for how many ms a cancellation
 --   of a job that is not here is remembered, 4 '1' if none of these entries was delivered before, else '0', 5
 --   `about` of lib/history.lua, then four per entry, as outbox_read.lua returns them
 -- REPLY: {the last entry that was applied before this call ('' for none), the queues for which this call has put
 --   something into the outbox of this queue}; and per entry `applied`, `refused` (there is another job with this
---   id, or a key of its lane holds another type), or `stale` (it was never delivered, but its id is too low)
+--   id or unique key, or a key of its lane holds another type), or `stale` (it was never delivered, but its id is
+--   too low)
 local source, limits, kept, is_fresh = ARGV[1], {tombstone = tonumber(ARGV[2])}, tonumber(ARGV[3]), ARGV[4] == '1'
 -- The note of the last entry expires this many ms after the last delivery: long after every delivery that a worker
 -- may still repeat.
@@ -71,6 +72,9 @@ function kinds.job(id, said)
     if not Dead.free_id(q, id) then return false end
     there = nil
   end
+  -- It stays where it is as long as another job holds its unique key here.
+  local lock = job[Field.EXTRA].unique
+  if lock and lock[2] ~= 'within' and Unique.owner(q, id, lock) then return false end
   local move = Record.move_of(job)
   job[Field.EXTRA].move, job[Field.EXTRA].origins, job[Field.STATE] = nil, origins_with(there), false
   job[Field.WAITERS] = there and there[Field.WAITERS] or false

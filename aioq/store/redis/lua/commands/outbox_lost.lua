@@ -2,8 +2,8 @@
 -- ever.
 --
 -- NEEDS: record, results, history, finish
--- USES: reads body, job, schedule, scheduled, standing; writes body, counters, history, idle, job, lanes,
---   leftovers, outbox, schedule, scheduled, standing, stats, tasks, timers, tombstone, wakeable; publishes
+-- USES: reads body, job, schedule, scheduled, standing, unique; writes body, counters, history, idle, job, lanes,
+--   leftovers, outbox, schedule, scheduled, standing, stats, tasks, timers, tombstone, unique, wakeable; publishes
 --   dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the other queue, 2 for how many ms after its send a job must be found, 3 the outcome, 4 how long to keep

@@ -2,10 +2,10 @@
 -- record of a job that has arrived there only leads there from now on, and that of a job whose end was applied
 -- there may expire.
 --
--- NEEDS: keys, record, results, history, finish, outbox, moves
--- USES: reads body, job, outbox, relays, schedule, scheduled, standing; writes body, counters, history, idle, job,
---   lanes, leftovers, outbox, relays, schedule, scheduled, standing, stats, tasks, timers, tombstone, wakeable;
---   publishes dispatched, waiter
+-- NEEDS: keys, record, results, history, hooks, finish, outbox, moves
+-- USES: reads body, job, outbox, relays, schedule, scheduled, standing, unique; writes body, counters, history,
+--   idle, job, lanes, leftovers, outbox, relays, schedule, scheduled, standing, stats, tasks, timers, tombstone,
+--   unique, wakeable; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the other queue, 2 for how many ms after its send a job must be found, 3 the last entry that was applied
 --   there, 4 the name of the reading, 5 `about` of lib/history.lua, then two per entry: its id, and what
@@ -36,6 +36,7 @@ function kinds.job(entry, id, job, verdict)
   if job[Field.CANCEL] then
     Outbox.add(q, target, 'cancel', id, cmsgpack.pack({job[Field.CANCEL], job[Field.CANCEL_TTL]}))
   end
+  Hooks.run(q, 'left', id, job)
   Record.save(q, id, Moves.forward(job))
   if job[Field.JOB] == true then redis.call('DEL', Keys.body(q, id)) end
 end

@@ -1,10 +1,10 @@
 -- Handles what is due: queues scheduled jobs, and ends jobs that have expired or whose call is gone.
 --
 -- NEEDS: call, keys, record_text_read, record, results, lanes, timers, hooks, history, finish, due, newer, outbox
--- NEEDS: moves
--- USES: reads body, fetched, held, job, outbox, schedule, scheduled, schedules, standing, timers, workers; writes
---   body, counters, history, idle, job, lanes, leftovers, outbox, schedule, scheduled, standing, stats, tasks,
---   timers, tombstone, wakeable; publishes dispatched, waiter
+-- NEEDS: moves, unique, successors
+-- USES: reads body, fetched, held, job, outbox, schedule, scheduled, schedules, standing, timers, unique, workers;
+--   writes body, counters, history, idle, job, lanes, leftovers, outbox, schedule, scheduled, standing, stats,
+--   tasks, timers, tombstone, unique, wakeable; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the most jobs in this step, and the most timers, 2 for how many ms after its send a job must be found, 3
 --   result ttl in ms, for jobs that end here, 4 the outcome of a job that has expired, 5 that of a job whose call
@@ -64,6 +64,18 @@ timers[Timer.LOOK] = function(id, job)
   end
   Moves.look_later(q, id, move)
   return false
+end
+
+timers[Timer.FOLLOW] = function(id, job)
+  local lock = job[Field.EXTRA] and job[Field.EXTRA].unique
+  if not lock or job[Field.STATE] ~= 'waiting' then return true end
+  local owner, following = Unique.noted(q, lock[1])
+  if owner and owner ~= id and following == id and Unique.is_alive(q, lock[1], owner) then
+    Timer.set(q, Timer.FOLLOW, id, q.now + Successors.LOOK_AFTER)
+    return false
+  end
+  Hooks.let_follow(q, lock[1], id)
+  return true
 end
 
 local function handle(timer)

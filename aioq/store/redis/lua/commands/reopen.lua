@@ -1,12 +1,13 @@
 -- Queues dead jobs again, as if they had never been run. A call that has changed anything leaves a receipt.
 --
 -- NEEDS: record, operated, receipts
--- USES: reads body, job, receipt, scheduled, standing; writes body, cut, dead, idle, job, lanes, outbox, receipt,
---   scheduled, standing, timers, wakeable; publishes dispatched
+-- USES: reads body, job, receipt, scheduled, standing, unique; writes body, cut, dead, idle, job, lanes, outbox,
+--   receipt, scheduled, standing, timers, unique, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 the name of this call, then job ids
 -- REPLY: per job the state it was in, '' for no such job, for one that was moved to another queue, and for one
---   that has failed but whose call is gone; a job was queued if that is 'failed'
+--   that has failed but whose call is gone; a job was queued if that is 'failed'. For one whose unique key another
+--   job holds, `held ` and that job
 local before = Receipts.found(q, ARGV[1])
 if before then return before end
 
@@ -16,7 +17,8 @@ for i = 2, #ARGV do
   local job = Record.load(q, id)
   reply[i - 1] = job and not Record.is_elsewhere(job) and (job[Field.STATE] or 'queued') or ''
   if job and job[Field.STATE] == 'failed' then
-    if Operated.reopen(q, id, job) then changed = true else reply[i - 1] = '' end
+    local opened, holder = Operated.reopen(q, id, job)
+    if opened then changed = true else reply[i - 1] = holder and 'held ' .. holder or '' end
   end
 end
 if changed then Receipts.keep(q, ARGV[1], reply) end

@@ -1,10 +1,10 @@
 -- Makes the jobs of due ticks and sets the next ticks; each schedule in one step, and only if its revision is
 -- still the one that the caller has read. A job whose id exists already is not added again.
 --
--- NEEDS: call, keys, record, lanes, hooks, history, events, overlap, due, newer
--- USES: reads counters, job, listening, schedule, scheduled, schedules, standing; writes body, counters, events,
---   idle, job, lanes, outbox, schedule, scheduled, schedules, standing, stats, timers, wakeable; publishes
---   dispatched
+-- NEEDS: call, keys, record, lanes, timers, hooks, history, events, overlap, due, newer, unique, successors
+-- USES: reads counters, job, listening, schedule, scheduled, schedules, standing, unique; writes body, counters,
+--   events, idle, job, lanes, outbox, schedule, scheduled, schedules, standing, stats, timers, unique, wakeable;
+--   publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 the marks of lib/events.lua, '' for none, then six per schedule: id, revision, next tick in ms since the
 --   epoch ('' for none), overlap, the most runs (0 for no limit), and its jobs as a MessagePack array with four
@@ -19,7 +19,7 @@ local function unfinished(id)
   return job and not Record.has_ended(job)
 end
 
-local function add(id, envelope, schedule_fields, due, held)
+local function add(id, envelope, schedule_fields, due, held, extra)
   local lane = schedule_fields.lane
   if redis.call('EXISTS', Keys.job(q, id)) == 1 then return end
   -- What makes the job found is written first: if that fails, the tick is made again, and the job's id is still
@@ -28,15 +28,33 @@ local function add(id, envelope, schedule_fields, due, held)
   if later then Lanes.schedule(q, id, due, lane) elseif not held then Lanes.push(q, lane, id, false) end
   local state = held and 'waiting' or later and 'scheduled'
   local job = Record.new(q, id, envelope ~= '' and envelope or schedule_fields.envelope, lane, nil, state)
-  if schedule_fields.extra then
+  if extra then
     Record.widen(job, Field.EXTRA)
-    job[Field.EXTRA] = cmsgpack.unpack(schedule_fields.extra)
+    job[Field.EXTRA] = extra
     -- An EXTRA of a newer version may have keys that this one does not know: then the job is left to that version.
     if Record.is_record(job) then Hooks.run(q, 'enter', id, job, due) end
   end
   Record.save(q, id, job)
   made_ids[#made_ids + 1] = id
   made_calls[#made_calls + 1] = envelope ~= '' and envelope or schedule_fields.envelope
+end
+
+-- Decides about a tick's job with a unique key: returns whether it may be made, and whether it is to follow the
+-- job that holds the key (`latest`). A job in whose place it would come has the same arguments, so it is left
+-- alone.
+local function hold_key(job_id, lock, due)
+  if redis.call('EXISTS', Keys.job(q, job_id)) == 1 then return true, false end
+  local owner, job, following = Unique.owner(q, job_id, lock)
+  if not owner then
+    Unique.take(q, job_id, lock)
+    return true, false
+  end
+  if lock[3] ~= 'latest' or not job or job[Field.STATE] ~= 'running' then return false end
+  if following and following ~= job_id and Unique.is_alive(q, lock[1], following) then return false end
+  lock[5] = due
+  Unique.note(q, lock[1], owner, job_id)
+  Timer.set(q, Timer.FOLLOW, job_id, q.now + Successors.LOOK_AFTER)
+  return true, true
 end
 
 -- Makes one tick, following `overlap`; returns whether a job was made.
@@ -53,7 +71,13 @@ local function make(s, job_id, due, envelope, overlap)
     s.skipped = s.skipped + 1
     return false
   end
-  add(job_id, envelope, s, due, busy)
+  local extra, is_free, follows = s.extra and cmsgpack.unpack(s.extra), true, false
+  if extra and extra.unique then is_free, follows = hold_key(job_id, extra.unique, due) end
+  if not is_free then
+    s.skipped = s.skipped + 1
+    return false
+  end
+  add(job_id, envelope, s, due, busy or follows, extra)
   if busy then s.held = job_id else s.current, s.held = job_id, nil end
   s.runs = s.runs + 1
   return true

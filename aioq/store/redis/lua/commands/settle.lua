@@ -2,9 +2,9 @@
 -- worker does not hold under this claim is not changed: that is the fence.
 --
 -- NEEDS: keys, msgpack, record_text_write, record_text_read, record, results, lanes, hooks, history, finish
--- USES: reads body, cut, dead, job, schedule, scheduled, standing; writes body, cancel, counters, cut, dead, held,
---   history, idle, job, lanes, leftovers, outbox, schedule, scheduled, standing, stats, tasks, timers, tombstone,
---   wakeable; publishes dispatched, waiter
+-- USES: reads body, cut, dead, job, schedule, scheduled, standing, unique; writes body, cancel, counters, cut,
+--   dead, held, history, idle, job, lanes, leftovers, outbox, schedule, scheduled, standing, stats, tasks, timers,
+--   tombstone, unique, wakeable; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 dead ttl in ms, 3 dead limit, 4 for how many ms after its send a job must be found, 5 result
 --   ttl in ms, for a job that was parked for too long, 6 the usual ttl in ms, 7 'idle' if the worker waits for
@@ -143,6 +143,8 @@ function verbs.failed(id, job, outcome, _, ttl, at)
   Finish.bury(q, limits, id, job, outcome, ttl, {at = at})
 end
 function verbs.retry(id, job, outcome, delay, _, at)
+  -- No further attempt is made if another job waits to take its place.
+  if Hooks.is_followed(q, id, job) then return verbs.failed(id, job, outcome, delay, result_ttl, at) end
   count(job, Field.ATTEMPTS)
   History.log_attempt(q, job, 'r', outcome, at)
   job[Field.OUTCOME] = outcome

@@ -4,7 +4,7 @@
 -- A hook is called before the record is written. It may be called twice for the same change, because a script that
 -- fails half-way is repeated: calling it twice must have the same effect as once. It may change the job's EXTRA.
 --
--- NEEDS: call, keys, record, timers, outbox
+-- NEEDS: call, keys, record, timers, lanes, outbox, history, unique
 local Hooks = {}
 
 -- All hooks, in the order in which they are called, each with its key of EXTRA. Their functions:
@@ -16,8 +16,9 @@ local Hooks = {}
 --   all
 --   ended(q, id, job, extra)            its record says that it has ended; not called if the script failed before
 --   leave(q, id, job, extra)            it was moved to another queue, where `back` is called with the way `move`
+--   left(q, id, job, extra)             it has arrived there
 --   forget(q, id, job, extra, left)     its record is deleted earlier, in `left` ms; not called when it expires
---   reopen(q, id, job, extra)           a dead job is about to be queued again
+--   reopen(q, id, job, extra)           a dead job is about to be queued again; returns false if it may not
 Hooks.all = once(function()
   -- `extra.expires` is a list, as `Expiry` in aioq/store/extra.py.
   --   1 the time by which the job must have been started
@@ -77,6 +78,28 @@ Hooks.all = once(function()
       forget = function(q, _, _, extra, left) extra.origins[1] = q.now + left end,
       reopen = function(_, _, _, extra) extra.origins[1] = 0 end,
     },
+    {
+      -- `extra.unique` is a list, see lib/unique.lua.
+      key = 'unique',
+      start = function(q, id, _, extra)
+        if extra.unique[2] == 'started' then Hooks.give_back(q, id, extra.unique) end
+      end,
+      back = function(q, id, _, extra, way)
+        local lock, began = extra.unique, after_run[way]
+        local was_released = way == 'release' or way == 'park'
+        if way == 'move' and lock[2] ~= 'within' or lock[2] == 'started' and (began or was_released) then
+          -- A job that was released has never begun: whoever came since has taken its place.
+          if was_released or not Unique.owner(q, id, lock) then Unique.take(q, id, lock) end
+        end
+      end,
+      finish = function(q, id, _, extra) Hooks.give_back(q, id, extra.unique) end,
+      left = function(q, id, _, extra) Hooks.give_back(q, id, extra.unique) end,
+      reopen = function(q, id, _, extra)
+        if extra.unique[2] == 'within' then return end
+        if Unique.owner(q, id, extra.unique) then return false end
+        Unique.take(q, id, extra.unique)
+      end,
+    },
   }
 end)
 
@@ -88,6 +111,46 @@ function Hooks.run(q, move, id, job, ...)
     if extra[hook.key] and hook[move] and hook[move](q, id, job, extra, ...) == false then agreed = false end
   end
   return agreed
+end
+
+-- Gives a key back that a job holds; the job that follows it holds it then, and is queued.
+function Hooks.give_back(q, id, lock)
+  local owner, following, is_timed = Unique.noted(q, lock[1])
+  if is_timed then return end
+  if following == id then Unique.note(q, lock[1], owner) end
+  if owner == id then Hooks.let_follow(q, lock[1], following) end
+end
+
+-- Whether a job is run once this one has ended (`latest`).
+function Hooks.is_followed(q, id, job)
+  local lock = job[Field.EXTRA] and job[Field.EXTRA].unique
+  if not lock or lock[3] ~= 'latest' then return false end
+  local owner, following = Unique.noted(q, lock[1])
+  return owner == id and following and Unique.is_alive(q, lock[1], following)
+end
+
+-- Lets a job hold a key that nobody holds any more, and queues it; without such a job the key is free.
+function Hooks.let_follow(q, key, following)
+  local alive, job = false, nil
+  if following then alive, job = Unique.is_alive(q, key, following) end
+  if not alive then
+    redis.call('DEL', Keys.unique(q, key))
+    return
+  end
+  Unique.note(q, key, following)
+  -- A newer record stays as it is: a worker that can read it queues the job (promote.lua).
+  if not job or job[Field.STATE] ~= 'waiting' then return end
+  local due = job[Field.EXTRA].unique[5]
+  local later = due > q.now
+  Hooks.run(q, 'back', following, job, 'let_next', later and due or q.now)
+  if later then
+    Lanes.schedule(q, following, due, job[Field.LANE] or nil)
+  else
+    Lanes.push(q, job[Field.LANE], following, false)
+    History.note_ready(q, job)
+  end
+  job[Field.STATE] = later and 'scheduled'
+  Record.save(q, following, job)
 end
 
 -- Calls the hooks of jobs that were delivered to a worker but not claimed by it.

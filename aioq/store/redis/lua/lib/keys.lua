@@ -53,6 +53,8 @@ function Keys.answer(q, request) return q.base .. ':answer:' .. request end
 -- The entries for another queue of the App; see lib/outbox.lua.
 function Keys.outbox(q, target) return q.base .. ':outbox:' .. target end
 function Keys.schedule(q, id) return q.base .. ':schedule:' .. id end
+-- Who holds a unique key; see lib/unique.lua.
+function Keys.unique(q, key) return q.base .. ':unique:' .. key end
 -- `name` is a minute or an hour and a task: `m29384756:shop.send`, `h489745:shop.send`.
 function Keys.stats(q, name) return q.base .. ':stats:' .. name end
 function Keys.receipt(q, call) return q.base .. ':receipt:' .. call end

@@ -1,13 +1,14 @@
 -- What operators do to one job, which is given with its record. Commands for jobs that are named call it, and so
 -- does a step of a bulk operation.
 --
--- NEEDS: keys, record, lanes, hooks, finish
+-- NEEDS: keys, record, lanes, hooks, finish, unique
 local Operated = {}
 
--- Queues a dead job again, as if it had never been run; returns whether it was: that takes its call.
+-- Queues a dead job again, as if it had never been run; returns whether it was: that takes its call. If its unique
+-- key is held by another job, that one is returned too.
 function Operated.reopen(q, id, job)
   if not Record.whole(q, id, job[Field.JOB]) then return false end
-  Hooks.run(q, 'reopen', id, job)
+  if not Hooks.run(q, 'reopen', id, job) then return false, (Unique.owner(q, id, job[Field.EXTRA].unique)) end
   Lanes.push(q, job[Field.LANE], id, false)
   if job[Field.JOB] == true then redis.call('PERSIST', Keys.body(q, id)) end
   local new = {job[Field.JOB], job[Field.SENT], job[Field.LANE], job[Field.NONCE]}

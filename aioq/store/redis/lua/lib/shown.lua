@@ -4,9 +4,9 @@
 local Shown = {}
 
 -- The fields and values of a job's record: those that it has, of the first nineteen; then, if it has EXTRA, 'tags'
--- and 'expires' (0 for never); 'log', its failed attempts, packed; and 'due', if it is scheduled. If it was moved
--- to another queue, 'queue' comes first with its name, and the state is the one in which it was moved, until it
--- has ended there.
+-- and 'expires' (0 for never), and 'unique', its key, if it has one; 'log', its failed attempts, packed; and
+-- 'due', if it is scheduled. If it was moved to another queue, 'queue' comes first with its name, and the state is
+-- the one in which it was moved, until it has ended there.
 function Shown.fields(q, id, job)
   local names = {
     'job', 'sent', 'lane', 'nonce', 'state', 'worker', 'claim', 'started', 'outcome', 'ended', 'waiters',
@@ -22,6 +22,8 @@ function Shown.fields(q, id, job)
     local tags, expires, n = job[Field.EXTRA].tags, job[Field.EXTRA].expires, #fields
     fields[n + 1], fields[n + 2] = 'tags', tags or {}
     fields[n + 3], fields[n + 4] = 'expires', expires and expires[1] or 0
+    local lock = job[Field.EXTRA].unique
+    if lock then fields[n + 5], fields[n + 6] = 'unique', lock[1] end
   end
   local log = job[Field.ATTEMPT_LOG]
   if log then fields[#fields + 1], fields[#fields + 2] = 'log', cmsgpack.pack(log) end

@@ -14,9 +14,10 @@ Timer.FIRST = ''
 
 -- The kinds: end a job if it has not been started by then; end a job because its call is gone; relay the entries
 -- of the outbox for a queue, whose name takes the place of the id; look after a job that was moved to another
--- queue; carry on a bulk operation, whose id takes the place of the job's.
+-- queue; carry on a bulk operation, whose id takes the place of the job's; look whether the job is still there
+-- after which one is to be run.
 Timer.EXPIRE, Timer.CALL_GONE, Timer.RELAY = 'expire', 'gone', 'relay'
-Timer.LOOK, Timer.OPERATE = 'look', 'operate'
+Timer.LOOK, Timer.OPERATE, Timer.FOLLOW = 'look', 'operate', 'follow'
 
 function Timer.set(q, kind, id, at)
   local set = redis.pcall('ZADD', q.base .. Keys.TIMERS, at, kind .. ' ' .. id)

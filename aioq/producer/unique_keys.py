@@ -1,0 +1,161 @@
+"""Makes the unique key of a call.
+
+The key is made of the bound arguments: `f(1)` and `f(x=1)` have the same one, and so has a call that leaves out a
+default. They are encoded as they are sent, with the keys of maps and the items of sets in order, and hashed. So a
+key has the same length however large the arguments are, and every process makes the same one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from aioq.errors import ArgumentError, ConfigError, DuplicateJobError
+from aioq.jobs.options import Options
+from aioq.jobs.unique import Unique
+from aioq.results.handle import JobHandle, lead_to
+from aioq.store.extra import Added, Duplicate, Extra, Lock
+from aioq.util.suggestions import did_you_mean
+from aioq.wire.own_types import OwnTypes
+from aioq.wire.signature import ANYTHING, Signature
+
+DIGEST_BYTES = 16
+"""Of the hash: with 128 bits, two of a million million keys are equal by chance in one of 10**14 cases."""
+
+
+class KeyMaker:
+    """Makes the unique keys of calls of a task with the same options.
+
+    Args:
+        task: the task's name.
+        signature: its signature.
+        unique: what its keys are made of.
+        given: the key that the caller has given; None for none.
+        own: the types that the App has registered.
+    """
+
+    def __init__(self, task: str, signature: Signature, unique: Unique, given: str | None, own: OwnTypes) -> None:
+        self._where = f"task {task!r}"
+        self._signature = signature
+        self._unique = unique
+        self._encoder = own.ordered
+        self._name = unique.scope or task
+        self._lock = Lock("", unique.mode, unique.conflict, unique.window_ms)
+        self._given = None if given is None else f"{self._name}:{given}"
+        if given is None:
+            check_by(self._where, unique, signature)
+
+    @staticmethod
+    def of(task: str, signature: Signature, options: Options, own: OwnTypes) -> "KeyMaker | None":
+        """What makes the keys of these calls; None if they are not unique.
+
+        Raises:
+            ConfigError: the key cannot be made of these calls, or does not choose their shard.
+        """
+        if options.unique is None and options.unique_key is None:
+            return None
+        if options.shard_key is not None:
+            raise ConfigError(
+                f"task {task!r}: shard_key and a unique key: jobs of one unique key must be in one shard, so that "
+                "key chooses it; leave shard_key out"
+            )
+        return KeyMaker(task, signature, options.unique or Unique(), options.unique_key, own)
+
+    def put_into(
+        self, extra: Extra | None, options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Extra, Options]:
+        """The extra fields and the options of a call with its key, which also chooses the shard of its job.
+
+        Raises:
+            ArgumentError: the key cannot be made of these arguments.
+        """
+        lock = self.lock(args, kwargs)
+        return msgspec.structs.replace(extra or Extra(), unique=lock), replace(options, shard_key=lock.key)
+
+    def concede(self, handle: JobHandle[Any], duplicate: Duplicate) -> None:
+        """Let the handle of a call that was not added lead to the job which holds its unique key.
+
+        Raises:
+            DuplicateJobError: the call is to fail then.
+        """
+        owner = duplicate.owner
+        if self._lock.conflict == "raise":
+            raise DuplicateJobError(
+                f"{self._where}: it was not sent, because job {owner} holds its unique key", owner
+            )
+        lead_to(handle, owner)
+
+    def lock(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Lock:
+        """What the job of a call holds.
+
+        Raises:
+            ArgumentError: the key cannot be made of these arguments.
+        """
+        key = self._given or f"{self._name}:{self._digest(args, kwargs)}"
+        lock = self._lock
+        return Lock(key, lock.until, lock.conflict, lock.window_ms)
+
+    def _digest(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        value = self._value(self._signature.bound(args, kwargs))
+        try:
+            encoded = self._encoder.encode(value)
+        except Exception as error:
+            got = type(value).__qualname__
+            raise ArgumentError(
+                f"{self._where}: no unique key can be made of the arguments: {error}; got {got}"
+            ) from error
+        return blake2b(encoded, digest_size=DIGEST_BYTES).hexdigest()
+
+    def _value(self, bound: Mapping[str, Any]) -> object:
+        """What the key is made of."""
+        by, names = self._unique.by, self._unique.names
+        if names is not None:
+            return [bound.get(name) for name in names]
+        if not callable(by):
+            return bound
+        try:
+            value = by(bound)
+        except Exception as error:
+            raise ArgumentError(
+                f"{self._where}: the function of Unique(by=...) has failed: {type(error).__name__}: {error}"
+            ) from error
+        if value is None:
+            raise ArgumentError(
+                f"{self._where}: the function of Unique(by=...) returned None, of which no unique key can be made"
+            )
+        return value
+
+
+def concede_all(
+    keys: Sequence[KeyMaker | None], handles: list[JobHandle[Any]], added: Sequence[Added]
+) -> list[JobHandle[Any]]:
+    """Note in the handles which calls were added; the others lead to the jobs that hold their unique keys.
+
+    Raises:
+        DuplicateJobError: one of these calls is to fail then; the other calls have been sent.
+    """
+    for each, handle, reply in zip(keys, handles, added, strict=True):
+        handle.added = reply is True
+        if each is not None and isinstance(reply, Duplicate):
+            each.concede(handle, reply)
+    return handles
+
+
+def check_by(where: str, unique: Unique, signature: Signature) -> None:
+    """Check that `by` names parameters of the task.
+
+    Raises:
+        ConfigError: one is none; the message names those that there are.
+    """
+    parameters = signature.parameters
+    for name in unique.names or ():
+        if signature is ANYTHING:
+            raise ConfigError(f"{where}: Unique(by={name!r}): the task is not known here; give unique_key=...")
+        if name not in parameters:
+            there = ", ".join(parameters) or "none"
+            raise ConfigError(
+                f"{where}: Unique(by={name!r}): there is no parameter {name!r}{did_you_mean(name, parameters)}; "
+                f"its parameters are: {there}"
+            )

@@ -1,0 +1,243 @@
+"""The unique keys of a queue in memory: which job holds a key, and which one is to follow it.
+
+`lua/lib/unique.lua` and `lua/lib/successors.lua` do the same on a server.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from aioq.jobs.job import JobState
+from aioq.store.extra import Duplicate, Extra, Lock, Way
+from aioq.store.memory.hooks import AFTER_RUN, Hook, Hooks
+from aioq.store.memory.records import Record
+from aioq.util.clock import Clock
+
+
+@dataclass(slots=True)
+class _Held:
+    owner: str
+    following: str = ""
+    until_ms: int | None = None
+
+
+Moves = tuple[Callable[[Record, int | None, Way], None], Callable[[str, None, int | None], object], Hooks]
+
+
+class Uniques:
+    """The unique keys of a queue.
+
+    Args:
+        records: its jobs.
+        clock: the store's clock.
+        tombstone_ms: for how long after its send a job must be found.
+        moves: what puts a job into its lane, or schedules it for a time in ms, and calls its hooks; what moves a
+            waiting job to a time in ms, or queues it at once; and the queue's hooks.
+    """
+
+    def __init__(self, records: dict[str, Record], clock: Clock, tombstone_ms: int, moves: Moves) -> None:
+        self._records = records
+        self._clock = clock
+        self._place, self._reschedule, self._hooks = moves
+        self._tombstone_ms = tombstone_ms
+        self._held: dict[str, _Held] = {}
+        self._replaced: dict[str, tuple[str, int]] = {}
+
+    def __len__(self) -> int:
+        return sum(self._at(key) is not None for key in list(self._held))
+
+    def holder(self, key: str) -> str | None:
+        """The job that holds a key; None for none."""
+        held = self._at(key)
+        return held.owner if held and (held.until_ms is not None or self._lives(key, held.owner)) else None
+
+    def owner(self, job_id: str, lock: Lock) -> str | None:
+        """The job that holds the key of a job, if that is another one."""
+        owner = self.holder(lock.key)
+        return None if owner == job_id else owner
+
+    def take(self, job_id: str, lock: Lock) -> None:
+        """Let a job hold its key, whoever had it before. A job that follows stays there."""
+        held = self._at(lock.key)
+        if lock.until != "within":
+            following = held.following if held and held.following != job_id else ""
+            self._held[lock.key] = _Held(job_id, following)
+        elif held is None or held.owner != job_id or held.until_ms is None:
+            self._held[lock.key] = _Held(job_id, until_ms=self._clock.now_ms() + lock.window_ms)
+
+    def replaced(self, send: str) -> Duplicate | None:
+        """The reply to this send, if it has replaced another job's call."""
+        found = self._replaced.get(send)
+        return Duplicate(found[0]) if found and found[1] > self._clock.now_ms() else None
+
+    def place(self, new: Record, due_ms: int | None) -> str | None:
+        """Decide about a new job: None if it may be added, its own id if it follows the job that holds its key.
+
+        Else it is not added, and this is the job that is there in its place.
+        """
+        if new.extra is None or new.extra.unique is None:
+            return None
+        lock = lock_of(new)
+        owner = self.owner(new.id, lock)
+        if owner is None:
+            self.take(new.id, lock)
+            return None
+        if lock.conflict not in {"replace", "latest"}:
+            return owner
+        due_ms = due_ms if due_ms is not None and due_ms > self._clock.now_ms() else None
+        instead = self._choose(new, lock, owner, due_ms)
+        if instead != new.id:
+            now = self._clock.now_ms()
+            self._replaced = {send: each for send, each in self._replaced.items() if each[1] > now}
+            self._replaced[new.nonce or new.id] = instead, now + self._tombstone_ms
+        return instead
+
+    def place_tick(self, new: Record, due_ms: int) -> str | None:
+        """The same for a tick's job. One in whose place it would come has the same arguments: it stays."""
+        if new.extra is None or new.extra.unique is None:
+            return None
+        lock = lock_of(new)
+        owner = self.owner(new.id, lock)
+        if owner is None:
+            self.take(new.id, lock)
+            return None
+        held, there = self._held[lock.key], self._records.get(owner)
+        if lock.conflict != "latest" or there is None or there.state is not JobState.RUNNING:
+            return owner
+        return held.following if self._lives(lock.key, held.following) else self._follow(new, lock, due_ms)
+
+    def give_back(self, job_id: str, lock: Lock) -> None:
+        """Give back a key that a job holds; the job that follows it holds it then, and is queued."""
+        held = self._at(lock.key)
+        if held is None or held.until_ms is not None:
+            return
+        if held.following == job_id:
+            held.following = ""
+        if held.owner == job_id:
+            self._let_follow(lock.key, held.following)
+
+    def release(self, key: str) -> str | None:
+        """Give a key back for the job that holds it; returns that job."""
+        held, owner = self._at(key), self.holder(key)
+        if held is not None:
+            self._let_follow(key, held.following)
+        return owner
+
+    def is_followed(self, record: Record) -> bool:
+        """Whether a job is run once this one has ended."""
+        lock = record.extra.unique if record.extra else None
+        held = None if lock is None or lock.conflict != "latest" else self._at(lock.key)
+        return held is not None and held.owner == record.id and self._lives(lock_of(record).key, held.following)
+
+    def _at(self, key: str) -> _Held | None:
+        held = self._held.get(key)
+        if held is not None and held.until_ms is not None and held.until_ms <= self._clock.now_ms():
+            del self._held[key]
+            return None
+        return held
+
+    def _lives(self, key: str, job_id: str) -> bool:
+        record = self._records.get(job_id)
+        lock = record.extra.unique if record and record.extra else None
+        return record is not None and not record.state.ended and lock is not None and lock.key == key
+
+    def _choose(self, new: Record, lock: Lock, owner: str, due_ms: int | None) -> str:
+        held, there = self._held[lock.key], self._records.get(owner)
+        if there is None or held.until_ms is not None or there.is_elsewhere:
+            return owner
+        latest = lock.conflict == "latest"
+        if latest and self._lives(lock.key, held.following):
+            self._replace(self._records[held.following], new, due_ms)
+            return held.following
+        if there.state is not JobState.RUNNING and (latest or there.started_ms is None):
+            self._replace(there, new, due_ms)
+            return owner
+        return self._follow(new, lock, due_ms or 0) if latest else owner
+
+    def _follow(self, new: Record, lock: Lock, due_ms: int) -> str:
+        _set_due(new, due_ms)
+        self._held[lock.key].following = new.id
+        return new.id
+
+    def _replace(self, there: Record, new: Record, due_ms: int | None) -> None:
+        """Give a job that waits the call, tags, expiry and time of a new one, as if it had never been run."""
+        extra = new.extra or Extra()
+        there.envelope = new.envelope
+        there.extra = msgspec.structs.replace(there.extra or Extra(), tags=extra.tags, expires=extra.expires)
+        there.attempts = there.cuts = 0
+        there.outcome = there.progress = there.parked_ms = None
+        if there.state is JobState.WAITING:
+            _set_due(there, due_ms or 0)
+            self._hooks.back(there, Way.RESCHEDULE, due_ms)
+            there.due_ms = None
+        elif there.state is JobState.SCHEDULED or due_ms is not None:
+            self._reschedule(there.id, None, due_ms)
+        else:
+            self._hooks.back(there, Way.RESCHEDULE)
+
+    def _let_follow(self, key: str, following: str) -> None:
+        if not self._lives(key, following):
+            self._held.pop(key, None)
+            return
+        self._held[key] = _Held(following)
+        record = self._records[following]
+        if record.state is JobState.WAITING:
+            self._place(record, lock_of(record).due_ms, Way.LET_NEXT)
+
+
+class UniqueHook(Hook):
+    """The hook of `Extra.unique`: a job gives its key back when it ends or, `until="started"`, when it is claimed.
+
+    Args:
+        uniques: the queue's keys.
+    """
+
+    def __init__(self, uniques: Uniques) -> None:
+        self._uniques = uniques
+
+    def start(self, record: Record) -> bool:
+        """Give the key back, if the job is to hold it until then."""
+        if lock_of(record).until == "started":
+            self._uniques.give_back(record.id, lock_of(record))
+        return True
+
+    def back(self, record: Record, way: Way) -> None:
+        """Take the key again, if nobody has it; after a release, which means that the job never began, always."""
+        lock = lock_of(record)
+        released = way in {Way.RELEASE, Way.PARK}
+        moved = way is Way.MOVE and lock.until != "within"
+        if not moved and (lock.until != "started" or not (released or way in AFTER_RUN)):
+            return
+        if released or self._uniques.owner(record.id, lock) is None:
+            self._uniques.take(record.id, lock)
+
+    def finish(self, record: Record, ttl_ms: int) -> None:
+        """Give the key back."""
+        del ttl_ms
+        self._uniques.give_back(record.id, lock_of(record))
+
+    def left(self, record: Record) -> None:
+        """Give the key back: the job holds the one of its new queue."""
+        self._uniques.give_back(record.id, lock_of(record))
+
+    def reopen(self, record: Record) -> bool:
+        """Take the key again; False if another job holds it."""
+        lock = lock_of(record)
+        if lock.until == "within":
+            return True
+        if self._uniques.owner(record.id, lock) is not None:
+            return False
+        self._uniques.take(record.id, lock)
+        return True
+
+
+def lock_of(record: Record) -> Lock:
+    """What a job that is unique holds."""
+    assert record.extra is not None and record.extra.unique is not None  # noqa: PT018 - one fact: it is unique
+    return record.extra.unique
+
+
+def _set_due(record: Record, due_ms: int) -> None:
+    lock = msgspec.structs.replace(lock_of(record), due_ms=due_ms)
+    record.extra = msgspec.structs.replace(record.extra or Extra(), unique=lock)

@@ -1,0 +1,76 @@
+-- Calls whose unique key another job holds, and which take the place of that job's call (`replace`, `latest`) or
+-- are run once that job has ended (`latest`).
+--
+-- NEEDS: keys, record_text_write, record, hooks, unique, operated
+local Successors = {}
+
+-- After how many ms a job that follows another one looks whether that one is still there: its record may vanish
+-- without an end.
+Successors.LOOK_AFTER = 60000
+
+-- Gives a job that waits to be run the call, tags, expiry and time of a new one, as if it had never been run.
+function Successors.replace(q, id, job, new)
+  local had_body, extra, at = job[Field.JOB] == true, job[Field.EXTRA], new.due or q.now
+  if #new.envelope > BODY_LIMIT then redis.call('SET', Keys.body(q, id), new.envelope) end
+  job[Field.JOB] = #new.envelope > BODY_LIMIT or new.envelope
+  extra.tags, extra.expires = new.extra.tags, new.extra.expires
+  for _, field in ipairs({Field.OUTCOME, Field.ATTEMPTS, Field.PROGRESS, Field.PARKED, Field.CUTS}) do
+    if job[field] then job[field] = false end
+  end
+  if job[Field.STATE] == 'waiting' then
+    extra.unique[5] = new.due or 0
+    Hooks.run(q, 'back', id, job, 'reschedule', at)
+    Record.save(q, id, job)
+  elseif job[Field.STATE] or at > q.now then
+    Operated.reschedule(q, id, job, at)
+  else
+    Hooks.run(q, 'back', id, job, 'reschedule', at)
+    Record.save(q, id, job)
+  end
+  if had_body and job[Field.JOB] ~= true then redis.call('DEL', Keys.body(q, id)) end
+end
+
+-- The same for a job that this call is about to add.
+function Successors.replace_new(job, new)
+  job.envelope, job.due = new.envelope, new.due
+  job.extra.tags, job.extra.expires = new.extra.tags, new.extra.expires
+  if job.follows then job.extra.unique[5] = new.due or 0 end
+end
+
+-- Decides about a job whose key `owner` holds. Returns the job that is there in its place, or its own id if it is
+-- to follow the owner. `job`, `following` and `adding` are as in `Unique.owner`.
+function Successors.choose(q, id, new, owner, job, following, adding)
+  local lock = new.extra.unique
+  if adding[owner] then
+    Successors.replace_new(adding[owner], new)
+    return owner
+  end
+  if not job or job[Field.STATE] == 'moving' then return owner end
+  if following and adding[following] then
+    Successors.replace_new(adding[following], new)
+    return following
+  end
+  if following and lock[3] == 'latest' then
+    local alive, next_job = Unique.is_alive(q, lock[1], following)
+    if next_job and alive then Successors.replace(q, following, next_job, new) end
+    if alive then return following end
+  end
+  if job[Field.STATE] ~= 'running' and (lock[3] == 'latest' or not job[Field.STARTED]) then
+    Successors.replace(q, owner, job, new)
+    return owner
+  end
+  if lock[3] ~= 'latest' then return owner end
+  new.follows, lock[5] = true, new.due or 0
+  Unique.note(q, lock[1], owner, id)
+  return id
+end
+
+-- The same; a send that has changed another job leaves a tombstone, which names that job. If the send is repeated
+-- because its reply was lost, it must not overwrite what a later one has changed since.
+function Successors.place(q, id, new, owner, job, following, adding, tombstone)
+  local instead = Successors.choose(q, id, new, owner, job, following, adding)
+  if instead ~= id and tombstone > 0 then
+    redis.call('SET', Keys.tombstone(q, new.nonce ~= '' and new.nonce or id), instead, 'PX', tombstone)
+  end
+  return instead
+end

@@ -1,0 +1,59 @@
+-- Unique keys: which job holds a key, and which one is to follow it.
+--
+-- A key's value is the id of the job that holds it. After a line break comes the job that is run once that has
+-- ended, if there is one (`latest`); it is `waiting` until then. A tab instead says that the key is held for a
+-- time, after which it expires, and is given back by no job. No id has either.
+--
+-- The key is written before the record of its job, so a script that fails half-way leaves a key of no job. A
+-- record may also vanish: evicted, or deleted by hand. So a key counts only if the job has a record, has not
+-- ended, and has this key in its EXTRA; see `Lock` in aioq/store/extra.py. lib/hooks.lua says when jobs give their
+-- keys back.
+--
+-- NEEDS: call, keys, record
+local Unique = {}
+
+-- The items of `extra.unique`: 1 the key, 2 until when it is held (`ended`, `started`, `within`), 3 what becomes
+-- of a job whose key another one holds (`return`, `raise`, `replace`, `latest`), 4 for how many ms it is held, 5
+-- when the job is due that is to follow another one.
+
+-- The job that holds a key, the one that follows it, and whether the key is held for a time; nil for none.
+function Unique.noted(q, key)
+  local value = redis.pcall('GET', Keys.unique(q, key))
+  if not value or is_unreadable(value) then return nil end
+  local owner, mark, following = string.match(value, '^([^\n\t]*)([\n\t]?)(.*)$')
+  return owner, mark == '\n' and following or nil, mark == '\t'
+end
+
+-- Notes who holds a key until it is given back.
+function Unique.note(q, key, owner, following)
+  redis.call('SET', Keys.unique(q, key), following and owner .. '\n' .. following or owner)
+end
+
+-- Whether a job holds a key, or follows the one that does; and its record, unless this version cannot read that.
+function Unique.is_alive(q, key, id)
+  local text = redis.pcall('GET', Keys.job(q, id))
+  if not text or is_unreadable(text) then return false end
+  local job = Record.unpacked(text)
+  local lock = job and job[Field.EXTRA] and job[Field.EXTRA].unique
+  return not job or lock and lock[1] == key and not Record.has_ended(job), job
+end
+
+-- The job that holds the key of a job, if that is another one. Returns its id; its record, unless it is one of
+-- those that this call is `adding` or this version cannot read it; and the job that follows it.
+function Unique.owner(q, id, lock, adding)
+  local owner, following, is_timed = Unique.noted(q, lock[1])
+  if not owner or owner == id then return nil end
+  if is_timed or adding and adding[owner] then return owner, nil, following end
+  local alive, job = Unique.is_alive(q, lock[1], owner)
+  if alive then return owner, job, following end
+end
+
+-- Lets a job hold its key, whoever had it before. A job that follows stays there.
+function Unique.take(q, id, lock)
+  local owner, following, is_timed = Unique.noted(q, lock[1])
+  if lock[2] ~= 'within' then
+    Unique.note(q, lock[1], id, following ~= id and following)
+  elseif owner ~= id or not is_timed then
+    redis.call('SET', Keys.unique(q, lock[1]), id .. '\t', 'PX', lock[4])
+  end
+end

@@ -1,0 +1,532 @@
+"""Unique keys: of the jobs of one key only one is there at a time, whatever becomes of it."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from aioq.jobs.job import JobState
+from aioq.store.contract import Added, Limits, NewJob, Settlement, Store, Verb
+from aioq.store.extra import Duplicate, Expiry, Extra, Lock
+from aioq.store.schedules import Entry, Overlap, Tick
+from aioq.wire.messages import encode_envelope
+from tests.contract.kit import (
+    BROKEN,
+    CALL,
+    CRASHED,
+    LONG,
+    QUEUE,
+    REASON,
+    THREE,
+    Backend,
+    eventually,
+    ids,
+    info,
+    joined,
+    settle,
+    state,
+    take,
+    take_one,
+)
+
+pytestmark = pytest.mark.anyio
+
+KEY = "shop.sync:1"
+ELSEWHERE = f"{QUEUE}-2"
+SOON = 50  # ms
+LARGE = encode_envelope("shop.add", ["x" * 2_000], {}, None)
+
+
+@pytest.fixture
+def limits() -> Limits:
+    return Limits(lease_ms=LONG, max_crashes=1)
+
+
+def job(
+    job_id: str,
+    conflict: str = "return",
+    *,
+    until: str = "ended",
+    key: str = KEY,
+    call: bytes = CALL,
+    delay_ms: int | None = None,
+    window_ms: int = 0,
+    nonce: str = "",
+    expires_ms: int = 0,
+) -> NewJob:
+    lock = Lock(key, until, conflict, window_ms)
+    extra = Extra(unique=lock, expires=Expiry(span_ms=expires_ms) if expires_ms else None)
+    return NewJob(job_id, call, delay_ms=delay_ms, nonce=nonce, extra=extra)
+
+
+async def put(store: Store, *jobs: NewJob, queue: str = QUEUE, again: bool = False) -> list[Added]:
+    return await store.enqueue(queue, jobs, again=again)
+
+
+async def owner(store: Store, key: str = KEY, queue: str = QUEUE) -> str | None:
+    return await store.operating.unique_owner(queue, key)
+
+
+async def started(store: Store, *jobs: NewJob) -> list[str]:
+    """These jobs, sent; returns the ids of those that `w` claims then."""
+    await put(store, *jobs)
+    await joined(store, "w")
+    return ids(await take(store, "w"))
+
+
+async def recover(store: Store) -> None:
+    while (await store.recover(QUEUE, CRASHED, 100, dead="w")).more:
+        pass
+
+
+# -- who holds a key
+
+
+async def test_a_job_whose_key_another_one_holds_is_not_added(store: Store) -> None:
+    assert await put(store, job("a")) == [True]
+    assert await put(store, job("b"), job("c", key="other")) == [Duplicate("a"), True]
+    assert await owner(store) == "a"
+    assert await state(store, "b") is None
+    assert (await info(store, "a")).unique_key == KEY
+
+
+async def test_of_jobs_that_are_sent_together_the_first_one_is_added(store: Store) -> None:
+    jobs = [job("a"), job("b", key="other"), job("c"), NewJob("d", CALL), job("e", key="other")]
+    assert await put(store, *jobs) == [True, True, Duplicate("a"), True, Duplicate("b")]
+    await joined(store, "w")
+    assert sorted(ids(await take(store, "w"))) == ["a", "b", "d"]
+
+
+async def test_a_job_with_an_id_that_is_there_is_no_duplicate(store: Store) -> None:
+    assert await put(store, job("a", nonce="1")) == [True]
+    assert await put(store, job("a", nonce="2")) == [False]
+
+
+async def test_a_repeated_send_is_no_duplicate_of_itself(store: Store) -> None:
+    assert await put(store, job("a")) == [True]
+    assert await put(store, job("a"), again=True) == [True]
+    assert await put(store, job("b", nonce="n")) == [Duplicate("a")]
+    assert await put(store, job("b", nonce="n"), again=True) == [Duplicate("a")]
+
+
+async def test_queues_do_not_share_keys(store: Store) -> None:
+    assert await put(store, job("a")) == [True]
+    assert await put(store, job("a"), queue=ELSEWHERE) == [True]
+
+
+ENDS: dict[str, Callable[[Store], Awaitable[object]]] = {
+    "cancelled": lambda store: store.cancel(QUEUE, ["a"], REASON, LONG),
+    "deleted": lambda store: store.operating.delete(QUEUE, ["a"], REASON),
+    "released": lambda store: store.operating.release_unique(QUEUE, KEY),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize("delay_ms", [None, LONG])
+async def test_the_key_is_free_once_a_job_that_waits_is(store: Store, how: str, delay_ms: int | None) -> None:
+    assert await put(store, job("a", delay_ms=delay_ms)) == [True]
+    await ENDS[how](store)
+    assert await owner(store) is None
+    assert await put(store, job("b")) == [True]
+
+
+@pytest.mark.parametrize("verb", [Verb.SUCCEEDED, Verb.FAILED, Verb.CANCELLED])
+@pytest.mark.parametrize("ttl_ms", [0, LONG])
+async def test_the_key_is_free_once_the_job_has_ended(store: Store, verb: Verb, ttl_ms: int) -> None:
+    await put(store, job("a"))
+    await joined(store, "w")
+    claimed = await take_one(store, "w")
+    assert await put(store, job("b")) == [Duplicate("a")]
+    assert await settle(store, "w", claimed, verb, THREE if verb is Verb.SUCCEEDED else BROKEN, ttl_ms=ttl_ms)
+    assert await owner(store) is None
+    assert await put(store, job("b")) == [True]
+    assert await settle(store, "w", claimed, verb, THREE, ttl_ms=ttl_ms) is (ttl_ms > 0 or verb is Verb.FAILED)
+    assert await owner(store) == "b", "the end is written again, after a lost reply"
+
+
+BACK = (Verb.RETRY, Verb.SNOOZE, Verb.INTERRUPT, Verb.CUT, Verb.CRASH, Verb.RELEASE, Verb.PARK)
+
+
+@pytest.mark.parametrize("delay_ms", [0, LONG])
+@pytest.mark.parametrize("verb", BACK)
+async def test_a_job_that_comes_back_keeps_its_key(store: Store, verb: Verb, delay_ms: int) -> None:
+    await started(store)
+    await put(store, job("a"))
+    assert await settle(store, "w", await take_one(store, "w"), verb, BROKEN, delay_ms=delay_ms)
+    assert await put(store, job("b")) == [Duplicate("a")]
+
+
+async def test_the_key_of_a_worker_that_dies_stays_with_the_job_until_that_has_ended(store: Store) -> None:
+    assert await started(store, job("a")) == ["a"]
+    await recover(store)
+    assert await put(store, job("b")) == [Duplicate("a")]
+    await joined(store, "w")
+    await take_one(store, "w")
+    await recover(store)  # once more than it may crash
+    assert await state(store, "a") is JobState.FAILED
+    assert await put(store, job("b")) == [True]
+
+
+async def test_a_job_that_expires_gives_its_key_back(store: Store) -> None:
+    await put(store, job("a", expires_ms=SOON))
+
+    async def has_ended() -> bool:
+        await store.promote(QUEUE, 10)
+        return await state(store, "a") is JobState.CANCELLED
+
+    await eventually(has_ended)
+    assert await put(store, job("b")) == [True]
+
+
+async def test_a_job_that_changes_its_place_keeps_its_key(store: Store) -> None:
+    await put(store, job("a"))
+    await store.reschedule(QUEUE, ["a"], delay_ms=LONG)
+    assert await put(store, job("b")) == [Duplicate("a")]
+    await store.reschedule(QUEUE, ["a"])
+    assert await put(store, job("b")) == [Duplicate("a")]
+
+
+async def test_a_key_whose_job_has_vanished_is_free(redis_backend: Backend) -> None:
+    store = await redis_backend.open()
+    await put(store, job("a"))
+    redis_backend.delete("job:a")
+    assert await owner(store) is None
+    assert await put(store, job("b")) == [True]
+
+
+async def test_a_key_is_not_that_of_another_job_with_the_id_of_its_owner(redis_backend: Backend) -> None:
+    store = await redis_backend.open()
+    await put(store, job("a"))
+    redis_backend.delete("job:a")
+    await put(store, NewJob("a", CALL))
+    assert await put(store, job("b")) == [True]
+
+
+async def test_a_key_of_another_type_holds_up_nobody(redis_backend: Backend) -> None:
+    store = await redis_backend.open()
+    assert redis_backend.database is not None
+    with redis_backend.database.client() as client:
+        client.hset(redis_backend.key(f"unique:{KEY}"), "a", "b")
+    assert await owner(store) is None
+    assert await put(store, job("a")) == [True]
+
+
+# -- a dead job that is queued again
+
+
+async def test_a_dead_job_takes_its_key_again(store: Store) -> None:
+    await started(store)
+    await put(store, job("a"))
+    await settle(store, "w", await take_one(store, "w"), Verb.FAILED, BROKEN)
+    assert await store.operating.reopen(QUEUE, ["a"]) == [JobState.FAILED]
+    assert await put(store, job("b")) == [Duplicate("a")]
+
+
+async def test_a_dead_job_whose_key_another_one_holds_is_not_queued_again(store: Store) -> None:
+    await started(store)
+    await put(store, job("a"))
+    await settle(store, "w", await take_one(store, "w"), Verb.FAILED, BROKEN)
+    assert await put(store, job("b")) == [True]
+    assert await store.operating.reopen(QUEUE, ["a"]) == [Duplicate("b")]
+    assert await state(store, "a") is JobState.FAILED
+    await store.cancel(QUEUE, ["b"], REASON, LONG)
+    assert await store.operating.reopen(QUEUE, ["a"]) == [JobState.FAILED]
+
+
+# -- until="started"
+
+
+async def test_a_job_gives_its_key_back_when_it_is_claimed(store: Store) -> None:
+    assert await put(store, job("a", until="started")) == [True]
+    assert await put(store, job("b", until="started")) == [Duplicate("a")]
+    assert await started(store) == ["a"]
+    assert await put(store, job("b", until="started")) == [True]
+
+
+@pytest.mark.parametrize("verb", [Verb.RETRY, Verb.SNOOZE, Verb.INTERRUPT, Verb.CUT, Verb.CRASH])
+async def test_a_job_that_comes_back_takes_its_key_again_if_that_is_free(store: Store, verb: Verb) -> None:
+    await started(store)
+    await put(store, job("a", until="started"))
+    assert await settle(store, "w", await take_one(store, "w"), verb, BROKEN)
+    assert await put(store, job("b", until="started")) == [Duplicate("a")]
+    claimed = await take_one(store, "w")
+    assert await put(store, job("b", until="started")) == [True]
+    assert await settle(store, "w", claimed, verb, BROKEN)
+    assert await owner(store) == "b" or await state(store, "a") is JobState.FAILED
+
+
+@pytest.mark.parametrize("verb", [Verb.RELEASE, Verb.PARK])
+async def test_a_job_that_was_not_begun_takes_its_key_again_in_any_case(store: Store, verb: Verb) -> None:
+    await started(store)
+    await put(store, job("a", until="started"))
+    claimed = await take_one(store, "w")
+    assert await put(store, job("b", until="started")) == [True]
+    assert await settle(store, "w", claimed, verb, BROKEN)
+    assert await owner(store) == "a"
+
+
+# -- within
+
+
+async def test_a_key_is_held_for_a_time_however_the_job_ends(store: Store) -> None:
+    first = job("a", until="within", window_ms=LONG)
+    assert await put(store, first) == [True]
+    await store.cancel(QUEUE, ["a"], REASON, 0)
+    assert await state(store, "a") is None
+    assert await put(store, job("b", until="within", window_ms=LONG)) == [Duplicate("a")]
+    assert await owner(store) == "a"
+    assert await store.operating.release_unique(QUEUE, KEY) == "a"
+    assert await put(store, job("b", until="within", window_ms=LONG)) == [True]
+
+
+async def test_the_time_ends_by_itself_and_a_repeated_send_does_not_begin_it_anew(store: Store) -> None:
+    assert await put(store, job("a", until="within", window_ms=SOON)) == [True]
+
+    async def is_over() -> bool:
+        await put(store, job("a", until="within", window_ms=SOON), again=True)
+        return await owner(store) is None
+
+    await eventually(is_over)
+    assert await put(store, job("b", until="within", window_ms=LONG)) == [True]
+
+
+# -- replace
+
+
+async def test_a_job_that_was_not_started_gets_the_call_and_the_time_of_the_new_one(store: Store) -> None:
+    await put(store, job("a"))
+    assert await put(store, job("b", "replace", call=LARGE, delay_ms=LONG)) == [Duplicate("a")]
+    assert await state(store, "a") is JobState.SCHEDULED
+    assert await put(store, job("c", "replace")) == [Duplicate("a")]
+    await joined(store, "w")
+    (claimed,) = await take(store, "w")
+    assert (claimed.id, claimed.envelope) == ("a", CALL)
+    assert await put(store, job("d", "replace", call=LARGE)) == [Duplicate("a")], "it was started"
+    assert await settle(store, "w", claimed, Verb.INTERRUPT)
+    assert (await take_one(store, "w")).envelope == CALL
+
+
+async def test_a_repeated_send_does_not_replace_what_a_later_one_has_replaced(store: Store) -> None:
+    await put(store, job("a"))
+    assert await put(store, job("b", "replace", call=LARGE)) == [Duplicate("a")]
+    assert await put(store, job("c", "replace", call=CALL)) == [Duplicate("a")]
+    assert await put(store, job("b", "replace", call=LARGE), again=True) == [Duplicate("a")]
+    await joined(store, "w")
+    assert (await take_one(store, "w")).envelope == CALL
+
+
+async def test_a_new_time_counts_for_the_expiry_too(store: Store) -> None:
+    await put(store, job("a", expires_ms=LONG))
+    before = (await info(store, "a")).expires_at
+    assert await put(store, job("b", "replace", delay_ms=LONG, expires_ms=LONG)) == [Duplicate("a")]
+    after = (await info(store, "a")).expires_at
+    assert before is not None
+    assert after is not None
+    assert (after - before).total_seconds() > LONG / 1000 - 60
+    assert await put(store, job("c", "replace")) == [Duplicate("a")]
+    assert (await info(store, "a")).expires_at is None
+
+
+# -- latest
+
+
+def latest(job_id: str, call: bytes = CALL, **options: int) -> NewJob:
+    return job(job_id, "latest", call=call, **options)  # pyright: ignore[reportArgumentType] - delay_ms
+
+
+async def test_one_job_follows_the_one_that_runs_with_the_arguments_of_the_last_call(store: Store) -> None:
+    await started(store)
+    await put(store, latest("a"))
+    claimed = await take_one(store, "w")
+    assert await put(store, latest("b", CALL)) == [True]
+    assert await state(store, "b") is JobState.WAITING
+    assert await put(store, latest("c", LARGE)) == [Duplicate("b")]
+    assert await take(store, "w") == []
+    assert await owner(store) == "a"
+    assert await settle(store, "w", claimed, Verb.SUCCEEDED, THREE)
+    assert await owner(store) == "b"
+    (following,) = await take(store, "w")
+    assert (following.id, following.envelope) == ("b", LARGE)
+    assert await settle(store, "w", following, Verb.SUCCEEDED, THREE)
+    assert await owner(store) is None
+
+
+async def test_of_jobs_that_are_sent_together_the_last_call_counts(store: Store) -> None:
+    assert await put(store, latest("a"), latest("b", LARGE)) == [True, Duplicate("a")]
+    await joined(store, "w")
+    claimed = await take_one(store, "w")
+    assert claimed.envelope == LARGE
+    assert await put(store, latest("c"), latest("d", LARGE), latest("e")) == [True, Duplicate("c"), Duplicate("c")]
+    assert await settle(store, "w", claimed, Verb.SUCCEEDED, THREE)
+    assert [(each.id, each.envelope) for each in await take(store, "w")] == [("c", CALL)]
+
+
+async def test_a_job_that_is_followed_is_not_tried_again(store: Store) -> None:
+    await started(store)
+    await put(store, latest("a"))
+    claimed = await take_one(store, "w")
+    await put(store, latest("b"))
+    assert await settle(store, "w", claimed, Verb.RETRY, BROKEN, delay_ms=LONG)
+    assert await state(store, "a") is JobState.FAILED
+    assert ids(await take(store, "w")) == ["b"]
+
+
+@pytest.mark.parametrize("verb", [Verb.INTERRUPT, Verb.CRASH, Verb.SNOOZE, Verb.RELEASE])
+async def test_a_job_that_is_followed_and_comes_back_is_run_before(store: Store, verb: Verb) -> None:
+    await started(store)
+    await put(store, latest("a"))
+    claimed = await take_one(store, "w")
+    await put(store, latest("b"))
+    assert await settle(store, "w", claimed, verb, BROKEN)
+    (claimed,) = await take(store, "w")
+    assert claimed.id == "a"
+    assert await settle(store, "w", claimed, Verb.SUCCEEDED, THREE)
+    assert ids(await take(store, "w")) == ["b"]
+
+
+async def test_a_job_that_waits_for_its_retry_is_replaced(store: Store) -> None:
+    await started(store)
+    await put(store, latest("a"))
+    assert await settle(store, "w", await take_one(store, "w"), Verb.RETRY, BROKEN, delay_ms=LONG)
+    assert await put(store, latest("b", LARGE)) == [Duplicate("a")]
+    (claimed,) = await take(store, "w")
+    assert (claimed.id, claimed.envelope, claimed.attempts) == ("a", LARGE, 0)
+
+
+async def test_the_job_that_follows_has_its_own_time(store: Store) -> None:
+    await started(store)
+    await put(store, latest("a"))
+    claimed = await take_one(store, "w")
+    await put(store, latest("b", delay_ms=LONG))
+    assert await settle(store, "w", claimed, Verb.SUCCEEDED, THREE)
+    assert await state(store, "b") is JobState.SCHEDULED
+
+
+async def test_a_job_that_follows_may_be_cancelled(store: Store) -> None:
+    await started(store)
+    await put(store, latest("a"))
+    claimed = await take_one(store, "w")
+    await put(store, latest("b"))
+    assert await store.cancel(QUEUE, ["b"], REASON, LONG) == [JobState.WAITING]
+    assert await put(store, latest("c")) == [True]
+    assert await settle(store, "w", claimed, Verb.SUCCEEDED, THREE)
+    assert ids(await take(store, "w")) == ["c"]
+
+
+async def test_a_release_lets_the_job_that_follows_run(store: Store) -> None:
+    await started(store)
+    await put(store, latest("a"))
+    claimed = await take_one(store, "w")
+    await put(store, latest("b"))
+    assert await store.operating.release_unique(QUEUE, KEY) == "a"
+    assert await owner(store) == "b"
+    assert ids(await take(store, "w")) == ["b"]
+    assert await settle(store, "w", claimed, Verb.SUCCEEDED, THREE)
+    assert await owner(store) == "b"
+
+
+async def test_a_job_whose_predecessor_has_vanished_is_queued(redis_backend: Backend) -> None:
+    store = await redis_backend.open()
+    assert redis_backend.database is not None
+    await started(store)
+    await put(store, latest("a"))
+    await take_one(store, "w")
+    await put(store, latest("b"))
+    with redis_backend.database.client() as client:
+        client.zadd(redis_backend.key("timers"), {"follow b": 1})
+        client.zadd(redis_backend.key("scheduled"), {"": 1})
+        await store.promote(QUEUE, 10)
+        assert await state(store, "b") is JobState.WAITING
+        client.zadd(redis_backend.key("timers"), {"follow b": 1})
+        client.zadd(redis_backend.key("scheduled"), {"": 1})
+    redis_backend.delete("job:a")
+    await store.promote(QUEUE, 10)
+    assert ids(await take(store, "w")) == ["b"]
+    assert await owner(store) == "b"
+
+
+# -- moves
+
+
+async def move(store: Store, job_id: str) -> list[str]:
+    """Move a job; returns the ids of those that are here again because they were refused there."""
+    await store.outbox.move(QUEUE, [job_id], ELSEWHERE)
+    reading = await store.outbox.read(QUEUE, ELSEWHERE)
+    delivery = await store.outbox.deliver(ELSEWHERE, QUEUE, reading)
+    return list((await store.outbox.remove(QUEUE, ELSEWHERE, reading, delivery)).returned)
+
+
+async def test_a_job_that_is_moved_holds_the_key_of_its_new_queue(store: Store) -> None:
+    await put(store, job("a"))
+    assert await move(store, "a") == []
+    assert await put(store, job("b")) == [True]
+    assert await put(store, job("c"), queue=ELSEWHERE) == [Duplicate("a")]
+
+
+async def test_a_job_stays_whose_key_another_one_holds_there(store: Store) -> None:
+    await put(store, job("a"))
+    await put(store, job("b"), queue=ELSEWHERE)
+    assert await move(store, "a") == ["a"]
+    assert await owner(store) == "a"
+    assert await owner(store, queue=ELSEWHERE) == "b"
+    assert await state(store, "a") is JobState.QUEUED
+
+
+async def test_a_job_on_its_way_holds_the_key_of_its_old_queue(store: Store) -> None:
+    await put(store, job("a"))
+    await store.outbox.move(QUEUE, ["a"], ELSEWHERE)
+    assert await put(store, job("b")) == [Duplicate("a")]
+
+
+# -- schedules
+
+
+async def tick(store: Store, number: int, lock: Lock, overlap: Overlap = Overlap.ALLOW) -> int | None:
+    if number == 1:
+        entry = Entry(id="s", definition=b"any", envelope=CALL, next_ms=1, extra=Extra(unique=lock))
+        assert await store.timetable.write(QUEUE, [entry]) == [True]
+    (stored,) = (await store.timetable.read(QUEUE)).entries
+    made = Tick(
+        id="s", rev=stored.rev, jobs=[(f"s@{number}", number, number)], next_ms=1, overlap=overlap, max_runs=0
+    )
+    return (await store.timetable.tick(QUEUE, [made])).made[0]
+
+
+async def test_a_tick_whose_key_a_job_holds_is_skipped(store: Store) -> None:
+    lock = Lock(KEY)
+    assert await tick(store, 1, lock) == 1
+    assert await put(store, job("a")) == [Duplicate("s@1")]
+    assert await tick(store, 2, lock) == 0
+    (stored,) = (await store.timetable.read(QUEUE)).entries
+    assert (stored.runs, stored.skipped) == (1, 1)
+    await store.cancel(QUEUE, ["s@1"], REASON, LONG)
+    assert await tick(store, 3, lock) == 1
+    assert await owner(store) == "s@3"
+
+
+async def test_one_tick_follows_the_job_that_runs(store: Store) -> None:
+    lock = Lock(KEY, conflict="latest")
+    await started(store)
+    assert await tick(store, 1, lock) == 1
+    assert await tick(store, 2, lock) == 0, "the first one was not started"
+    claimed = await take_one(store, "w")
+    assert await tick(store, 3, lock) == 1
+    assert await state(store, "s@3") is JobState.WAITING
+    assert await tick(store, 4, lock) == 0
+    await store.settle(QUEUE, "w", [Settlement(claimed.id, claimed.claim, Verb.SUCCEEDED, THREE, 0, LONG)])
+    assert ids(await take(store, "w")) == ["s@3"]
+
+
+# -- what is left
+
+
+async def test_keys_leave_nothing_behind(redis_backend: Backend) -> None:
+    store = await redis_backend.open()
+    assert redis_backend.database is not None
+    await started(store)
+    await put(store, job("a"), latest("b", key="l"), job("c", until="started", key="s"))  # pyright: ignore[reportArgumentType]
+    jobs = await take(store, "w")
+    await put(store, latest("d", key="l"))  # pyright: ignore[reportArgumentType]
+    await store.settle(QUEUE, "w", [Settlement(each.id, each.claim, Verb.SUCCEEDED, THREE, 0, 0) for each in jobs])
+    await store.cancel(QUEUE, ["d"], REASON, 0)
+    with redis_backend.database.client() as client:
+        assert client.keys(redis_backend.key("unique:*")) == []
