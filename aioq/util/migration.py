@@ -186,8 +186,8 @@ WORDS: dict[ApiPart, dict[str, str]] = {
         ),
         **dict.fromkeys(("day_of_week", "day_of_month", "month_of_year"), _SCHEDULES),
         **dict.fromkeys(
-            ("unique", "unique_for", "singleton", "dedupe", "deduplicate"),
-            "job_id=..., with which a job is added once while its result is kept",
+            ("unique_for", "singleton", "dedupe", "deduplicate"),
+            "unique=Unique(...), with which only one job of a key is there at a time",
         ),
         **dict.fromkeys(("concurrency", "max_concurrency", "concurrency_limit"), _RATE),
         **dict.fromkeys(("depends_on", "wait_for", "chord"), _TOGETHER),

@@ -301,10 +301,10 @@ async def test_in_a_sharded_queue_a_key_chooses_the_shard() -> None:
 
 
 async def test_a_key_that_cannot_be_made_sends_nothing(session: MemorySession) -> None:
-    class Strange: ...
+    class Opaque: ...
 
     with pytest.raises(ArgumentError):
-        await sync.send_many([(1,), (Strange(),)])
+        await sync.send_many([(1,), (Opaque(),)])
     await session.drain()
     assert not ran
 

@@ -11,7 +11,7 @@ import pytest
 from aioq.jobs.job import JobState, Priority, Progress
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
 from aioq.store.events import LISTENING_MS, MOST_LIVE
-from aioq.store.extra import Expiry, Extra
+from aioq.store.extra import Expiry, Extra, Lock
 from aioq.store.history import COUNTERS
 from aioq.store.operations import KEPT_MS, MOST_OPERATIONS, Act, OperationStep
 from aioq.store.redis import RedisStore, replies
@@ -221,6 +221,15 @@ def tombstone(look: Look, key: str) -> None:
     look.expires_within(key, look.limits.tombstone_ms)
 
 
+def unique(look: Look, key: str) -> None:
+    """It expires, or its job has not ended."""
+    if look.client.pttl(look.base + key) >= 0:
+        look.expires_within(key, HOUR)
+    else:
+        owner = look.client.get(look.base + key).partition("\n")[0]
+        assert look.state(owner) not in {None, "succeeded", "failed", "cancelled"}
+
+
 def receipt(look: Look, key: str) -> None:
     look.expires_within(key, MINUTE)
 
@@ -377,6 +386,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":tasks": ("capped", tasks),
     ":stats:<period>": ("expires", stats),
     ":log:<id>": ("capped", job_log),
+    ":unique:<key>": ("deleted when the job ends", unique),
     ":receipt:<call>": ("expires", receipt),
     ":tombstone:<nonce>": ("expires", tombstone),
 }
@@ -432,6 +442,9 @@ async def use_everything(store: RedisStore) -> None:
     await send(store, "called off", delay_ms=HOUR)
     extra = Extra(("a",), Expiry(span_ms=HOUR))
     await store.enqueue(QUEUE, [NewJob("expires", CALL, delay_ms=HOUR, extra=extra)])
+    throttled = Extra(unique=Lock("shop.sync:1", "within", window_ms=HOUR))
+    await store.enqueue(QUEUE, [NewJob("throttled", CALL, delay_ms=HOUR, extra=throttled)])
+    await store.enqueue(QUEUE, [NewJob("unique", CALL, delay_ms=HOUR, extra=Extra(unique=Lock("shop.sync:2")))])
     for number in range(6):
         await settle(store, "w1", await running(store, "w1", f"broken-{number}"), Verb.FAILED, BROKEN, ttl_ms=HOUR)
     await move_some(store)

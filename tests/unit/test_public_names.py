@@ -91,7 +91,7 @@ def test_an_object_shows_what_is_for_users(thing: Any, names: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "names", "of_instances"),
     [
-        (App, APP, "middleware name operations schedules settings tasks"),
+        (App, APP, "middleware name operations schedules settings tasks unique"),
         (Task, TASK, "defaults executor function name"),
         (Sendable, SENDABLE, "name"),
     ],

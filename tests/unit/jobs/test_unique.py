@@ -131,11 +131,11 @@ def test_a_key_has_the_tasks_name_or_its_scope_in_it_and_a_bounded_length() -> N
 
 
 def test_a_key_that_cannot_be_made_is_an_error_of_the_call() -> None:
-    class Strange: ...
+    class Opaque: ...
 
     for unique, value, message in [
-        (Unique(by="why"), Strange(), r"^task 'sync': no unique key can be made of the arguments: "),
-        (Unique(by=lambda _: Strange()), 1, r"^task 'sync': no unique key can be made of the arguments: "),
+        (Unique(by="why"), Opaque(), r"^task 'sync': no unique key can be made of the arguments: "),
+        (Unique(by=lambda _: Opaque()), 1, r"^task 'sync': no unique key can be made of the arguments: "),
         (Unique(by=lambda _: None), 1, r"^task 'sync': the function of Unique\(by=...\) returned None"),
         (Unique(by=lambda args: args["nobody"]), 1, r"^task 'sync': .* has failed: KeyError: 'nobody'"),
     ]:

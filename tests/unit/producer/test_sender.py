@@ -13,6 +13,7 @@ from aioq.app import internals_of
 from aioq.errors import ArgumentError, PayloadTooLargeError, SendError
 from aioq.jobs.job import Priority, queue_of
 from aioq.jobs.middleware import Middleware as Base
+from aioq.jobs.options import Options
 from aioq.jobs.retry import RetryRule
 from aioq.producer.shards import ShardTable
 from aioq.store.columns import NewJobs
@@ -75,6 +76,10 @@ class Clients:
 
     async def get(self) -> "Clients":
         return self
+
+    async def shard_within(self, queue: str, options: Options, task: str, limit: float) -> str:
+        del task, limit
+        return self.table[queue].shard_for(options) or queue
 
 
 def make(*middleware: Base, **settings: Any) -> tuple[App, Buffers]:

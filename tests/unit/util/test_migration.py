@@ -121,7 +121,7 @@ OPTIONS = {
     "at_front": 'priority="high"',
     "cron": '@app.cron("*/5 * * * *")',
     "minutes": "@app.every(seconds)",
-    "unique": "job_id=",
+    "unique_for": "unique=Unique(",
     "depends_on": "await gather(",
     "max_concurrency": "queue of its own",
 }
