@@ -46,11 +46,11 @@ function Successors.choose(q, id, new, owner, job, following, adding)
     return owner
   end
   if not job or job[Field.STATE] == 'moving' then return owner end
-  if following and adding[following] then
-    Successors.replace_new(adding[following], new)
-    return following
-  end
   if following and lock[3] == 'latest' then
+    if adding[following] then
+      Successors.replace_new(adding[following], new)
+      return following
+    end
     local alive, next_job = Unique.is_alive(q, lock[1], following)
     if next_job and alive then Successors.replace(q, following, next_job, new) end
     if alive then return following end

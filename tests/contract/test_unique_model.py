@@ -1,0 +1,353 @@
+"""Unique keys in random walks, on every store, against a few lines of plain Python.
+
+After each step each key is held by the same job in the store and in the model, and each job has the same state
+and call.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from aioq.jobs.job import JobState
+from aioq.store.contract import Added, Claimed, Limits, NewJob, Settlement, Store, Verb
+from aioq.store.extra import Duplicate, Extra, Lock
+from aioq.store.memory import MemoryStore
+from aioq.store.redis import RedisStore
+from aioq.util.clock import ManualClock
+from aioq.wire.messages import encode_envelope
+from tests.contract.kit import BROKEN, CRASHED, LONG, QUEUE, REASON, THREE
+from tests.contract.test_model import one_of
+from tests.databases import Database
+
+pytestmark = pytest.mark.long(seconds=15)
+
+T = TypeVar("T")
+
+WALKS, WALKS_IN_MEMORY = (20, 1000), (40, 2000)
+"""How many walks of 60 steps, small and full."""
+
+LIMITS = Limits(lease_ms=LONG, max_crashes=1000)
+KEYS = ("shop.sync:1", "shop.sync:2")
+
+picks = st.integers(0, 999)
+locks = st.tuples(
+    st.sampled_from([KEYS[0], KEYS[0], KEYS[1]]),
+    st.sampled_from(["ended", "ended", "ended", "started"]),
+    st.sampled_from(["return", "replace", "latest", "latest", "latest"]),
+)
+sends = st.lists(st.tuples(locks, st.sampled_from([False, False, True])), min_size=1, max_size=3)
+counts = st.integers(1, 3)
+Given = list[tuple[tuple[str, str, str], bool]]
+"""Jobs that are sent together: the lock of each, and whether it has a delay."""
+
+ends = st.sampled_from([Verb.SUCCEEDED, Verb.FAILED, Verb.CANCELLED])
+returns = st.sampled_from([Verb.RETRY, Verb.SNOOZE, Verb.INTERRUPT, Verb.CRASH, Verb.RELEASE, Verb.PARK])
+
+
+@dataclass(slots=True)
+class Job:
+    """One job, as the model knows it."""
+
+    lock: Lock
+    call: bytes
+    state: JobState = JobState.QUEUED
+    due: bool = False
+    begun: bool = False
+
+    @property
+    def waits(self) -> bool:
+        return self.state in {JobState.QUEUED, JobState.SCHEDULED}
+
+
+class Model:
+    """Who holds each key, who follows that job, and what became of each."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.owners: dict[str, str] = {}
+        self.following: dict[str, str] = {}
+
+    def send(self, job_id: str, lock: Lock, call: bytes, *, delayed: bool) -> Added:
+        owner, state = self.owners.get(lock.key), JobState.SCHEDULED if delayed else JobState.QUEUED
+        if owner is None:
+            self.owners[lock.key] = job_id
+            self.jobs[job_id] = Job(lock, call, state)
+            return True
+        there, next_id = self.jobs[owner], self.following.get(lock.key)
+        if lock.conflict == "latest" and next_id is not None:
+            self.jobs[next_id].call, self.jobs[next_id].due = call, delayed
+            return Duplicate(next_id)
+        if lock.conflict != "return" and there.waits and (lock.conflict == "latest" or not there.begun):
+            there.call, there.state = call, state
+        elif lock.conflict == "latest":
+            self.following[lock.key] = job_id
+            self.jobs[job_id] = Job(lock, call, JobState.WAITING, due=delayed)
+            return True
+        return Duplicate(owner)
+
+    def start(self, job_id: str) -> None:
+        job = self.jobs[job_id]
+        job.state, job.begun = JobState.RUNNING, True
+        if job.lock.until == "started":
+            self.give_back(job_id)
+
+    def give_back(self, job_id: str) -> None:
+        key = self.jobs[job_id].lock.key
+        if self.following.get(key) == job_id:
+            del self.following[key]
+        if self.owners.get(key) == job_id:
+            self.release(key)
+
+    def release(self, key: str) -> None:
+        self.owners.pop(key, None)
+        if (next_id := self.following.pop(key, None)) is not None:
+            self.owners[key] = next_id
+            job = self.jobs[next_id]
+            job.state = JobState.SCHEDULED if job.due else JobState.QUEUED
+
+    def end(self, job_id: str, state: JobState) -> None:
+        self.give_back(job_id)
+        self.jobs[job_id].state = state
+
+    def back(self, job_id: str, verb: Verb, *, delayed: bool) -> None:
+        job = self.jobs[job_id]
+        key = job.lock.key
+        is_followed = self.owners.get(key) == job_id and key in self.following
+        if verb is Verb.RETRY and job.lock.conflict == "latest" and is_followed:
+            self.end(job_id, JobState.FAILED)
+            return
+        job.state = JobState.SCHEDULED if delayed else JobState.QUEUED
+        if job.lock.until == "started" and (verb in {Verb.RELEASE, Verb.PARK} or key not in self.owners):
+            self.owners[key] = job_id
+
+    def reopen(self, job_id: str) -> JobState | Duplicate | None:
+        job = self.jobs[job_id]
+        if job.state is not JobState.FAILED:
+            return job.state
+        owner = self.owners.get(job.lock.key)
+        if owner not in {None, job_id}:
+            return Duplicate(owner or "")
+        self.owners[job.lock.key] = job_id
+        job.state, job.begun = JobState.QUEUED, False
+        return JobState.FAILED
+
+
+class UniqueMachine(RuleBasedStateMachine):
+    """A queue with one worker, and the model."""
+
+    @staticmethod
+    def make() -> tuple[Store, Callable[[], None]]:
+        """The store, and what is to be done afterwards."""
+        raise NotImplementedError
+
+    @initialize()
+    def start(self) -> None:
+        self.runner = asyncio.Runner()
+        self.loop = self.runner.get_loop()
+        self.run(self._open)
+
+    async def _open(self) -> None:
+        self.store, self.clean = self.make()
+        self.lease_client = self.store.lease_client()
+        assert not self.lease_client.join(QUEUE, "w").lost
+        self.model, self.sent, self.running = Model(), 0, list[Claimed]()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        try:
+            self.all_keys_are_free_in_the_end()
+        finally:
+            self.loop.run_until_complete(self.store.close())
+            self.lease_client.close()
+            self.clean()
+            self.runner.close()
+
+    def run(self, call: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
+        async def wait() -> T:
+            return await call(*args, **kwargs)
+
+        return self.loop.run_until_complete(wait())
+
+    # -- what happens -------------------------------------------------------------------------------------------
+
+    @rule(given=st.lists(sends, min_size=1, max_size=3), again=st.booleans(), counts=st.lists(counts, max_size=3))
+    def send_and_claim(self, given: list[Given], again: bool, counts: list[int]) -> None:
+        """What walks would else do too rarely."""
+        for some, count in zip_longest(given, counts, fillvalue=None):
+            if some is not None:
+                self.send(some, again=again)
+            if count is not None:
+                self.claim(count)
+
+    def send(self, given: Given, *, again: bool) -> None:
+        jobs: list[NewJob] = []
+        for (key, until, conflict), delayed in given:
+            self.sent += 1
+            call = encode_envelope("shop.sync", [self.sent, "x" * (2_000 * (self.sent % 3 == 0))], {}, None)
+            extra = Extra(unique=Lock(key, until, conflict))
+            jobs.append(NewJob(f"j{self.sent:04}", call, delay_ms=LONG if delayed else None, extra=extra))
+        expected = [
+            self.model.send(job.id, job.extra.unique, job.envelope, delayed=job.delay_ms is not None)
+            for job in jobs
+            if job.extra is not None and job.extra.unique is not None
+        ]
+        assert self.run(self.store.enqueue, QUEUE, jobs) == expected
+        if again:  # its reply was lost: what the first call has not added may be added now, if its key is free
+            added = self.run(self.store.enqueue, QUEUE, jobs, again=True)
+            assert [each is True for each in added] == [each is True for each in expected]
+        self.agree()
+
+    def claim(self, count: int) -> None:
+        for job in self.run(self.store.claim, QUEUE, "w", count).jobs:
+            assert self.model.jobs[job.id].state is JobState.QUEUED
+            assert job.envelope == self.model.jobs[job.id].call
+            self.model.start(job.id)
+            self.running.append(job)
+        self.agree()
+
+    @rule(pick=picks, verb=ends)
+    def end(self, pick: int, verb: Verb) -> None:
+        if self.running:
+            job = self.running.pop(pick % len(self.running))
+            self._settle(job, verb)
+            self.model.end(job.id, JobState(verb.value))
+            self.agree()
+
+    @rule(pick=picks, verb=returns, delayed=st.booleans())
+    def come_back(self, pick: int, verb: Verb, delayed: bool) -> None:
+        if self.running:
+            job = self.running.pop(pick % len(self.running))
+            delayed = delayed and verb in {Verb.RETRY, Verb.SNOOZE, Verb.PARK}
+            self._settle(job, verb, delay_ms=LONG if delayed else 0)
+            self.model.back(job.id, verb, delayed=delayed)
+            self.agree()
+
+    def _settle(self, job: Claimed, verb: Verb, *, delay_ms: int = 0) -> None:
+        outcome = THREE if verb is Verb.SUCCEEDED else BROKEN
+        settlement = Settlement(job.id, job.claim, verb, outcome, delay_ms, LONG)
+        for _ in range(2 if verb in {Verb.SUCCEEDED, Verb.FAILED} else 1):  # the second one after a lost reply
+            assert self.run(self.store.settle, QUEUE, "w", [settlement]) == [True]
+
+    @rule()
+    def die(self) -> None:
+        while self.run(self.store.recover, QUEUE, CRASHED, 100, dead="w").more:
+            pass
+        for job in self.running:
+            self.model.back(job.id, Verb.CRASH, delayed=False)
+        self.running.clear()
+        assert not self.lease_client.join(QUEUE, "w").lost
+        self.agree()
+
+    @rule(pick=picks)
+    def cancel(self, pick: int) -> None:
+        waiting = [each for each, job in self.model.jobs.items() if job.waits or job.state is JobState.WAITING]
+        if waiting:
+            job_id = one_of(waiting, pick)
+            assert self.run(self.store.cancel, QUEUE, [job_id], REASON, LONG) == [self.model.jobs[job_id].state]
+            self.model.end(job_id, JobState.CANCELLED)
+            self.agree()
+
+    @rule(pick=picks)
+    def reopen(self, pick: int) -> None:
+        if self.model.jobs:
+            job_id = one_of(list(self.model.jobs), pick)
+            assert self.run(self.store.operating.reopen, QUEUE, [job_id]) == [self.model.reopen(job_id)]
+            self.agree()
+
+    @rule(pick=picks)
+    def run_now(self, pick: int) -> None:
+        if self.model.jobs:
+            job_id = one_of(list(self.model.jobs), pick)
+            self.run(self.store.reschedule, QUEUE, [job_id])
+            job = self.model.jobs[job_id]
+            job.state = JobState.QUEUED if job.state is JobState.SCHEDULED else job.state
+            self.agree()
+
+    @rule(key=st.sampled_from([*KEYS, "none", "none", "none"]))
+    def release(self, key: str) -> None:
+        assert self.run(self.store.operating.release_unique, QUEUE, key) == self.model.owners.get(key)
+        self.model.release(key)
+        self.agree()
+
+    # -- what holds ---------------------------------------------------------------------------------------------
+
+    def agree(self) -> None:
+        """The store and the model say the same."""
+        for key in KEYS:
+            assert self.run(self.store.operating.unique_owner, QUEUE, key) == self.model.owners.get(key), key
+        ids = list(self.model.jobs)
+        found = self.run(self.store.info, QUEUE, ids)
+        assert [info and info.state for info in found] == [job.state for job in self.model.jobs.values()]
+        calls = self.run(self.store.operating.calls, QUEUE, ids)
+        for job_id, call in zip(ids, calls, strict=True):
+            assert call in {None, self.model.jobs[job_id].call}, job_id
+
+    def all_keys_are_free_in_the_end(self) -> None:
+        for job in self.running:
+            self._settle(job, Verb.SUCCEEDED)
+            self.model.end(job.id, JobState.SUCCEEDED)
+        for job_id in list(self.model.jobs):
+            if self.model.jobs[job_id].waits or self.model.jobs[job_id].state is JobState.WAITING:
+                self.run(self.store.cancel, QUEUE, [job_id], REASON, LONG)
+                self.model.end(job_id, JobState.CANCELLED)
+        self.agree()
+        assert not self.model.owners
+        self.nothing_is_left()
+
+    def nothing_is_left(self) -> None:
+        """The store has no key any more."""
+
+
+def in_memory() -> tuple[Store, Callable[[], None]]:
+    return MemoryStore("test", clock=ManualClock(), limits=LIMITS), lambda: None
+
+
+def on(database: Database, app: str) -> Callable[[], tuple[Store, Callable[[], None]]]:
+    def make() -> tuple[Store, Callable[[], None]]:
+        client = database.client()
+
+        def clean() -> None:
+            left = client.keys("*:unique:*")
+            client.flushdb()
+            client.close()
+            assert left == []
+
+        return RedisStore(app, database.url, shown_url=database.url, limits=LIMITS), clean
+
+    return make
+
+
+def drive(make: Callable[[], tuple[Store, Callable[[], None]]], walks: int) -> None:
+    machine: Any = type("Machine", (UniqueMachine,), {"make": staticmethod(make)})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            phases=(Phase.explicit, Phase.generate),  # without shrinking, which takes minutes
+            max_examples=walks,
+            stateful_step_count=60,
+            derandomize=walks < WALKS[1],  # the small size is the same each time
+            deadline=None,
+            database=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        ),
+    )
+
+
+@pytest.mark.scale(minutes=10)
+def test_keys_are_those_of_the_model_in_memory(size: Callable[[int, int], int]) -> None:
+    drive(in_memory, size(*WALKS_IN_MEMORY))
+
+
+@pytest.mark.scale(minutes=10)
+def test_keys_are_those_of_the_model_at_a_server(
+    server: Database, app_name: str, size: Callable[[int, int], int]
+) -> None:
+    drive(on(server, app_name), size(*WALKS))
