@@ -62,13 +62,12 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
         claim: the number of this claim. Together with the worker's id it is the fence of every later write. No two
             claims of a worker have the same number, even if a job's id is used again.
         attempts: attempts that ended before this one.
-        crashes: runs that died with their worker.
-        interruptions: runs that were given back.
+        crashes, interruptions: runs that died with their worker, and that were given back.
         sent_ms: when the server added it, in milliseconds since the Unix epoch.
         started_ms: when it was claimed, in the same unit.
         claims: how often the job was claimed, this claim included.
         tags: the tags that its sender has given it.
-        ready_ms: when it last came back to its lane, if that was noted; else 0.
+        ready_ms: when it last came back to its lane, if that was noted; else 0. is_unique: whether it has a key.
     """
 
     id: str
@@ -82,6 +81,7 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
     claims: int = 1
     tags: tuple[str, ...] = ()
     ready_ms: int = 0
+    is_unique: bool = False
 
 
 class Token(msgspec.Struct, frozen=True, gc=False):

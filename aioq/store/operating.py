@@ -11,7 +11,7 @@ import msgspec
 
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.control import WorkerControl
-from aioq.store.extra import Duplicate
+from aioq.store.extra import Duplicate, Lock
 from aioq.store.operations import OperationVerbs
 from aioq.store.pauses import PauseVerbs
 from aioq.store.story import Counted, Story
@@ -177,6 +177,15 @@ class OperatorVerbs(Protocol):
 
     async def unique_owner(self, queue: str, key: str) -> str | None:
         """The job that holds a unique key; None for none."""
+        ...
+
+    async def hold_unique(
+        self, queue: str, worker: str, job_id: str, claim: int, lock: Lock
+    ) -> tuple[str, bool] | None:
+        """Let a running job hold a unique key; None if it does, or if this worker does not run it any more.
+
+        Else the job that holds the key, and whether this one is to wait for its end.
+        """
         ...
 
     async def release_unique(self, queue: str, key: str) -> str | None:

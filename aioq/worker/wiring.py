@@ -49,6 +49,7 @@ from aioq.worker.lending import Lending
 from aioq.worker.run.call import Caller
 from aioq.worker.run.environment import RunEnvironment
 from aioq.worker.run.run import CANCELLED
+from aioq.worker.run.unique import hold_key
 from aioq.worker.slots import Slots
 
 log = logger("aioq.worker")
@@ -104,8 +105,7 @@ class Duties:
     ) -> None:
         settings = app_parts.settings
         self._app_parts = app_parts
-        self._store = store
-        self._incarnation = incarnation
+        self._store, self._incarnation = store, incarnation
         self._declared, self._all_queues = declared, tuple(queues)
         self._whole = set(worker_queues(app_parts, ())) <= by_queue(queues).keys()
         self.slots = Slots(concurrency)
@@ -121,6 +121,7 @@ class Duties:
             app_parts.middleware,
             threads=settings.threads or concurrency,
             processes=settings.pool_size or os.cpu_count() or 1,
+            hold_key=partial(hold_key, store),
         )
         self.executor = Executor(
             RunEnvironment(

@@ -369,3 +369,82 @@ def test_sync_code_asks_for_keys_too() -> None:
         assert released is not None
         assert first.cancel_sync()
         session.drain()
+
+
+NAMED = """
+import asyncio
+from pathlib import Path
+
+from aioq import App, Unique
+
+app = App()
+
+
+@app.task(unique=Unique(by="user_id"))
+async def sync(user_id: int, gate: str = "") -> str:
+    while gate and not Path(gate).exists():
+        await asyncio.sleep(0.01)
+    return gate
+
+
+@app.task(unique=Unique(by="user_id", conflict="latest"))
+async def index(user_id: int, version: int, gate: str = "") -> int:
+    while gate and not Path(gate).exists():
+        await asyncio.sleep(0.01)
+    return version
+
+
+@app.task(unique=Unique(by="user_id", conflict="latest"), executor="process")
+def heavy(user_id: int) -> int:
+    return user_id
+"""
+
+
+async def test_a_job_that_is_sent_by_name_gets_its_key_from_the_worker(project: Project) -> None:
+    project.write("work.py", NAMED)
+    tasks = project.load("work")
+    sender = App(project.name, url=project.settings["AIOQ_URL"])
+    gate = project.folder / "gate"
+    async with tasks.app, sender:
+        await project.ready_worker("work:app", "--concurrency", "4")
+        first = await sender.send("work.sync", 1, str(gate))
+        await state_is(first, JobState.RUNNING)
+        second = await sender.send("work.sync", 1)
+        with pytest.raises(JobCancelledError, match=f"job {first.id} holds its unique key"):
+            await second.result(timeout=20)
+        assert (await tasks.sync.send(1)).id == first.id
+        assert (await sender.send("work.heavy", 5)).added
+
+        running = await sender.send("work.index", 1, 1, gate=str(gate))
+        await state_is(running, JobState.RUNNING)
+        later = await sender.send("work.index", 1, 2)
+        await state_is(later, JobState.SCHEDULED)  # it waits for the end of the other one
+        gate.touch()
+        assert await running.result(timeout=20) == 1
+        assert await later.result(timeout=20) == 2
+        assert await first.result(timeout=20) == str(gate)
+        again = await sender.send("work.sync", 1)
+        assert await again.result(timeout=20) == ""
+        assert await tasks.app.unique.owner(tasks.sync.unique_key(1)) is None
+
+
+async def test_in_memory_a_job_that_is_sent_by_name_gets_its_key_too() -> None:
+    shop = App("shop", url="redis://nowhere")
+    waits = asyncio.Event()
+
+    async with shop.test() as session:
+        named = shop.by_name("sync")  # before the task is declared, as in a process that does not import it
+
+        @shop.task(name="sync", unique=Unique(by="user_id", conflict="replace"))
+        async def sync(user_id: int, why: str = "") -> str:
+            await waits.wait()
+            return why
+
+        later = await sync.options(delay=60).send(1, "old")
+        with pytest.raises(JobCancelledError, match=f"job {later.id} holds its unique key"):
+            await (await named.send(1, "new"))
+        waits.set()
+        assert await later == "new", "its call took the place of the other one, and its time"
+        first = await named.send(2, "first")
+        assert await first == "first"
+        await session.drain()

@@ -310,6 +310,12 @@ async def _unique(store: RedisStore, queue: str) -> list[Any]:
         extra = timed if job_id == "t2" else lock
         new = NewJob(job_id, b"x" * 3000, delay_ms=delay_ms, extra=extra)
         found.append(await store.enqueue(queue, [new], again=job_id == "u3"))
+    await store.enqueue(queue, [NewJob("n", CALL)])
+    for job in (await store.claim(queue, "w", 1)).jobs:
+        for each in "t", "k", "fresh":
+            found.append(
+                await store.operating.hold_unique(queue, "w", "n", job.claim, Lock(each, conflict="latest"))
+            )
     for key in "k", "t", "none":
         found.append(await store.operating.unique_owner(queue, key))
         found.append(await store.operating.release_unique(queue, key))

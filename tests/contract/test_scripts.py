@@ -23,7 +23,7 @@ from aioq.store.bounds import ASIDE_COST, CLAIM_LIMIT, SKIPPED_LIMIT, WAIT_LIMIT
 from aioq.store.contract import MAX_CUTS, Limits, NewJob, Settlement, Token, Verb
 from aioq.store.control import ANSWER_TTL_MS
 from aioq.store.events import MOST_LIVE, Position
-from aioq.store.extra import MovedJob
+from aioq.store.extra import Lock, MovedJob
 from aioq.store.memory import schedules as memory_schedules
 from aioq.store.memory.outcomes import MAX_WAITERS
 from aioq.store.memory.pubsub import MESSAGE_LIMIT
@@ -263,6 +263,7 @@ CALLS: dict[str, Call] = {
         QUEUE, "post", Reading([ENTRY] * n), DeliveryResult(["applied"] * n, "")
     ),
     "unique_owner": lambda store, _: store.operating.unique_owner(QUEUE, "sync:1"),
+    "unique_hold": lambda store, _: store.operating.hold_unique(QUEUE, "w", "job", 1, Lock("sync:1")),
     "unique_release": lambda store, _: store.operating.release_unique(QUEUE, "sync:1"),
     "outbox_look": lambda store, n: store.outbox.look(QUEUE, "post", [MovedJob("job", QUEUE, "1 ")] * n),
     "outbox_lost": lambda store, n: store.outbox.lost(QUEUE, "post", ["job"] * n),
@@ -314,6 +315,7 @@ REPLIES: dict[str, Callable[[int], Any]] = {
     "outbox_look": lambda _: [0],
     "unique_owner": lambda _: b"",
     "unique_release": lambda _: b"",
+    "unique_hold": lambda _: b"",
     "info": lambda n: [[]] * n,
     "count": lambda _: [0, 0, 1, b"0"],
     "pause": lambda _: b"0",

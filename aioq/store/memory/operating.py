@@ -6,7 +6,7 @@ from typing import Protocol
 
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Limits
-from aioq.store.extra import Duplicate
+from aioq.store.extra import Duplicate, Lock
 from aioq.store.leases import WorkerLease
 from aioq.store.memory.control import MemoryWorkerControl, QueueRequests
 from aioq.store.memory.operations import MemoryOperations, OperationQueue
@@ -111,6 +111,16 @@ class MemoryOperatorVerbs:
         """The job that holds a unique key; None for none."""
         with self._locked(queue) as locked:
             return locked.uniques.holder(key)
+
+    async def hold_unique(
+        self, queue: str, worker: str, job_id: str, claim: int, lock: Lock
+    ) -> tuple[str, bool] | None:
+        """Let a running job hold a unique key; None if it does, or if this worker does not run it any more.
+
+        Else the job that holds the key, and whether this one is to wait for its end.
+        """
+        with self._locked(queue) as locked:
+            return locked.uniques.hold(worker, job_id, claim, lock)
 
     async def release_unique(self, queue: str, key: str) -> str | None:
         """Give a unique key back for the job that holds it; returns that job, None for none."""

@@ -107,6 +107,26 @@ class Uniques:
             return owner
         return held.following if self._lives(lock.key, held.following) else self._follow(new, lock, due_ms)
 
+    def hold(self, worker: str, job_id: str, claim: int, lock: Lock) -> tuple[str, bool] | None:
+        """Let a running job hold a key; see `OperatorVerbs.hold_unique`."""
+        record = self._records.get(job_id)
+        is_run = record is not None and record.state is JobState.RUNNING and record.belongs_to(worker, claim)
+        if record is None or not is_run or (record.extra is not None and record.extra.unique is not None):
+            return None
+        owner = self.owner(job_id, lock)
+        if owner is None:
+            self.take(job_id, lock)
+            record.extra = msgspec.structs.replace(record.extra or Extra(), unique=lock)
+            return None
+        there, latest = self._records.get(owner), lock.conflict == "latest"
+        if there is None or self._held[lock.key].until_ms is not None or there.is_elsewhere:
+            return owner, False
+        if there.state is JobState.RUNNING or lock.conflict not in {"replace", "latest"}:
+            return owner, latest and there.state is JobState.RUNNING
+        if latest or there.started_ms is None:
+            self._replace(there, record, None)
+        return owner, False
+
     def give_back(self, job_id: str, lock: Lock) -> None:
         """Give back a key that a job holds; the job that follows it holds it then, and is queued."""
         held = self._at(lock.key)

@@ -5,9 +5,11 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Limits
-from aioq.store.extra import Duplicate
+from aioq.store.extra import Duplicate, Lock
 from aioq.store.operating import MOST_LISTED, Counted, Listed, Listing, ListPosition, ListQuery
 from aioq.store.redis.control import RedisWorkerControl
 from aioq.store.redis.history import about_arg
@@ -133,6 +135,17 @@ class RedisOperatorVerbs:
     async def unique_owner(self, queue: str, key: str) -> str | None:
         """The job that holds a unique key; None for none."""
         return (await self._call("unique_owner", queue, [key])).decode() or None
+
+    async def hold_unique(
+        self, queue: str, worker: str, job_id: str, claim: int, lock: Lock
+    ) -> tuple[str, bool] | None:
+        """Let a running job hold a unique key; None if it does, or if this worker does not run it any more.
+
+        Else the job that holds the key, and whether this one is to wait for its end.
+        """
+        args = [worker, job_id, claim, msgspec.msgpack.encode(lock)]
+        holder: bytes = await self._call_confirmed("unique_hold", queue, args)
+        return (holder.removeprefix(b"\n").decode(), holder[:1] == b"\n") if holder else None
 
     async def release_unique(self, queue: str, key: str) -> str | None:
         """Give a unique key back for the job that holds it; returns that job, None for none."""

@@ -32,6 +32,7 @@ _CLAIM_HEADER = 3
 _CLAIM_WIDTH = 4
 _MORE = 2
 _FIRST_CLAIM: tuple[Any, ...] = (1, 0, 0, 0)
+_UNIQUE = 2
 _WORKER_WIDTH = 4
 _RECOVERY_HEADER = 4
 _PROMOTION = 4
@@ -87,7 +88,8 @@ def parse_claim(reply: Sequence[Any]) -> Claim:
         claims, attempts, crashes, interruptions, *more = past or _FIRST_CLAIM
         job = Claimed(job_id.decode(), envelope, number, attempts, crashes, interruptions, sent, now, claims)
         if more:
-            job = msgspec.structs.replace(job, ready_ms=more[0], tags=_tags(more[1] if len(more) > 1 else ()))
+            tags = _tags(more[1] if len(more) > 1 else ())
+            job = msgspec.structs.replace(job, ready_ms=more[0], tags=tags, is_unique=len(more) > _UNIQUE)
         jobs.append(job)
     is_cut = bool(reply[2] and reply[2][_MORE])
     pause = parse_pause(reply[0])

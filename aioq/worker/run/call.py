@@ -7,7 +7,7 @@ import itertools
 import logging
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from inspect import isawaitable
 from typing import Any
@@ -77,9 +77,18 @@ class Caller:
         middleware: the App's middleware, outermost first.
         threads: how many plain functions may run at once.
         processes: how many tasks of the process pool may run at once.
+        hold_key: lets a job hold its unique key, if it has to get it first.
     """
 
-    def __init__(self, middleware: Sequence[Middleware], *, threads: int, processes: int) -> None:
+    def __init__(
+        self,
+        middleware: Sequence[Middleware],
+        *,
+        threads: int,
+        processes: int,
+        hold_key: Callable[[Run], Awaitable[None]] | None = None,
+    ) -> None:
+        self._hold_key = hold_key
         self._middleware = tuple(middleware)
         self._threads = anyio.CapacityLimiter(threads)
         self._processes = anyio.CapacityLimiter(processes)
@@ -124,6 +133,8 @@ class Caller:
         enter_job(run.context)
         here.jobs += 1
         try:
+            if run.lacks_key and self._hold_key is not None:
+                await self._hold_key(run)
             if run.isolated:
                 try:
                     return await self._with_place(self._isolated, partial(self._last_chance, run, begin))

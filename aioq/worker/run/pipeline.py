@@ -31,6 +31,7 @@ from aioq.worker.failures import failure_of
 from aioq.worker.run.environment import RunEnvironment
 from aioq.worker.run.run import Run
 from aioq.worker.run.settlements import classify, failed, own_failure, parked
+from aioq.worker.run.unique import lacks_key
 
 
 def prepare(run: Run, environment: RunEnvironment) -> Settlement | None:
@@ -92,6 +93,8 @@ def bind(run: Run, environment: RunEnvironment) -> Settlement | None:
     if timeout is None:
         timeout = settings.timeout if defaults.timeout is None else defaults.timeout
     run.timeout = timeout or None
+    if defaults.unique is not None:
+        run.lacks_key = lacks_key(task, run)
     if options.result_ttl_ms is None and defaults.result_ttl_ms is not None:
         run.result_ttl_ms = defaults.result_ttl_ms
     run.isolated = _is_last_chance(run, settings.max_crashes)

@@ -31,6 +31,7 @@ class Run:
         timeout: seconds the attempt may take, None for no limit (step bind).
         result_ttl_ms: how long the outcome is kept (step bind).
         context: the object that `current_job()` returns (step bind).
+        lacks_key: whether it has to get its unique key first (step bind).
         isolated: whether the run is the job's last chance, in a process of its own (step bind).
         key: queue, worker id and job id: after a lost lease a job may come again under a new worker id while its
             old run has not ended.
@@ -62,6 +63,7 @@ class Run:
     timeout: float | None = None
     result_ttl_ms: int = 0
     context: JobContext | None = None
+    lacks_key: bool = False
     isolated: bool = False
     entered: bool = False
     begun: bool = False

@@ -22,7 +22,8 @@
 --   for none; and what `Pauses.tell` adds); the number of this claim; 0 or {the last entry that names no job, the
 --   last job whose record this version cannot read ('' for none), 1 if the call ended before all lanes were read,
 --   else 0}; and per job its id, envelope, time of sending, and 0 for a first claim or else {claims, attempts,
---   crashes, interruptions, its tags if it has any}
+--   crashes, interruptions, when it came back to its lane (0 if that was not noted), its tags, 1 if it has a
+--   unique key}, of which the last three are there if they are needed
 --
 -- The known jobs are '' or a MessagePack array with the ids of all jobs that the worker knows it holds. With such
 -- an array the call also returns the jobs that the worker holds or was sent without knowing, because a reply was
@@ -196,6 +197,7 @@ local function take_other(id, text, is_held, lane)
   local past = {claims, job[Field.ATTEMPTS] or 0, job[Field.CRASHES] or 0, job[Field.INTERRUPTIONS] or 0}
   if job[Field.READY] then past[5] = job[Field.READY] end
   if job[Field.EXTRA] then past[5], past[6] = job[Field.READY] or 0, job[Field.EXTRA].tags end
+  if job[Field.EXTRA] and job[Field.EXTRA].unique then past[6], past[7] = past[6] or {}, 1 end
   add_to_reply(id, envelope, job[Field.SENT], past, cmsgpack.pack(job))
   return true
 end
