@@ -240,6 +240,15 @@ class UniqueMachine(RuleBasedStateMachine):
     def die(self) -> None:
         while self.run(self.store.recover, QUEUE, CRASHED, 100, dead="w").more:
             pass
+        for (
+            key
+        ) in KEYS:  # a recovery gives jobs back in no order, so any of these may be the one that takes its key
+            jobs = [job.id for job in self.running if self.model.jobs[job.id].lock.key == key]
+            started = [each for each in jobs if self.model.jobs[each].lock.until == "started"]
+            if started and key not in self.model.owners:
+                owner = self.run(self.store.operating.unique_owner, QUEUE, key)
+                assert owner in started
+                self.model.owners[key] = owner
         for job in self.running:
             self.model.back(job.id, Verb.CRASH, delayed=False)
         self.running.clear()
