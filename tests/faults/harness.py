@@ -188,11 +188,15 @@ class Load:
         """Send jobs, and begin to await them."""
         handles = await self._rig.tasks.app.send_many([call for _, call in calls])
         for (number, _), handle in zip(calls, handles, strict=True):
-            self._rig.ledger.accepted(handle.id, number)
-            self.handles[number] = handle
-            task = asyncio.create_task(self._await(number, handle))
-            self._waiting.add(task)
-            task.add_done_callback(self._waiting.discard)
+            self.expect(number, handle)
+
+    def expect(self, number: int, handle: JobHandle[Any]) -> None:
+        """Begin to await a job that was sent."""
+        self._rig.ledger.accepted(handle.id, number)
+        self.handles[number] = handle
+        task = asyncio.create_task(self._await(number, handle))
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
 
     async def pace(self, calls: Sequence[Numbered], rate: float) -> None:
         """Send jobs evenly, at so many a second; late ticks are made good."""

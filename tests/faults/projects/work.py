@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from aioq import App, Retry, current_job
+from aioq import App, Retry, Unique, current_job
 from tests.faults.ledger import OK, Ledger
 
 app = App()
@@ -76,6 +76,14 @@ async def neighbour(number: int, gate: str) -> int:
     with recorded(number) as run:
         while not os.path.exists(gate):  # noqa: ASYNC110, ASYNC240 - another process opens the gate
             await asyncio.sleep(0.01)
+    return run
+
+
+@app.task(unique=Unique(by="key"))
+async def only_one(number: int, key: int, seconds: float) -> int:
+    """Be the one job of a key."""
+    with recorded(number) as run:
+        await asyncio.sleep(seconds)
     return run
 
 
