@@ -7,6 +7,7 @@ import pytest
 from aioq.jobs.job import JobState
 from aioq.store.contract import Added, Limits, NewJob, Settlement, Store, Verb
 from aioq.store.extra import Duplicate, Expiry, Extra, Lock
+from aioq.store.operating import ListQuery
 from aioq.store.schedules import Entry, Overlap, Tick
 from aioq.wire.messages import encode_envelope
 from tests.contract.kit import (
@@ -399,6 +400,19 @@ async def test_the_job_that_follows_has_its_own_time(store: Store) -> None:
     await put(store, latest("b", delay_ms=LONG))
     assert await settle(store, "w", claimed, Verb.SUCCEEDED, THREE)
     assert await state(store, "b") is JobState.SCHEDULED
+
+
+async def test_jobs_that_follow_are_listed_and_counted_among_those_that_wait(store: Store) -> None:
+    await started(store)
+    keys = [f"shop.sync:{number}" for number in range(3)]
+    await put(store, *(job(f"a{number}", "latest", key=key) for number, key in enumerate(keys)))
+    assert len(await take(store, "w")) == 3
+    await put(store, *(job(f"b{number}", "latest", key=key) for number, key in enumerate(keys)))
+    query = ListQuery(JobState.WAITING)
+    found = [item.info.id for item in (await store.operating.list_jobs(QUEUE, query, (), 10)).items if item.info]
+    assert sorted(found) == ["b0", "b1", "b2"]
+    assert (await store.operating.count_jobs(QUEUE, query)).count == 3
+    assert await store.cancel(QUEUE, found, REASON, 0) == [JobState.WAITING] * 3
 
 
 async def test_a_job_that_follows_may_be_cancelled(store: Store) -> None:

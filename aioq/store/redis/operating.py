@@ -212,7 +212,7 @@ class RedisOperatorVerbs:
     async def _waiting(self, queue: str, after: ListPosition, limit: int) -> "_Part":
         cursor, job = after or ("0", "")
         following, *ids = await self._call("list_waiting", queue, [cursor, SCHEDULES_AT_ONCE])
-        mine = sorted(each for each in map(text_of, ids) if each > job)
+        mine = sorted({each for each in map(text_of, ids) if each > job})
         found: list[tuple[str, ListPosition]] = [(job_id, (cursor, job_id)) for job_id in mine]
         if len(found) > limit:
             return found[:limit], found[limit - 1][1]
