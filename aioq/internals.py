@@ -195,7 +195,7 @@ class Internals:
         call = (await (await self.store()).operating.calls(info.queue, [info.id]))[0]
         edited = self._edited_call(info.task, args, kwargs) if args or kwargs else None
         job = make_copy(info, call, edited)
-        return job.id, await self.deliver_encoded(info.queue, job)
+        return job.id, await self.deliver_encoded(info.queue, job) is True
 
     async def changed_arguments(
         self, info: JobInfo, changes: Sequence[tuple[str | int, Any]]

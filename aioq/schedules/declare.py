@@ -69,7 +69,7 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         envelope: the encoded call.
         priority: the lane of its jobs.
         extra: the extra fields of its jobs, such as tags; None for plain jobs.
-        shard_key: chooses the shard of its queue; empty for its id.
+        shard_key: chooses the shard of its queue, also if it is a unique key; empty for its id.
     """
 
     id: str
@@ -223,7 +223,7 @@ class Declarations:
             envelope=job.envelope,
             priority=job.priority,
             extra=job.extra,
-            shard_key=call.options.shard_key or "",
+            shard_key=call.options.shard_key or (job.extra.key if job.extra else ""),
         )
 
 

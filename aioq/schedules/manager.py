@@ -18,6 +18,7 @@ from aioq.schedules.info import Schedule, shown
 from aioq.schedules.reconcile import written
 from aioq.schedules.timing import decode
 from aioq.store.contract import NewJob
+from aioq.store.extra import Added, Duplicate
 from aioq.store.schedules import Entry
 from aioq.util.durations import Duration
 
@@ -51,7 +52,7 @@ class Schedules:
         queues: Callable[[], Sequence[str]],
         *,
         prepare: Callable[[Call[Any]], tuple[str, NewJob]],
-        deliver: Callable[[str, NewJob], Awaitable[bool]],
+        deliver: Callable[[str, NewJob], Awaitable[Added]],
         shards: Callable[[], Awaitable[Shards]],
         default_tz: str,
     ) -> None:
@@ -98,7 +99,7 @@ class Schedules:
         queue, job = self._prepare(call)
         present = await self._entries(schedule_id)
         shards = (await self._known_shards()).table[queue]
-        queue = home_of(shards, call.options.shard_key or schedule_id, [found_in for found_in, _ in present])
+        queue = home_of(shards, _key(call, job, schedule_id), [found_in for found_in, _ in present])
         others = [(found_in, entry) for found_in, entry in present if found_in != queue]
         live = [entry for _, entry in others if not entry.removed]
 
@@ -177,6 +178,8 @@ class Schedules:
     async def run_now(self, schedule_id: str) -> JobHandle[Any]:
         """Send the schedule's call at once, in addition to its ticks; its policies do not apply.
 
+        If another job holds its unique key, that job's handle is returned.
+
         Raises:
             ScheduleNotFoundError: there is no schedule with this id.
             SendError: the server did not confirm the job within `send_timeout`.
@@ -184,6 +187,8 @@ class Schedules:
         queue, entry, _ = (await self._find(schedule_id))[0]
         job_id = new_job_id(queue)
         added = await self._deliver(queue, NewJob(job_id, entry.envelope, entry.priority, extra=entry.extra))
+        if isinstance(added, Duplicate):
+            return JobHandle(self._source, added.owner, queue, added=False)
         return JobHandle(self._source, job_id, queue, added=added)
 
     async def remove(self, schedule_id: str) -> None:
@@ -302,3 +307,8 @@ def _removed(entry: Entry) -> Entry:
     if not entry.code:
         return Entry(id=entry.id, rev=entry.rev)
     return msgspec.structs.replace(entry, removed=True, next_ms=None)
+
+
+def _key(call: Call[Any], job: NewJob, schedule_id: str) -> str:
+    """What chooses the shard of a schedule."""
+    return call.options.shard_key or (job.extra.key if job.extra else "") or schedule_id

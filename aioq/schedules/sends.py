@@ -21,7 +21,7 @@ from aioq.jobs.options import plain
 from aioq.jobs.shards import queue_of_shard
 from aioq.producer.send_middleware import inward
 from aioq.store.contract import NewJob
-from aioq.store.extra import Added
+from aioq.store.extra import Added, Duplicate
 from aioq.store.schedules import Tick, Ticked, Timetable
 from aioq.tasks.task import Task, signature_of
 from aioq.util.aio import end
@@ -70,14 +70,19 @@ class EncodedSends:
         locks = self._locks.setdefault(asyncio.get_running_loop(), {})
         return locks.setdefault(queue, asyncio.Lock())
 
-    async def deliver(self, deliver: Callable[[str, NewJob], Awaitable[Added]], queue: str, job: NewJob) -> bool:
+    async def deliver(self, deliver: Callable[[str, NewJob], Awaitable[Added]], queue: str, job: NewJob) -> Added:
         """Send a job through the middleware; return whether the server added it, or False if a layer drops it."""
+        duplicate: Duplicate | None = None
 
         async def last(envelope: bytes) -> bool:
-            return bool(await deliver(queue, msgspec.structs.replace(job, envelope=envelope)))
+            nonlocal duplicate
+            reply = await deliver(queue, msgspec.structs.replace(job, envelope=envelope))
+            duplicate = reply if isinstance(reply, Duplicate) else None
+            return reply is True
 
         layers = overriding(self._middleware, "send")
-        return await (self._through(layers, queue, job.id, job.envelope, last) if layers else last(job.envelope))
+        through = self._through(layers, queue, job.id, job.envelope, last) if layers else last(job.envelope)
+        return await through or (False if duplicate is None else duplicate)
 
     async def tick(
         self, timetable: Timetable, queue: str, ticks: Sequence[Tick], envelopes: Mapping[str, bytes]

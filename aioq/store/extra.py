@@ -119,6 +119,11 @@ class Extra(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     unique: Lock | None = None
 
     @property
+    def key(self) -> str:
+        """The job's unique key; empty for none."""
+        return "" if self.unique is None else self.unique.key
+
+    @property
     def replaces(self) -> bool:
         """Whether the job's call may take the place of another job's."""
         return self.unique is not None and self.unique.conflict in _REPLACING

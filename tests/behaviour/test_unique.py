@@ -300,6 +300,25 @@ async def test_in_a_sharded_queue_a_key_chooses_the_shard() -> None:
         assert owner.id == first[3].id
 
 
+async def test_schedules_take_part() -> None:
+    shop = App("shop", url="redis://nowhere", queues={"mail": Queue(shards=8)})
+
+    @shop.every(60)
+    @shop.task(unique=Unique(), queue="mail")
+    async def clean() -> None: ...
+
+    async with shop.test() as session:
+        first = await clean.options(delay=3600).send()
+        await session.advance(120)
+        schedule = await shop.schedules.get(clean.name)
+        assert (schedule.runs, schedule.skipped) == (0, 2)
+        now = await shop.schedules.run_now(clean.name)
+        assert (now.id, now.added) == (first.id, False)
+        assert await first.cancel()
+        await session.advance(60)
+        assert (await shop.schedules.get(clean.name)).runs == 1
+
+
 async def test_a_key_that_cannot_be_made_sends_nothing(session: MemorySession) -> None:
     class Opaque: ...
 
