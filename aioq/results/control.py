@@ -212,7 +212,7 @@ class JobControl(msgspec.Struct, eq=False):
 
         Raises:
             ConfigError: there is no such queue, and the message names those that there are; or that queue has
-                another job with this id. The job stays.
+                another job with this id or its unique key. The job stays.
             JobNotFoundError: there is no such job.
             ServerUnavailableError: it was moved before, and the queue to which it is on its way cannot be reached;
                 or the App does not know the new queue, and the server cannot be asked.
@@ -240,9 +240,10 @@ class JobControl(msgspec.Struct, eq=False):
         if found is None or found.queue != place.queue:
             self._left, self._queue = place.queue, target
         elif not found.state.ended:
-            stays = queue_of_shard(place.queue)
+            stays, key = queue_of_shard(place.queue), found.unique_key
+            has = "this id" if key is None else f"this id or its unique key {key!r}"
             raise ConfigError(
-                f"{where}: queue {queue!r} has another job with this id, or a key of another type; "
+                f"{where}: queue {queue!r} has another job with {has}, or a key of another type; "
                 f"it stays in {stays!r}"
             )
         return True

@@ -138,7 +138,8 @@ async def _deliver_all(outbox: Outbox, queue: str, target: str, hold_ms: int, tu
         more = removal.more and (reading.more or turn.users == 1)
     for job_id in returned:
         log.warning(
-            "job %s is in queue %s again: queue %s has another job with this id, or a key of another type",
+            "job %s is in queue %s again: queue %s has another job with this id or unique key, "
+            "or a key of another type",
             *(job_id, queue, target),
         )
     return Relayed(returned, list(further))

@@ -230,6 +230,21 @@ async def test_a_dead_job_is_queued_again_only_if_its_key_is_free() -> None:
 
 
 @pytest.mark.usefixtures("session")
+async def test_a_job_is_not_moved_to_a_queue_where_another_one_holds_its_key() -> None:
+    first = await sync.options(delay=60).send(1)
+    other = await sync.options(delay=60, queue="night").send(1)
+    assert other.added, "a key holds within a queue"
+    with pytest.raises(
+        ConfigError, match=r"another job with this id or its unique key 'tests.*stays in 'default'"
+    ):
+        await first.move(queue="night")
+    assert first.queue == "default"
+    assert await other.cancel()
+    assert await first.move(queue="night")
+    assert (await sync.send(1)).added
+
+
+@pytest.mark.usefixtures("session")
 async def test_a_key_can_be_looked_at_and_given_back() -> None:
     first = await sync.send(1)
     key = sync.unique_key(1)
