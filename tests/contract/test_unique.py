@@ -290,6 +290,19 @@ async def test_the_time_ends_by_itself_and_a_repeated_send_does_not_begin_it_ane
     assert await put(store, job("b", until="within", window_ms=LONG)) == [True]
 
 
+async def test_a_call_within_the_time_may_replace_one_that_was_not_started(store: Store) -> None:
+    timed = {"until": "within", "window_ms": LONG}
+    assert await put(store, job("a", "replace", **timed)) == [True]  # pyright: ignore[reportArgumentType]
+    assert await put(store, job("b", "replace", call=LARGE, **timed)) == [Duplicate("a")]  # pyright: ignore[reportArgumentType]
+    await joined(store, "w")
+    claimed = await take_one(store, "w")
+    assert claimed.envelope == LARGE
+    assert await put(store, job("c", "replace", **timed)) == [Duplicate("a")]  # pyright: ignore[reportArgumentType]
+    assert await put(store, job("d", "latest")) == [Duplicate("a")], "the key is given back by no job"
+    assert await settle(store, "w", claimed, Verb.SUCCEEDED, THREE, ttl_ms=0)
+    assert await put(store, job("e", "replace", **timed)) == [Duplicate("a")]  # pyright: ignore[reportArgumentType]
+
+
 # -- replace
 
 

@@ -103,7 +103,8 @@ class Uniques:
             self.take(new.id, lock)
             return None
         held, there = self._held[lock.key], self._records.get(owner)
-        if lock.conflict != "latest" or there is None or there.state is not JobState.RUNNING:
+        is_followed = lock.conflict == "latest" and held.until_ms is None
+        if not is_followed or there is None or there.state is not JobState.RUNNING:
             return owner
         return held.following if self._lives(lock.key, held.following) else self._follow(new, lock, due_ms)
 
@@ -119,7 +120,7 @@ class Uniques:
             record.extra = msgspec.structs.replace(record.extra or Extra(), unique=lock)
             return None
         there, latest = self._records.get(owner), lock.conflict == "latest"
-        if there is None or self._held[lock.key].until_ms is not None or there.is_elsewhere:
+        if there is None or not self._lives(lock.key, owner) or there.is_elsewhere:
             return owner, False
         if there.state is JobState.RUNNING or lock.conflict not in {"replace", "latest"}:
             return owner, latest and there.state is JobState.RUNNING
@@ -164,7 +165,7 @@ class Uniques:
 
     def _choose(self, new: Record, lock: Lock, owner: str, due_ms: int | None) -> str:
         held, there = self._held[lock.key], self._records.get(owner)
-        if there is None or held.until_ms is not None or there.is_elsewhere:
+        if there is None or not self._lives(lock.key, owner) or there.is_elsewhere:
             return owner
         latest = lock.conflict == "latest"
         if latest and self._lives(lock.key, held.following):
@@ -173,7 +174,8 @@ class Uniques:
         if there.state is not JobState.RUNNING and (latest or there.started_ms is None):
             self._replace(there, new, due_ms)
             return owner
-        return self._follow(new, lock, due_ms or 0) if latest else owner
+        # A key that is held for a time, by a job of the same scope, is given back by no job, so none can follow.
+        return self._follow(new, lock, due_ms or 0) if latest and held.until_ms is None else owner
 
     def _follow(self, new: Record, lock: Lock, due_ms: int) -> str:
         _set_due(new, due_ms)

@@ -44,12 +44,12 @@ end
 -- alone.
 local function hold_key(job_id, lock, due)
   if redis.call('EXISTS', Keys.job(q, job_id)) == 1 then return true, false end
-  local owner, job, following = Unique.owner(q, job_id, lock)
+  local owner, job, following, is_timed = Unique.owner(q, job_id, lock)
   if not owner then
     Unique.take(q, job_id, lock)
     return true, false
   end
-  if lock[3] ~= 'latest' or not job or job[Field.STATE] ~= 'running' then return false end
+  if lock[3] ~= 'latest' or is_timed or not job or job[Field.STATE] ~= 'running' then return false end
   if following and following ~= job_id and Unique.is_alive(q, lock[1], following) then return false end
   lock[5] = due
   Unique.note(q, lock[1], owner, job_id)

@@ -59,7 +59,8 @@ function Successors.choose(q, id, new, owner, job, following, adding)
     Successors.replace(q, owner, job, new)
     return owner
   end
-  if lock[3] ~= 'latest' then return owner end
+  -- A key that is held for a time, by a job of the same scope, is given back by no job, so none can follow.
+  if lock[3] ~= 'latest' or select(3, Unique.noted(q, lock[1])) then return owner end
   new.follows, lock[5] = true, new.due or 0
   Unique.note(q, lock[1], owner, id)
   return id

@@ -39,13 +39,14 @@ function Unique.is_alive(q, key, id)
 end
 
 -- The job that holds the key of a job, if that is another one. Returns its id; its record, unless it is one of
--- those that this call is `adding` or this version cannot read it; and the job that follows it.
+-- those that this call is `adding`, this version cannot read it, or it has ended and the key is held for a time;
+-- the job that follows it; and whether the key is held for a time.
 function Unique.owner(q, id, lock, adding)
   local owner, following, is_timed = Unique.noted(q, lock[1])
   if not owner or owner == id then return nil end
-  if is_timed or adding and adding[owner] then return owner, nil, following end
+  if adding and adding[owner] then return owner, nil, following, is_timed end
   local alive, job = Unique.is_alive(q, lock[1], owner)
-  if alive then return owner, job, following end
+  if alive or is_timed then return owner, alive and job or nil, following, is_timed end
 end
 
 -- Lets a job hold its key, whoever had it before. A job that follows stays there.
