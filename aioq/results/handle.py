@@ -43,8 +43,8 @@ class JobHandle(JobStory, Generic[R_co], eq=False):
 
     Attributes:
         id: the job's id.
-        added: False if the server already had a job of this id, which was not changed; None if this handle does
-            not come from a send.
+        added: False if the server already had a job of this id, which was not changed, or if another job holds the
+            unique key of the call: then the handle is that job's. None if this handle does not come from a send.
     """
 
     def __await__(self) -> Generator[Any, None, R_co]:

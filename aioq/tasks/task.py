@@ -217,6 +217,7 @@ class Sendable(Generic[P, R]):
             ArgumentError: the arguments do not match the function's signature, or one cannot be encoded; nothing
                 was sent.
             PayloadTooLargeError: the arguments are larger than `max_payload`; nothing was sent.
+            DuplicateJobError: another job holds its unique key, and the task is declared with `conflict="raise"`.
             SendError: the server did not confirm the job within `send_timeout`.
         """
         return await self._sending.send(*args, **kwargs)
