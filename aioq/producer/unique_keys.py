@@ -85,7 +85,7 @@ class KeyMaker:
             raise DuplicateJobError(
                 f"{self._where}: it was not sent, because job {owner} holds its unique key", owner
             )
-        lead_to(handle, owner)
+        lead_to(handle, owner, of_any_task=self._unique.scope is not None)
 
     def lock(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Lock:
         """What the job of a call holds.

@@ -182,9 +182,17 @@ def locate(handle: JobHandle[Any], job_id: str, shard: str) -> None:
     handle.id, handle._queue = job_id, shard  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the one place that does
 
 
-def lead_to(handle: JobHandle[Any], job_id: str) -> None:
-    """Let a handle lead to another job of its queue or shard: the one that holds its unique key."""
+def lead_to(handle: JobHandle[Any], job_id: str, *, of_any_task: bool) -> None:
+    """Let a handle lead to another job of its queue or shard: the one that holds its unique key.
+
+    Args:
+        handle: the handle.
+        job_id: that job.
+        of_any_task: it may be of another task, with results of another type.
+    """
     handle.id, handle.added = job_id, False
+    if of_any_task:
+        handle._returns = None  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - the one place that does
 
 
 def source_of(handle: JobHandle[Any]) -> ResultSource:

@@ -75,7 +75,8 @@ async def other_sync(user_id: int) -> None: ...
 
 
 @app.task(unique=Unique(by="user", scope="sync"))
-async def another_sync(user: int) -> None: ...
+async def another_sync(user: int) -> str:
+    return f"user {user}"
 
 
 def open_gate() -> None:
@@ -207,8 +208,11 @@ async def test_a_job_that_waits_for_its_retry_keeps_its_key() -> None:
 @pytest.mark.usefixtures("session")
 async def test_tasks_of_one_scope_share_their_keys() -> None:
     open_gate()
-    first = await other_sync.options(delay=60).send(7)
-    assert (await another_sync.send(user=7)).id == first.id
+    first = await another_sync.options(delay=60).send(user=7)
+    second = await other_sync.send(7)
+    assert second.id == first.id
+    assert await first.run_now()
+    assert await second == "user 7", "it is the other task's result, of that one's type"
     assert (await sync.send(7)).added
 
 
