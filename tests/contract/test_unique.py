@@ -471,6 +471,69 @@ async def test_a_job_whose_predecessor_has_vanished_is_queued(redis_backend: Bac
     assert await owner(store) == "b"
 
 
+# -- jobs that were sent without their key
+
+
+async def named(
+    store: Store, job_id: str, conflict: str = "return", call: bytes = CALL
+) -> tuple[str, bool] | None:
+    """A job whose sender does not know its key is run, and asks for it; twice, as after a lost reply."""
+    assert await put(store, NewJob(job_id, call)) == [True]
+    (claimed,) = [each for each in await take(store, "w") if each.id == job_id]
+    assert not claimed.is_unique
+    lock = Lock(KEY, conflict=conflict)
+    holder = await store.operating.hold_unique(QUEUE, "w", job_id, claimed.claim, lock)
+    assert await store.operating.hold_unique(QUEUE, "w", job_id, claimed.claim, lock) == holder
+    return holder
+
+
+async def test_a_job_that_runs_takes_its_key_and_gives_it_back(store: Store) -> None:
+    await started(store)
+    assert await named(store, "a") is None
+    assert await put(store, job("b")) == [Duplicate("a")]
+    assert (await info(store, "a")).unique_key == KEY
+    await recover(store)
+    await joined(store, "w")
+    claimed = await take_one(store, "w")
+    assert claimed.is_unique
+    assert await settle(store, "w", claimed, Verb.SUCCEEDED, THREE)
+    assert await put(store, job("b")) == [True]
+
+
+async def test_a_job_that_runs_and_whose_key_another_one_holds_names_that_one(store: Store) -> None:
+    await started(store)
+    await put(store, job("a"))
+    assert await named(store, "b") == ("a", False)
+    assert await named(store, "c", "replace", LARGE) == ("a", False)
+    assert (await store.operating.calls(QUEUE, ["a"])) == [CALL], "it runs"
+
+
+async def test_a_job_that_runs_gives_its_call_to_the_one_that_waits_with_its_key(store: Store) -> None:
+    await started(store)
+    await put(store, job("a", delay_ms=LONG))
+    assert await named(store, "b", "replace", LARGE) == ("a", False)
+    assert (await store.operating.calls(QUEUE, ["a"])) == [LARGE]
+    assert await state(store, "a") is JobState.QUEUED
+
+
+async def test_a_job_that_runs_waits_for_the_one_that_runs_with_its_key(store: Store) -> None:
+    await started(store)
+    await put(store, latest("a"))
+    assert await named(store, "b", "latest") == ("a", True)
+    assert await owner(store) == "a"
+
+
+async def test_only_who_runs_a_job_may_hold_its_key(store: Store) -> None:
+    await started(store)
+    await put(store, NewJob("a", CALL))
+    claimed = await take_one(store, "w")
+    lock = Lock(KEY)
+    for worker, claim in (("other", claimed.claim), ("w", claimed.claim + 1)):
+        assert await store.operating.hold_unique(QUEUE, worker, "a", claim, lock) is None
+    assert await store.operating.hold_unique(QUEUE, "w", "none", 1, lock) is None
+    assert await owner(store) is None
+
+
 # -- moves
 
 
