@@ -1,9 +1,11 @@
 """Unique keys: of the jobs of one key only one is there at a time, whatever becomes of it."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import pytest
 
+from aioq.errors import ServerError
 from aioq.jobs.job import JobState
 from aioq.store.contract import Added, Limits, NewJob, Settlement, Store, Verb
 from aioq.store.extra import Duplicate, Expiry, Extra, Lock
@@ -28,6 +30,8 @@ from tests.contract.kit import (
     take,
     take_one,
 )
+from tests.contract.refusing import commands_of, refusing
+from tests.databases import Database
 
 pytestmark = pytest.mark.anyio
 
@@ -620,3 +624,30 @@ async def test_keys_leave_nothing_behind(redis_backend: Backend) -> None:
     await store.cancel(QUEUE, ["d"], REASON, 0)
     with redis_backend.database.client() as client:
         assert client.keys(redis_backend.key("unique:*")) == []
+
+
+# -- scripts that fail half-way
+
+
+async def test_a_send_that_fails_half_way_is_carried_out_once_it_is_repeated(
+    server: Database, app_name: str
+) -> None:
+    """Of a job that follows, and of one whose call replaces another one's."""
+    async with refusing(server, app_name, Limits(lease_ms=LONG)) as at:
+        for command in commands_of("enqueue"):
+            queue = at.refuse(command)
+            await joined(at.full, "w", queue)
+            await put(at.full, latest("a"), queue=queue)
+            (claimed,) = (await at.full.claim(queue, "w", 9)).jobs
+            await put(at.full, job("c", key="other", delay_ms=LONG), queue=queue)
+            new = [latest("b", LARGE), job("d", "replace", key="other", call=LARGE)]
+            with suppress(ServerError):
+                await at.limited.enqueue(queue, new)
+            assert await at.full.enqueue(queue, new, again=True) == [True, Duplicate("c")], queue
+            settlement = Settlement("a", claimed.claim, Verb.SUCCEEDED, THREE, 0, LONG)
+            assert await at.full.settle(queue, "w", [settlement]) == [True]
+            jobs = (await at.full.claim(queue, "w", 9)).jobs
+            assert sorted((each.id, each.envelope) for each in jobs) == [("b", LARGE), ("c", LARGE)], queue
+            ends = [Settlement(each.id, each.claim, Verb.SUCCEEDED, THREE, 0, LONG) for each in jobs]
+            assert await at.full.settle(queue, "w", ends) == [True, True]
+            assert [await owner(at.full, key, queue) for key in (KEY, "other")] == [None, None]
