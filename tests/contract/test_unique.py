@@ -10,6 +10,7 @@ from aioq.jobs.job import JobState
 from aioq.store.contract import Added, Limits, NewJob, Settlement, Store, Verb
 from aioq.store.extra import Duplicate, Expiry, Extra, Lock
 from aioq.store.operating import ListQuery
+from aioq.store.redis.keys import base_key
 from aioq.store.schedules import Entry, Overlap, Tick
 from aioq.wire.messages import encode_envelope
 from tests.contract.kit import (
@@ -651,3 +652,42 @@ async def test_a_send_that_fails_half_way_is_carried_out_once_it_is_repeated(
             ends = [Settlement(each.id, each.claim, Verb.SUCCEEDED, THREE, 0, LONG) for each in jobs]
             assert await at.full.settle(queue, "w", ends) == [True, True]
             assert [await owner(at.full, key, queue) for key in (KEY, "other")] == [None, None]
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["lives", "dies"])
+async def test_an_end_that_fails_half_way_never_lets_two_jobs_of_a_key_run(
+    server: Database, app_name: str, dies: bool
+) -> None:
+    async with refusing(server, app_name, Limits(lease_ms=LONG)) as at:
+        for command in commands_of("settle"):
+            queue = at.refuse(command)
+            await joined(at.full, "w", queue)
+            await put(at.full, latest("a"), queue=queue)
+            (claimed,) = (await at.full.claim(queue, "w", 9)).jobs
+            assert await put(at.full, latest("b"), queue=queue) == [True]
+            settlement = Settlement("a", claimed.claim, Verb.SUCCEEDED, THREE, 0, LONG)
+            with suppress(ServerError):
+                await at.limited.settle(queue, "w", [settlement])
+            if dies:
+                while (await at.full.recover(queue, CRASHED, 100, dead="w")).more:
+                    pass
+                await joined(at.full, "w", queue)
+            else:
+                assert await at.full.settle(queue, "w", [settlement]) == [True], queue
+            for _ in range(2):
+                jobs = (await at.full.claim(queue, "w", 9)).jobs
+                assert len(jobs) <= 1, queue
+                ends = [Settlement(each.id, each.claim, Verb.SUCCEEDED, THREE, 0, LONG) for each in jobs]
+                await at.full.settle(queue, "w", ends)
+            with at.client_of(queue) as client:  # where the job was not let go, it looks for the other one later
+                base = base_key(app_name, queue)
+                client.zadd(f"{base}:timers", {"follow b": 1})
+                client.zadd(f"{base}:scheduled", {"": 1})
+            await at.full.promote(queue, 10)
+            jobs = (await at.full.claim(queue, "w", 9)).jobs
+            ends = [Settlement(each.id, each.claim, Verb.SUCCEEDED, THREE, 0, LONG) for each in jobs]
+            assert all(await at.full.settle(queue, "w", ends))
+            assert [each and each.state for each in await at.full.info(queue, ["a", "b"])] == [
+                JobState.SUCCEEDED
+            ] * 2
+            assert await owner(at.full, queue=queue) is None, queue

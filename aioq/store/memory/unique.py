@@ -234,9 +234,8 @@ class UniqueHook(Hook):
         if released or self._uniques.owner(record.id, lock) is None:
             self._uniques.take(record.id, lock)
 
-    def finish(self, record: Record, ttl_ms: int) -> None:
+    def ended(self, record: Record) -> None:
         """Give the key back."""
-        del ttl_ms
         self._uniques.give_back(record.id, lock_of(record))
 
     def left(self, record: Record) -> None:

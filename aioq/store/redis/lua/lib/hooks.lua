@@ -92,7 +92,9 @@ Hooks.all = once(function()
           if was_released or not Unique.owner(q, id, lock) then Unique.take(q, id, lock) end
         end
       end,
-      finish = function(q, id, _, extra) Hooks.give_back(q, id, extra.unique) end,
+      -- Not before the record says so: if the script fails then, and the worker dies, the job is run again. A key
+      -- that is not given back, because the script fails in between, is nobody's.
+      ended = function(q, id, _, extra) Hooks.give_back(q, id, extra.unique) end,
       left = function(q, id, _, extra) Hooks.give_back(q, id, extra.unique) end,
       reopen = function(q, id, _, extra)
         if extra.unique[2] == 'within' then return end
