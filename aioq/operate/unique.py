@@ -51,8 +51,9 @@ class UniqueKeys:
             ArgumentError: this can be no key.
             ServerUnavailableError: the server cannot be reached.
         """
+        places = await self._places(key, queue)
         store = await self._source.store()
-        for place in await self._places(key, queue):
+        for place in places:
             if (job_id := await store.operating.unique_owner(place, key)) is not None:
                 return JobHandle(self._source, job_id, place)
         return None
@@ -77,8 +78,8 @@ class UniqueKeys:
             ArgumentError: this can be no key.
             ServerUnavailableError: the server cannot be reached.
         """
-        store = await self._source.store()
         places = await self._places(key, queue)
+        store = await self._source.store()
         owners = [(place, await store.operating.release_unique(place, key)) for place in places]
         held = [JobHandle[Any](self._source, job_id, place) for place, job_id in owners if job_id is not None]
         return held[0] if held else None
