@@ -116,15 +116,18 @@ class Internals:
         """
         await queues_of(self, [queue], where=where)
 
-    async def shards_of_job(self, job_id: str, queue: str | None, *, patient: bool) -> list[str]:
+    async def shards_of_job(
+        self, job_id: str, queue: str | None, *, patient: bool, key: str | None = None
+    ) -> list[str]:
         """The queues and shards that may have a job: first the one that a generated id names, then the others.
 
         Args:
             job_id: its id.
             queue: its queue, if that is known: then only its shards are meant.
             patient: wait while the server is away, where the number of shards is not known yet.
+            key: its unique key, where it is about to go to that queue: then that chooses the shard.
         """
-        named, known = queue_of(job_id), self.known_queues() if queue is None else [queue]
+        named, known = queue_of(job_id) if key is None else None, self.known_queues() if queue is None else [queue]
         if named is not None and queue is not None:
             if queue_of_shard(named) == queue:
                 return [named]
@@ -136,7 +139,7 @@ class Internals:
         others: list[str] = []
         for each in known:
             its = shards.table[each]
-            searched = shards_to_search(each, job_id, max(its.number, 1), len(its.names))
+            searched = shards_to_search(each, key or job_id, max(its.number, 1), len(its.names))
             first.append(searched[0])
             others += searched[1:]
         return list(dict.fromkeys([*first, *others]))

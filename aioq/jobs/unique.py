@@ -1,6 +1,7 @@
 """Unique jobs: how a task declares that of some of its calls only one job may be there at a time."""
 
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast, get_args
 
@@ -109,6 +110,8 @@ def _names(by: Iterable[str]) -> tuple[str, ...]:
     names = tuple(cast("Iterable[object]", by))
     if not names or not all(isinstance(each, str) and each for each in names):
         raise wrong
+    if isinstance(by, AbstractSet):  # whose order is another one in each process, and so would be the key
+        names = tuple(sorted(cast("tuple[str, ...]", names)))
     return cast("tuple[str, ...]", tuple(dict.fromkeys(names)))
 
 

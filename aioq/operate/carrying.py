@@ -66,8 +66,10 @@ class CarrySource(Protocol):
         """The signature of a task; None for one that this process does not know."""
         ...
 
-    async def shards_of_job(self, job_id: str, queue: str | None, *, patient: bool) -> Sequence[str]:
-        """The shards of a queue in which a job of this id may be, the one where it belongs first."""
+    async def shards_of_job(
+        self, job_id: str, queue: str | None, *, patient: bool, key: str | None = None
+    ) -> Sequence[str]:
+        """The shards of a queue in which a job may be, the one where it belongs first: that of its key or id."""
         ...
 
 
@@ -276,7 +278,8 @@ class _Carrying:
             reason = DELETED if act is Act.DELETE else plan.reason
             return with_headers(encode_cancellation(job.task, reason), job.headers)
         if act is Act.MOVE:
-            return (await self._source.shards_of_job(job.id, plan.target, patient=False))[0].encode()
+            key = job.unique_key
+            return (await self._source.shards_of_job(job.id, plan.target, patient=False, key=key))[0].encode()
         return plan.target.encode()
 
     async def _relay(self, queue: str, targets: set[str]) -> None:

@@ -217,7 +217,8 @@ class Sender:
         Returns:
             Its handle, and an awaitable that says whether the job was added. The handle is complete after that.
         """
-        route = self._of_call(route, args, kwargs) if here.jobs or route.unique is not None else route
+        route = self._within_job(route) if here.jobs else route
+        route = route if route.unique is None else route.of_call(args, kwargs)
         clients, queue = self._clients, route.queue
         client = clients.recent
         if client is None or client.loop is not asyncio.get_running_loop():
@@ -244,10 +245,6 @@ class Sender:
             waiters.expect(queue, job_id)
             sent = expected(waiters, queue, job_id, sent)
         return JobHandle(self._source, job_id, queue, route.returns), sent
-
-    def _of_call(self, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Route:
-        """The route with what one call inherits, and with its unique key."""
-        return (self._within_job(route) if here.jobs else route).of_call(args, kwargs)
 
     def _within_job(self, route: Route) -> Route:
         """The route with what its calls inherit of the job that runs here, if there is one."""

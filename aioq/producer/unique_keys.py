@@ -17,6 +17,7 @@ from aioq.jobs.options import Options
 from aioq.jobs.unique import Unique
 from aioq.results.handle import JobHandle, lead_to
 from aioq.store.extra import Added, Duplicate, Extra, Lock
+from aioq.util.printable import brief
 from aioq.util.suggestions import did_you_mean
 from aioq.wire.own_types import OwnTypes
 from aioq.wire.signature import ANYTHING, Signature
@@ -149,10 +150,11 @@ def check_by(where: str, unique: Unique, signature: Signature) -> None:
     Raises:
         ConfigError: one is none; the message names those that there are.
     """
+    if signature is ANYTHING:  # the same call would have another key where the task is known
+        by = "" if unique.by is None else f"by={brief(unique.by)}"
+        raise ConfigError(f"{where}: Unique({by}): the task is not known here; give unique_key=...")
     parameters = signature.parameters
     for name in unique.names or ():
-        if signature is ANYTHING:
-            raise ConfigError(f"{where}: Unique(by={name!r}): the task is not known here; give unique_key=...")
         if name not in parameters:
             there = ", ".join(parameters) or "none"
             raise ConfigError(

@@ -40,13 +40,16 @@ class ResultSource(Protocol):
         """The waiters of the running loop."""
         ...
 
-    async def shards_of_job(self, job_id: str, queue: str | None, *, patient: bool) -> Sequence[str]:
+    async def shards_of_job(
+        self, job_id: str, queue: str | None, *, patient: bool, key: str | None = None
+    ) -> Sequence[str]:
         """The queues, and shards of queues, in which a job of this id may be, the most likely first.
 
         Args:
             job_id: the id.
             queue: its queue, if the caller has named it.
             patient: wait while the server is away, where that has to be asked.
+            key: its unique key, where it is about to go to that queue.
         """
         ...
 
@@ -225,7 +228,8 @@ class JobControl(msgspec.Struct, eq=False):
             place = await settle(store, await self._locate(), self.id)
             if queue_of_shard(place.queue) == queue or place.info.state not in WAITS:
                 return place.info.state in WAITS
-            target = (await self._source.shards_of_job(self.id, queue, patient=False))[0]
+            key = place.info.unique_key
+            target = (await self._source.shards_of_job(self.id, queue, patient=False, key=key))[0]
             state = (await store.outbox.move(place.queue, [self.id], target))[0]
             if state is not None:  # else it was moved, or its record has expired, since it was found
                 break

@@ -13,9 +13,12 @@ from aioq import (
     ConfigError,
     DuplicateJobError,
     JobCancelledError,
+    JobContext,
     JobFailed,
     JobState,
     Middleware,
+    Outcome,
+    OutcomeKind,
     Outgoing,
     Queue,
     Retry,
@@ -177,6 +180,31 @@ async def test_a_job_that_is_followed_is_not_retried(session: MemorySession) -> 
     await session.drain()
 
 
+async def test_middleware_hears_that_a_job_which_is_followed_has_failed() -> None:
+    seen: list[tuple[str, OutcomeKind, float | None]] = []
+
+    class Noting(Middleware):
+        async def settled(self, job: JobContext, outcome: Outcome) -> None:
+            seen.append((job.id, outcome.kind, outcome.retry_in))
+
+    shop = App("shop", url="redis://nowhere", middleware=[Noting()])
+    go_on = asyncio.Event()
+
+    @shop.task(unique=Unique(by="user_id", conflict="latest"), retry=Retry(3, delay=60))
+    async def index(user_id: int, why: str) -> None:
+        await go_on.wait()
+        if why == "bad":
+            raise ValueError(why)
+
+    async with shop.test() as session:
+        first = await index.send(1, "bad")
+        await state_is(first, JobState.RUNNING)
+        second = await index.send(1, "good")
+        go_on.set()
+        await session.drain()
+    assert seen == [(first.id, OutcomeKind.FAILED, None), (second.id, OutcomeKind.SUCCEEDED, None)]
+
+
 async def test_a_throttle_holds_for_its_time_only(session: MemorySession) -> None:
     first = await ping.send(1)
     await first
@@ -319,6 +347,23 @@ async def test_in_a_sharded_queue_a_key_chooses_the_shard() -> None:
         assert owner.id == first[3].id
 
 
+async def test_a_job_that_is_moved_to_a_sharded_queue_is_met_there_by_its_key() -> None:
+    shop = App("shop", url="redis://nowhere", queues={"mail": Queue(shards=8)})
+
+    @shop.task(unique=Unique(by="user_id"))
+    async def post(user_id: int) -> None: ...
+
+    async with shop.test() as session:
+        later = post.options(delay=60)
+        moved = [await later.send(number) for number in range(16)]
+        assert all([await handle.move(queue="mail") for handle in moved[:8]])
+        operation = await shop.jobs(queue="default", state="scheduled").move(queue="mail")
+        await operation
+        again = [await later.options(queue="mail").send(number) for number in range(16)]
+        assert [handle.id for handle in again] == [handle.id for handle in moved]
+        await session.advance(60)
+
+
 async def test_schedules_take_part() -> None:
     shop = App("shop", url="redis://nowhere", queues={"mail": Queue(shards=8)})
 
@@ -373,8 +418,8 @@ async def test_the_key_of_a_worker_that_is_killed_goes_on_with_its_job(project: 
     async with tasks.app:
         await project.ready_worker("work:app", AIOQ_LEASE="2")
         first = await tasks.sync.send(1, str(project.folder / "killed"))
-        project.worker("work:app", AIOQ_LEASE="2")
         assert (await tasks.sync.send(1)).id == first.id
+        project.worker("work:app", AIOQ_LEASE="2")
         assert await first.result(timeout=20) == "done"
         assert (await first.info()).crashes == 1
         assert await tasks.app.unique.owner(tasks.sync.unique_key(1)) is None

@@ -144,10 +144,16 @@ def timers(look: Look, key: str) -> None:
         "expire": lambda each: "expires" in look.record(each)["extra"],
         "look": lambda each: "move" in look.record(each)["extra"],
         "relay": lambda each: look.client.xlen(f"{look.base}:outbox:{each}") > 0,
+        "follow": lambda each: look.state(each) == "waiting",
         "operate": lambda each: look.client.exists(f"{look.app_base}:operation:{each}") > 0,
     }
     members = [member.split(" ", 1) for member in look.client.zrange(look.base + key, 0, -1)]
     assert all(there[kind](each) for kind, each in members)
+
+
+def following(look: Look, key: str) -> None:
+    """Jobs that follow another one."""
+    assert all(look.state(each) == "waiting" for each in look.client.smembers(look.base + key))
 
 
 def outbox(look: Look, key: str) -> None:
@@ -352,6 +358,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":body:<id>": ("with its job", body),
     ":scheduled": ("members", scheduled),
     ":timers": ("members", timers),
+    ":following": ("members", following),
     ":outbox:<queue>": ("expires", outbox),
     ":relays": ("members", relays),
     ":inbox": ("members", inbox),
@@ -432,6 +439,17 @@ def look(redis_backend: Backend, limits: Limits) -> Iterator[Look]:
         yield Look(client, redis_backend.key("").removesuffix(":"), limits)
 
 
+async def follow_some(store: RedisStore) -> None:
+    """Two jobs follow others with their unique keys; one of them is let go."""
+    for number in range(4):
+        extra = Extra(unique=Lock(f"shop.build:{number % 2}", conflict="latest"))
+        await store.enqueue(QUEUE, [NewJob(f"built-{number}", CALL, extra=extra)])
+        if number == 1:
+            assert len(await take(store, "w1", 9)) == 2
+    await store.operating.release_unique(QUEUE, "shop.build:1")
+    assert [each.id for each in await take(store, "w1", 9)] == ["built-3"]
+
+
 async def use_everything(store: RedisStore) -> None:
     """Every verb, in the midst of things: jobs in each state, workers that live, are gone, and left."""
     await store.operating.story.events(QUEUE, None, listens=True, watches=True)
@@ -459,6 +477,7 @@ async def use_everything(store: RedisStore) -> None:
     assert await store.timetable.write(QUEUE, removed) == [True, True]
     await store.timetable.tick(QUEUE, [msgspec.structs.replace(TICK, rev=revs["ticking"])])
     assert [each.id for each in await take(store, "w1", 9)] == ["ticking@1"]
+    await follow_some(store)
     awaited = await running(store, "w1", "awaited")
     for number in range(MAX_WAITERS + 6):
         await store.wait(QUEUE, f"process-{number}", ["awaited", "later"])

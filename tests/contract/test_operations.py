@@ -86,7 +86,9 @@ class Source:
     def signature(self, task: str) -> Signature | None:
         return None
 
-    async def shards_of_job(self, job_id: str, queue: str | None, *, patient: bool) -> Sequence[str]:
+    async def shards_of_job(
+        self, job_id: str, queue: str | None, *, patient: bool, key: str | None = None
+    ) -> Sequence[str]:
         return [queue or QUEUE]
 
 

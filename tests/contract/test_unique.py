@@ -238,6 +238,33 @@ async def test_a_dead_job_whose_key_another_one_holds_is_not_queued_again(store:
     assert await store.operating.reopen(QUEUE, ["a"]) == [JobState.FAILED]
 
 
+async def test_a_dead_job_whose_id_a_duplicate_has_stays(store: Store) -> None:
+    """A new send may use its id; but this one is not added."""
+    await started(store)
+    await put(store, NewJob("a", LARGE, nonce="1"))
+    assert await settle(store, "w", await take_one(store, "w"), Verb.FAILED, BROKEN, ttl_ms=0)
+    await put(store, job("b"))
+    assert await put(store, job("a", nonce="2")) == [Duplicate("b")]
+    assert (await store.operating.count_jobs(QUEUE, ListQuery(JobState.FAILED))).count == 1
+    assert await store.operating.reopen(QUEUE, ["a"]) == [JobState.FAILED]
+
+
+async def test_a_dead_job_that_was_moved_and_is_not_queued_again_stays(store: Store) -> None:
+    await joined(store, "w", ELSEWHERE)
+    await put(store, job("a"))
+    assert await move(store, "a") == []
+    (claimed,) = (await store.claim(ELSEWHERE, "w", 1)).jobs
+    await store.settle(ELSEWHERE, "w", [Settlement("a", claimed.claim, Verb.FAILED, BROKEN, 0, LONG)])
+    assert await put(store, job("b"), queue=ELSEWHERE) == [True]
+    assert await store.operating.reopen(ELSEWHERE, ["a"]) == [Duplicate("b")]
+    reading = await store.outbox.read(ELSEWHERE, QUEUE)
+    delivery = await store.outbox.deliver(QUEUE, ELSEWHERE, reading)
+    await store.outbox.remove(ELSEWHERE, QUEUE, reading, delivery)
+    (there,) = await store.info(ELSEWHERE, ["a"])
+    assert there is not None
+    assert there.state is JobState.FAILED
+
+
 # -- until="started"
 
 
@@ -430,7 +457,11 @@ async def test_jobs_that_follow_are_listed_and_counted_among_those_that_wait(sto
     found = [item.info.id for item in (await store.operating.list_jobs(QUEUE, query, (), 10)).items if item.info]
     assert sorted(found) == ["b0", "b1", "b2"]
     assert (await store.operating.count_jobs(QUEUE, query)).count == 3
-    assert await store.cancel(QUEUE, found, REASON, 0) == [JobState.WAITING] * 3
+    assert await store.operating.release_unique(QUEUE, keys[0]) == "a0"
+    assert (await store.operating.count_jobs(QUEUE, query)).count == 2
+    assert await store.cancel(QUEUE, ["b1"], REASON, 0) == [JobState.WAITING]
+    assert (await store.operating.count_jobs(QUEUE, query)).count == 1
+    assert await store.cancel(QUEUE, sorted(found), REASON, 0) == [JobState.QUEUED, None, JobState.WAITING]
 
 
 async def test_a_job_that_follows_may_be_cancelled(store: Store) -> None:
@@ -453,6 +484,20 @@ async def test_a_release_lets_the_job_that_follows_run(store: Store) -> None:
     assert await owner(store) == "b"
     assert ids(await take(store, "w")) == ["b"]
     assert await settle(store, "w", claimed, Verb.SUCCEEDED, THREE)
+    assert await owner(store) == "b"
+
+
+async def test_a_release_that_is_repeated_takes_no_key_from_the_job_that_follows(
+    redis_backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aioq.store.redis.operating._name", lambda: "the same")
+    store = await redis_backend.open()
+    await started(store)
+    await put(store, latest("a"))
+    await take_one(store, "w")
+    await put(store, latest("b"))
+    for _ in range(2):
+        assert await store.operating.release_unique(QUEUE, KEY) == "a"
     assert await owner(store) == "b"
 
 
@@ -572,6 +617,18 @@ async def test_a_job_on_its_way_holds_the_key_of_its_old_queue(store: Store) -> 
     assert await put(store, job("b")) == [Duplicate("a")]
 
 
+async def test_a_job_may_follow_one_that_is_on_its_way(store: Store) -> None:
+    await joined(store, "w")
+    await put(store, latest("a"))
+    await store.outbox.move(QUEUE, ["a"], ELSEWHERE)
+    assert await put(store, latest("b", LARGE)) == [True]
+    assert await take(store, "w") == []
+    reading = await store.outbox.read(QUEUE, ELSEWHERE)
+    delivery = await store.outbox.deliver(ELSEWHERE, QUEUE, reading)
+    assert (await store.outbox.remove(QUEUE, ELSEWHERE, reading, delivery)).returned == []
+    assert [(each.id, each.envelope) for each in await take(store, "w")] == [("b", LARGE)]
+
+
 # -- schedules
 
 
@@ -652,6 +709,19 @@ async def test_a_send_that_fails_half_way_is_carried_out_once_it_is_repeated(
             ends = [Settlement(each.id, each.claim, Verb.SUCCEEDED, THREE, 0, LONG) for each in jobs]
             assert await at.full.settle(queue, "w", ends) == [True, True]
             assert [await owner(at.full, key, queue) for key in (KEY, "other")] == [None, None]
+
+
+async def test_sends_of_one_key_that_fail_half_way_leave_the_last_call(server: Database, app_name: str) -> None:
+    async with refusing(server, app_name, Limits(lease_ms=LONG)) as at:
+        for command in commands_of("enqueue"):
+            queue = at.refuse(command)
+            await joined(at.full, "w", queue)
+            new = [latest("a"), latest("b", LARGE)]
+            with suppress(ServerError):
+                await at.limited.enqueue(queue, new)
+            assert await at.full.enqueue(queue, new, again=True) == [True, Duplicate("a")], queue
+            jobs = (await at.full.claim(queue, "w", 9)).jobs
+            assert [(each.id, each.envelope) for each in jobs] == [("a", LARGE)], queue
 
 
 @pytest.mark.parametrize("dies", [False, True], ids=["lives", "dies"])

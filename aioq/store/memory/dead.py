@@ -44,9 +44,13 @@ class Dead:
             self._cut[cut] = None
             yield cut
 
+    def is_free(self, record: Record, now_ms: int) -> bool:
+        """Whether it is a dead job whose result has expired, so that a new send can use its id."""
+        return record.id in self._died and record.result_expires_ms <= now_ms
+
     def free_id(self, record: Record, now_ms: int) -> bool:
         """Remove a dead job whose result has expired, so that a new send can use its id; False if it is none."""
-        free = record.id in self._died and record.result_expires_ms <= now_ms
+        free = self.is_free(record, now_ms)
         if free:
             del self._died[record.id]
         return free

@@ -114,6 +114,10 @@ class Endings:
         for job_id in self.dead.add(record, now):
             self._unbury(self._records[job_id])
 
+    def is_free(self, record: Record) -> bool:
+        """Whether it is a dead job whose result has expired, so that a new send can use its id."""
+        return not record.origins and self.dead.is_free(record, self._clock.now_ms())
+
     def free_id(self, record: Record) -> bool:
         """Remove a dead job whose result has expired, so that a new send can use its id; False if it is none."""
         gone = not record.origins and self.dead.free_id(record, self._clock.now_ms())

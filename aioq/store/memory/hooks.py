@@ -104,7 +104,10 @@ class Hooks:
 
     def may_reopen(self, record: Record) -> bool:
         """Whether a dead job may be queued again; every hook is called, whatever the others return."""
+        before = record.extra
         asked = [hook.reopen(record) for hook in self._of(record)]
+        if not all(asked):
+            record.extra = before
         return all(asked)
 
     def _of(self, record: Record) -> Iterator[Hook]:

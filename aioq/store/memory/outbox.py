@@ -168,13 +168,14 @@ class QueueOutbox:
         if there is not None and there.is_same(record):
             if not there.is_elsewhere:
                 return True
-        elif there is not None:
-            if not self._parts.endings.free_id(there):
-                return False
-            there = None
+        elif there is not None and not self._parts.endings.is_free(there):
+            return False
         lock = record.extra.unique if record.extra else None
         if lock is not None and lock.until != "within" and self._parts.uniques.owner(record.id, lock) is not None:
             return False  # it stays where it is as long as another job holds its unique key here
+        if there is not None and not there.is_same(record):
+            self._parts.endings.free_id(there)
+            there = None
         move, extra = record.move, record.extra
         assert move is not None and extra is not None  # noqa: PT018 - one fact: it was moved
         notified = dict.fromkeys([source, *(there.origins if there else ())])

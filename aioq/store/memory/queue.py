@@ -127,7 +127,7 @@ class MemoryQueue:
         now, there = self._clock.now_ms(), self._records.get(job.id)
         if there is not None and again and there.nonce == job.nonce:
             return True
-        if there is not None and not self.endings.free_id(there):
+        if there is not None and not self.endings.is_free(there):
             return False
         record = Record(job.id, bytes(job.envelope), job.priority, now, job.nonce, extra=job.extra)
         record.waiters += filter(None, [job.waiter])
@@ -135,6 +135,8 @@ class MemoryQueue:
         instead = self.uniques.place(record, due_ms)
         if instead is not None and instead != job.id:
             return Duplicate(instead)
+        if there is not None:
+            self.endings.free_id(there)
         self.add(record, due_ms, held=instead is not None)
         return True
 

@@ -165,13 +165,14 @@ class Uniques:
 
     def _choose(self, new: Record, lock: Lock, owner: str, due_ms: int | None) -> str:
         held, there = self._held[lock.key], self._records.get(owner)
-        if there is None or not self._lives(lock.key, owner) or there.is_elsewhere:
+        if there is None or not self._lives(lock.key, owner):
             return owner
         latest = lock.conflict == "latest"
         if latest and self._lives(lock.key, held.following):
             self._replace(self._records[held.following], new, due_ms)
             return held.following
-        if there.state is not JobState.RUNNING and (latest or there.started_ms is None):
+        waits = there.state is not JobState.RUNNING and not there.is_elsewhere
+        if waits and (latest or there.started_ms is None):
             self._replace(there, new, due_ms)
             return owner
         # A key that is held for a time, by a job of the same scope, is given back by no job, so none can follow.

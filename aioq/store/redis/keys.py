@@ -26,7 +26,7 @@ SYNCED, SCHEDULE_QUEUES, SERVED, SHARDS = "synced", "schedule-queues", "served",
 """The names, after the base key, of keys that no script uses; see the functions below."""
 
 _OF_WORKERS = ("workers", "fetched", "leases", "about", "idle", "standing", "wakeable")
-_OF_JOBS = ("scheduled", "dead", "cut", "timers", "leftovers", "paused", "relays", "inbox")
+_OF_JOBS = ("scheduled", "dead", "cut", "timers", "following", "leftovers", "paused", "relays", "inbox")
 _FOR_PEOPLE = ("events", "listening", "watched", "history", "counters", "tasks", "operations")
 _OF_SCHEDULES = ("schedules", "owners", "declared", "noted")
 _OF_APPS = (SCHEDULE_QUEUES, SERVED, SHARDS)

@@ -149,7 +149,7 @@ class RedisOperatorVerbs:
 
     async def release_unique(self, queue: str, key: str) -> str | None:
         """Give a unique key back for the job that holds it; returns that job, None for none."""
-        return (await self._call_confirmed("unique_release", queue, [key])).decode() or None
+        return (await self._call_confirmed("unique_release", queue, [_name(), key])).decode() or None
 
     async def delete(self, queue: str, job_ids: Sequence[str], outcome: bytes) -> list[JobState | None]:
         """Delete jobs, and return the state each was in."""

@@ -14,6 +14,7 @@ from dataclasses import replace
 from aioq.errors import RemoteError, ServerError, WireError
 from aioq.jobs.context import JobContext, enter_job, place_of
 from aioq.jobs.hooks import call_hook, overriding
+from aioq.jobs.job import JobState
 from aioq.jobs.middleware import Middleware
 from aioq.jobs.outcome import Outcome, OutcomeKind
 from aioq.store.contract import Settlement, Store, Verb
@@ -137,8 +138,8 @@ class SettledHooks:
     async def _completed(self, job: JobContext, outcome: Outcome, settlement: Settlement | None) -> Outcome:
         """The outcome, completed from the server: whether the job has ended, and why it was cancelled.
 
-        The server ends a job whose cancellation was requested meanwhile, that has crashed too often, or that was
-        parked for too long.
+        The server ends a job whose cancellation was requested meanwhile, that has crashed too often, that was
+        parked for too long, or that was to be retried and that another job follows (`conflict="latest"`).
         """
         verb = settlement.verb if settlement is not None else None
         if settlement is None or not (verb in _MAY_GO_ON or (verb is Verb.CANCELLED and not outcome.reason)):
@@ -150,9 +151,16 @@ class SettledHooks:
             stored = decode_outcome(reply)
             if stored.kind == WireOutcomeKind.CANCELLED:
                 return replace(outcome, kind=OutcomeKind.CANCELLED, retry_in=None, reason=decode_reason(stored))
-            if verb in _MAY_END_FAILED and reply == settlement.outcome:  # another outcome is that of a later run
+            # Another outcome is that of a later run.
+            is_this = verb in _MAY_END_FAILED and reply == settlement.outcome
+            if is_this or (verb is Verb.RETRY and await self._was_last(job)):
                 return replace(outcome, kind=OutcomeKind.FAILED, retry_in=None, error=_stored_error(reply))
         return outcome
+
+    async def _was_last(self, job: JobContext) -> bool:
+        """Whether a job has failed with this attempt although it was to be retried: another job follows it."""
+        (info,) = await self._store.info(place_of(job), [job.id])
+        return info is not None and info.state is JobState.FAILED and info.attempts == job.attempt
 
     async def _call(self, job: JobContext, outcome: Outcome, settlement: Settlement | None) -> None:
         enter_job(job)

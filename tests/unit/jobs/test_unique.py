@@ -123,6 +123,12 @@ def test_a_key_is_made_of_the_bound_arguments() -> None:
         assert (one(task) == other(task)) is are_equal, number
 
 
+def test_names_keep_their_order_but_those_of_a_set_have_the_same_in_every_process() -> None:
+    names = [f"p{number}" for number in range(9, 0, -1)]
+    assert Unique(by=names).by == tuple(names)
+    assert Unique(by=set(names)).by == Unique(by=frozenset(names)).by == tuple(sorted(names))
+
+
 def test_a_key_has_the_tasks_name_or_its_scope_in_it_and_a_bounded_length() -> None:
     assert make().unique_key(1, why="x" * 100_000).startswith("sync:")
     assert len(make().unique_key(1, why="x" * 100_000)) == len("sync:") + 32
@@ -165,6 +171,8 @@ def test_a_task_that_is_known_by_name_only_needs_a_key() -> None:
     app = App("shop", url="redis://nowhere")
     with pytest.raises(ConfigError, match=r"Unique\(by='user_id'\): the task is not known here; give unique_key"):
         app.by_name("other").options(unique=Unique(by="user_id")).unique_key(1)
+    with pytest.raises(ConfigError, match=r"Unique\(\): the task is not known here; give unique_key"):
+        app.by_name("other").options(unique=Unique()).unique_key(1)
     assert app.by_name("other").options(unique_key="a").unique_key(1) == "other:a"
 
 

@@ -44,7 +44,9 @@ class Source:
     async def check_queue(self, where: str, queue: str) -> None:
         pass
 
-    async def shards_of_job(self, job_id: str, queue: str | None, *, patient: bool) -> tuple[str, ...]:
+    async def shards_of_job(
+        self, job_id: str, queue: str | None, *, patient: bool, key: str | None = None
+    ) -> tuple[str, ...]:
         del job_id, patient
         return self._queues if queue is None else (queue,)
 

@@ -11,8 +11,8 @@
 -- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, standing, timers, hooks, leases
 -- NEEDS: history, pauses, due, entries, newer, held_set, events
 -- USES: reads body, counters, fetched, held, job, lanes, listening, paused, scheduled, schedules, standing,
---   unique, watched, workers; writes counters, events, held, idle, job, lanes, leftovers, outbox, paused,
---   scheduled, standing, timers, unique, wakeable, workers; publishes dispatched
+--   unique, watched, workers; writes counters, events, following, held, idle, job, lanes, leftovers, outbox,
+--   paused, scheduled, standing, timers, unique, wakeable, workers; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 the most jobs to take, 3 the known jobs, see below, 4 how the worker waits for jobs after this
 --   call when it gets fewer than it asks for: 'idle' if it blocks, 'standing' if it stands, '' if it does not

@@ -3,8 +3,8 @@
 --
 -- NEEDS: record, results, history, operated, receipts
 -- USES: reads body, job, receipt, schedule, scheduled, standing, unique; writes body, counters, cut, dead,
---   history, idle, job, lanes, leftovers, log, outbox, receipt, schedule, scheduled, standing, stats, tasks,
---   timers, tombstone, unique, wakeable; publishes dispatched, waiter
+--   following, history, idle, job, lanes, leftovers, log, outbox, receipt, schedule, scheduled, standing, stats,
+--   tasks, timers, tombstone, unique, wakeable; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the name of this call, 2 the outcome of a job that waits, 3 for how many ms after its send a job must be
 --   found, 4 `about` of lib/history.lua, 5 the reason of 2, then job ids

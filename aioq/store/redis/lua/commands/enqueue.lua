@@ -7,8 +7,8 @@
 --
 -- NEEDS: keys, msgpack, record_text_write, record, lanes, timers, hooks, dead, history, events, unique, successors
 -- USES: reads counters, job, listening, scheduled, standing, tombstone, unique; writes body, counters, dead,
---   events, idle, job, lanes, leftovers, outbox, scheduled, standing, stats, timers, tombstone, unique, wakeable;
---   publishes dispatched
+--   events, following, idle, job, lanes, leftovers, outbox, scheduled, standing, stats, timers, tombstone, unique,
+--   wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 'again' if an earlier call may have added these jobs, else ''; then, if the call of one of them may take
 --   the place of another job's, for how many ms after its send a job must be found;
@@ -141,13 +141,14 @@ local function is_free(position, id, job)
   return false
 end
 
-local function prepare(position, envelope, nonce)
+local function prepare(position, envelope, nonce, is_there)
   local id, job = ids[position], {position = position, envelope = envelope, nonce = nonce}
   if places then
     job.lane, job.due, job.extra = places[3 * position - 2], later(places[3 * position - 1]), places[3 * position]
     if job.lane == '' then job.lane = nil end
   end
   if job.extra and job.extra.unique and not is_free(position, id, job) then return end
+  if is_there then Dead.free_id(q, id) end -- not before: a job that is not added leaves the dead one there
   added[id] = job
   new[#new + 1] = job
 end
@@ -155,20 +156,24 @@ end
 for position, id in ipairs(ids) do
   local nonce = nonces and nonces[position] or ''
   local done = again and is_done(id, nonce)
-  if type(done) == 'string' then
+  -- If this call adds the job whose call it has replaced, the earlier call has failed before it was added.
+  if type(done) == 'string' and not added[done] then
     present[#present + 1] = {position, done}
-  elseif done then
+  elseif done == true then
     -- Nothing to do.
-  elseif added[id] or not all_new and redis.call('EXISTS', keys[position]) == 1 and not Dead.free_id(q, id) then
-    present[#present + 1] = position
   else
-    prepare(position, texts[position], nonce)
+    local is_there = added[id] or not all_new and redis.call('EXISTS', keys[position]) == 1
+    if is_there and (added[id] or not Dead.is_free(q, id)) then
+      present[#present + 1] = position
+    else
+      prepare(position, texts[position], nonce, is_there)
+    end
   end
 end
 for _, job in ipairs(new) do
   local id = ids[job.position]
   if job.follows then
-    Timer.set(q, Timer.FOLLOW, id, q.now + Successors.LOOK_AFTER)
+    Hooks.follow(q, id)
   elseif job.due then
     Lanes.schedule(q, id, job.due, job.lane)
   else

@@ -1,8 +1,8 @@
 -- Moves jobs that wait to be run to another queue: they are put into the outbox, see lib/outbox.lua.
 --
 -- NEEDS: record, moves
--- USES: reads job, scheduled, standing, unique; writes idle, job, lanes, leftovers, outbox, scheduled, standing,
---   timers, unique, wakeable; publishes dispatched
+-- USES: reads job, scheduled, standing, unique; writes following, idle, job, lanes, leftovers, outbox, scheduled,
+--   standing, timers, unique, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 the other queue, then job ids
 -- REPLY: per job the state it was in, '' for no such job, or for one that was moved to a third queue; only a

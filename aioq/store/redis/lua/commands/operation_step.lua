@@ -8,8 +8,8 @@
 --
 -- NEEDS: call, keys, record, results, history, cancellation, moves, operated
 -- USES: reads body, job, operation, schedule, scheduled, standing, unique; writes body, cancel, counters, cut,
---   dead, history, idle, job, lanes, leftovers, log, operation, outbox, schedule, scheduled, standing, stats,
---   tasks, timers, tombstone, unique, wakeable; publishes dispatched, waiter, worker
+--   dead, following, history, idle, job, lanes, leftovers, log, operation, outbox, schedule, scheduled, standing,
+--   stats, tasks, timers, tombstone, unique, wakeable; publishes dispatched, waiter, worker
 -- KEYS: 1 base key
 -- ARGV: 1 the operation, 2 how many steps were made before; -1 to change nothing, 3 the name of this step, 4 what
 --   to do: `retry`, `cancel`, `delete`, `purge`, `move`, `run_now` or `set_priority`, 5 the state of the jobs, 6

@@ -3,8 +3,8 @@
 -- NEEDS: call, keys, record_text_write, record, results, timers, history, finish, dead, outbox, cancellation
 -- NEEDS: moves, unique
 -- USES: reads body, inbox, job, schedule, scheduled, standing, tombstone, unique; writes body, cancel, counters,
---   dead, history, idle, inbox, job, lanes, leftovers, outbox, schedule, scheduled, standing, stats, tasks,
---   timers, tombstone, unique, wakeable; publishes dispatched, waiter, worker
+--   dead, following, history, idle, inbox, job, lanes, leftovers, outbox, schedule, scheduled, standing, stats,
+--   tasks, timers, tombstone, unique, wakeable; publishes dispatched, waiter, worker
 -- KEYS: 1 base key
 -- ARGV: 1 the other queue, 2 for how many ms after its send a job must be found, 3 for how many ms a cancellation
 --   of a job that is not here is remembered, 4 '1' if none of these entries was delivered before, else '0', 5
@@ -69,12 +69,15 @@ function kinds.job(id, said)
   if there and is_same(job, there) then
     if not Record.is_elsewhere(there) then return true end -- the call is repeated
   elseif there then
-    if not Dead.free_id(q, id) then return false end
-    there = nil
+    if not Dead.is_free(q, id) then return false end
   end
   -- It stays where it is as long as another job holds its unique key here.
   local lock = job[Field.EXTRA].unique
   if lock and lock[2] ~= 'within' and Unique.owner(q, id, lock) then return false end
+  if there and not is_same(job, there) then
+    Dead.free_id(q, id)
+    there = nil
+  end
   local move = Record.move_of(job)
   job[Field.EXTRA].move, job[Field.EXTRA].origins, job[Field.STATE] = nil, origins_with(there), false
   job[Field.WAITERS] = there and there[Field.WAITERS] or false

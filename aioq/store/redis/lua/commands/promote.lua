@@ -1,10 +1,10 @@
 -- Handles what is due: queues scheduled jobs, and ends jobs that have expired or whose call is gone.
 --
 -- NEEDS: call, keys, record_text_read, record, results, lanes, timers, hooks, history, finish, due, newer, outbox
--- NEEDS: moves, unique, successors
+-- NEEDS: moves, unique
 -- USES: reads body, fetched, held, job, outbox, schedule, scheduled, schedules, standing, timers, unique, workers;
---   writes body, counters, history, idle, job, lanes, leftovers, outbox, schedule, scheduled, standing, stats,
---   tasks, timers, tombstone, unique, wakeable; publishes dispatched, waiter
+--   writes body, counters, following, history, idle, job, lanes, leftovers, outbox, schedule, scheduled, standing,
+--   stats, tasks, timers, tombstone, unique, wakeable; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the most jobs in this step, and the most timers, 2 for how many ms after its send a job must be found, 3
 --   result ttl in ms, for jobs that end here, 4 the outcome of a job that has expired, 5 that of a job whose call
@@ -68,10 +68,13 @@ end
 
 timers[Timer.FOLLOW] = function(id, job)
   local lock = job[Field.EXTRA] and job[Field.EXTRA].unique
-  if not lock or job[Field.STATE] ~= 'waiting' then return true end
+  if not lock or job[Field.STATE] ~= 'waiting' then
+    Hooks.stop_following(q, id)
+    return true
+  end
   local owner, following = Unique.noted(q, lock[1])
   if owner and owner ~= id and following == id and Unique.is_alive(q, lock[1], owner) then
-    Timer.set(q, Timer.FOLLOW, id, q.now + Successors.LOOK_AFTER)
+    Hooks.follow(q, id)
     return false
   end
   Hooks.let_follow(q, lock[1], id)
@@ -92,6 +95,8 @@ local function handle(timer)
   if not timers[kind] or not job and text then
     if id then unreadable = id end
     put_timer_off(timer)
+  elseif not job and kind == Timer.FOLLOW then
+    Hooks.stop_following(q, id)
   elseif not job or timers[kind](id, job) then
     redis.call('ZREM', q.base .. Keys.TIMERS, timer)
   end

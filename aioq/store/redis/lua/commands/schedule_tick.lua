@@ -1,10 +1,10 @@
 -- Makes the jobs of due ticks and sets the next ticks; each schedule in one step, and only if its revision is
 -- still the one that the caller has read. A job whose id exists already is not added again.
 --
--- NEEDS: call, keys, record, lanes, timers, hooks, history, events, overlap, due, newer, unique, successors
+-- NEEDS: call, keys, record, lanes, timers, hooks, history, events, overlap, due, newer, unique
 -- USES: reads counters, job, listening, schedule, scheduled, schedules, standing, unique; writes body, counters,
---   events, idle, job, lanes, outbox, schedule, scheduled, schedules, standing, stats, timers, unique, wakeable;
---   publishes dispatched
+--   events, following, idle, job, lanes, outbox, schedule, scheduled, schedules, standing, stats, timers, unique,
+--   wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 the marks of lib/events.lua, '' for none, then six per schedule: id, revision, next tick in ms since the
 --   epoch ('' for none), overlap, the most runs (0 for no limit), and its jobs as a MessagePack array with four
@@ -53,7 +53,7 @@ local function hold_key(job_id, lock, due)
   if following and following ~= job_id and Unique.is_alive(q, lock[1], following) then return false end
   lock[5] = due
   Unique.note(q, lock[1], owner, job_id)
-  Timer.set(q, Timer.FOLLOW, job_id, q.now + Successors.LOOK_AFTER)
+  Hooks.follow(q, job_id)
   return true, true
 end
 

@@ -3,8 +3,8 @@
 --
 -- NEEDS: keys, msgpack, record_text_write, record_text_read, record, results, lanes, hooks, history, finish
 -- USES: reads body, cut, dead, job, schedule, scheduled, standing, unique; writes body, cancel, counters, cut,
---   dead, held, history, idle, job, lanes, leftovers, outbox, schedule, scheduled, standing, stats, tasks, timers,
---   tombstone, unique, wakeable; publishes dispatched, waiter
+--   dead, following, held, history, idle, job, lanes, leftovers, outbox, schedule, scheduled, standing, stats,
+--   tasks, timers, tombstone, unique, wakeable; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 dead ttl in ms, 3 dead limit, 4 for how many ms after its send a job must be found, 5 result
 --   ttl in ms, for a job that was parked for too long, 6 the usual ttl in ms, 7 'idle' if the worker waits for

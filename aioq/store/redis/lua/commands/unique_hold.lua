@@ -2,8 +2,8 @@
 -- by its name; so the worker asks before it calls the function.
 --
 -- NEEDS: record, unique, successors
--- USES: reads body, job, scheduled, standing, unique; writes body, idle, job, lanes, leftovers, outbox, scheduled,
---   standing, timers, unique, wakeable; publishes dispatched
+-- USES: reads body, job, scheduled, standing, unique; writes body, following, idle, job, lanes, leftovers, outbox,
+--   scheduled, standing, timers, unique, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 the worker, 2 the job, 3 the claim, 4 what it is to hold, see `Lock` in aioq/store/extra.py
 -- REPLY: '' if it holds the key, or has one already, or is not run by this worker any more. Else the job that

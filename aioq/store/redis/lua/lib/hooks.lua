@@ -119,7 +119,10 @@ end
 function Hooks.give_back(q, id, lock)
   local owner, following, is_timed = Unique.noted(q, lock[1])
   if is_timed then return end
-  if following == id then Unique.note(q, lock[1], owner) end
+  if following == id then
+    Unique.note(q, lock[1], owner)
+    Hooks.stop_following(q, id)
+  end
   if owner == id then Hooks.let_follow(q, lock[1], following) end
 end
 
@@ -153,6 +156,19 @@ function Hooks.let_follow(q, key, following)
   end
   job[Field.STATE] = later and 'scheduled'
   Record.save(q, following, job)
+  Hooks.stop_following(q, following)
+end
+
+-- Notes that a job follows another one: it is listed among those that wait, and looks whether that one is there.
+function Hooks.follow(q, id)
+  is_unreadable(redis.pcall('SADD', q.base .. Keys.FOLLOWING, id))
+  Timer.set(q, Timer.FOLLOW, id, q.now + Timer.FOLLOW_AFTER)
+end
+
+-- Forgets it: the job is let go, has ended or has vanished.
+function Hooks.stop_following(q, id)
+  is_unreadable(redis.pcall('SREM', q.base .. Keys.FOLLOWING, id))
+  is_unreadable(redis.pcall('ZREM', q.base .. Keys.TIMERS, Timer.FOLLOW .. ' ' .. id))
 end
 
 -- Calls the hooks of jobs that were delivered to a worker but not claimed by it.

@@ -23,6 +23,8 @@ Keys.SCHEDULED, Keys.DEAD = ':scheduled', ':dead'
 -- Failed jobs that are too many for DEAD, by when they failed, as long as their records are kept.
 Keys.CUT = ':cut'
 Keys.TIMERS = ':timers'
+-- The jobs that follow another one; see lib/hooks.lua.
+Keys.FOLLOWING = ':following'
 -- How many ids the entries of each lane name beside those of its queued jobs; see lib/lanes.lua.
 Keys.LEFTOVERS = ':leftovers'
 -- What is paused; see lib/pauses.lua.

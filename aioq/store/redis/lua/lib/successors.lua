@@ -4,10 +4,6 @@
 -- NEEDS: keys, record_text_write, record, hooks, unique, operated
 local Successors = {}
 
--- After how many ms a job that follows another one looks whether that one is still there: its record may vanish
--- without an end.
-Successors.LOOK_AFTER = 60000
-
 -- Gives a job that waits to be run the call, tags, expiry and time of a new one, as if it had never been run.
 function Successors.replace(q, id, job, new)
   local had_body, extra, at = job[Field.JOB] == true, job[Field.EXTRA], new.due or q.now
@@ -45,7 +41,7 @@ function Successors.choose(q, id, new, owner, job, following, adding)
     Successors.replace_new(adding[owner], new)
     return owner
   end
-  if not job or job[Field.STATE] == 'moving' then return owner end
+  if not job then return owner end
   if following and lock[3] == 'latest' then
     if adding[following] then
       Successors.replace_new(adding[following], new)
@@ -55,7 +51,8 @@ function Successors.choose(q, id, new, owner, job, following, adding)
     if next_job and alive then Successors.replace(q, following, next_job, new) end
     if alive then return following end
   end
-  if job[Field.STATE] ~= 'running' and (lock[3] == 'latest' or not job[Field.STARTED]) then
+  local waits = job[Field.STATE] ~= 'running' and job[Field.STATE] ~= 'moving'
+  if waits and (lock[3] == 'latest' or not job[Field.STARTED]) then
     Successors.replace(q, owner, job, new)
     return owner
   end

@@ -19,6 +19,10 @@ Timer.FIRST = ''
 Timer.EXPIRE, Timer.CALL_GONE, Timer.RELAY = 'expire', 'gone', 'relay'
 Timer.LOOK, Timer.OPERATE, Timer.FOLLOW = 'look', 'operate', 'follow'
 
+-- After how many ms a job that follows another one looks whether that one is still there: its record may vanish
+-- without an end.
+Timer.FOLLOW_AFTER = 60000
+
 function Timer.set(q, kind, id, at)
   local set = redis.pcall('ZADD', q.base .. Keys.TIMERS, at, kind .. ' ' .. id)
   if not is_unreadable(set) then redis.call('ZADD', q.base .. Keys.SCHEDULED, 'LT', at, Timer.FIRST) end
