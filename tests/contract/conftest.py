@@ -17,6 +17,7 @@ import redis
 
 from aioq.config.urls import parse_servers
 from aioq.store.contract import Limits, NewJob, Store, WaitReply
+from aioq.store.extra import Added
 from aioq.store.memory import MemoryStore
 from aioq.store.pubsub import Inbox
 from aioq.store.redis import ClusterStore, RedisStore
@@ -151,7 +152,7 @@ class InSlot(ClusterStore):
         """The subscription, with channels of short names."""
         return _ShortNames(super().inbox, self._app)
 
-    def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[bool]]:
+    def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[Added]]:
         """Add jobs, whose waiters have short names."""
         if any(job.waiter for job in jobs):
             jobs = [msgspec.structs.replace(job, waiter=_in_slot(self._app, job.waiter)) for job in jobs]

@@ -11,6 +11,7 @@ import redis
 from aioq.errors import ServerError
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.contract import Claimed, NewJob, Settlement, Store, Token, Verb
+from aioq.store.extra import Added
 from aioq.store.leases import LeaseRequest, Renewal, RenewalMode
 from aioq.store.memory import MemoryStore
 from aioq.wire.messages import (
@@ -182,7 +183,7 @@ async def send(
     delay_ms: int | None = None,
     eta_ms: int | None = None,
     call: bytes = CALL,
-) -> list[bool]:
+) -> list[Added]:
     jobs = [NewJob(job_id, call, priority, delay_ms, eta_ms) for job_id in ids]
     return await store.enqueue(QUEUE, jobs)
 

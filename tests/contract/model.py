@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.contract import MAX_CUTS, MISSING, Claim, Limits, NewJob, Settlement, Token, Verb, WaitReply
-from aioq.store.extra import EXPIRED, Expiry
+from aioq.store.extra import EXPIRED, Added, Expiry
 from aioq.store.leases import Renewal
 from aioq.store.upkeep import Promotion, RecoveryStep
 
@@ -167,7 +167,7 @@ class Model:
 
     # Verbs
 
-    def enqueue(self, jobs: Sequence[NewJob], again: bool, reply: Sequence[bool]) -> None:
+    def enqueue(self, jobs: Sequence[NewJob], again: bool, reply: Sequence[Added]) -> None:
         assert list(reply) == [self._enqueue(new, again) for new in jobs]
 
     def _enqueue(self, new: NewJob, again: bool) -> bool:

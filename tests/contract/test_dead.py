@@ -6,6 +6,7 @@ import pytest
 
 from aioq.jobs.job import JobState
 from aioq.store.contract import Limits, NewJob, Settlement, Store, Verb
+from aioq.store.extra import Added
 from aioq.store.operating import ListQuery
 from aioq.wire.messages import Failure, encode_envelope, encode_failure
 from tests.contract.kit import (
@@ -273,7 +274,7 @@ class TestAnIdOfADeadJob:
         assert await store.enqueue(QUEUE, again) == [False]
         assert await state(store) is JobState.FAILED
 
-        async def added() -> bool:
+        async def added() -> Added:
             return (await store.enqueue(QUEUE, again))[0]
 
         await eventually(added)

@@ -6,6 +6,7 @@ import pytest
 
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Limits, NewJob, Store, Verb
+from aioq.store.extra import Added
 from aioq.store.redis import RedisStore
 from tests.clocks import SystemClock
 from tests.contract.kit import (
@@ -214,7 +215,7 @@ async def test_sending_what_is_there_already_leaves_nothing_behind(
 # Sent again after a reply that got lost
 
 
-async def again(store: Store, job_id: str = "job", nonce: str = "") -> bool:
+async def again(store: Store, job_id: str = "job", nonce: str = "") -> Added:
     (added,) = await store.enqueue(QUEUE, [NewJob(job_id, CALL, nonce=nonce)], again=True)
     return added
 

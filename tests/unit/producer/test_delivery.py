@@ -14,6 +14,7 @@ from aioq.producer.buffer import Buffer, SendBatch
 from aioq.producer.bulk import send_many
 from aioq.producer.delivery import Buffers, Delivery
 from aioq.store.contract import NewJob
+from aioq.store.extra import Added
 from aioq.store.memory import MemoryStore
 from tests.unit.kit import QUEUE, memory_store, others, turns, until, within
 
@@ -35,7 +36,7 @@ class ScriptedStore:
         self.go = asyncio.Event()
         self.sends_in_flight = 1
 
-    async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
+    async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[Added]:
         self.calls.append((queue, [job.id for job in jobs]))
         self.again.append(again)
         step = self.script.pop(0) if self.script else None
@@ -67,7 +68,7 @@ def delivery(store: ScriptedStore, *, send_timeout: float = 30.0) -> Delivery:
     return Delivery(store, QUEUE, send_timeout=send_timeout, capacity=100)  # pyright: ignore[reportArgumentType]
 
 
-async def send(buffers: Buffers, job: NewJob, queue: str = QUEUE, *, again: bool = False) -> bool:
+async def send(buffers: Buffers, job: NewJob, queue: str = QUEUE, *, again: bool = False) -> Added:
     return await buffers[queue].put(job.id, job.envelope, job, again=again)
 
 
@@ -207,7 +208,7 @@ async def test_some_queues_may_fail_and_the_jobs_of_the_others_are_sent():
     store = ScriptedStore(*[DOWN] * 1_000_000)
     good = store.enqueue
 
-    async def enqueue(queue: str, given: Sequence[NewJob], *, again: bool) -> list[bool]:
+    async def enqueue(queue: str, given: Sequence[NewJob], *, again: bool) -> list[Added]:
         return await (good if queue == "bad" else store.memory.enqueue)(queue, given, again=again)
 
     store.enqueue = enqueue  # pyright: ignore[reportAttributeAccessIssue]
@@ -394,7 +395,7 @@ async def test_what_is_put_leaves_together_with_what_is_sent_and_in_order():
     store = ScriptedStore()
     buffer = await within(opened(buffers := make(store)))
 
-    async def put(job_id: str) -> bool:
+    async def put(job_id: str) -> Added:
         return await buffer.put(job_id, b"x")
 
     sends = [
@@ -529,7 +530,7 @@ async def test_an_attempt_that_is_cancelled_from_outside_is_not_made_again(again
     assert others() == set()
 
 
-async def _of(task: "asyncio.Task[bool]") -> bool:
+async def _of(task: "asyncio.Task[Added]") -> Added:
     return await task
 
 
@@ -553,7 +554,7 @@ class Refusing(ScriptedStore):
         super().__init__(*script)
         self.bad = set(bad)
 
-    async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[bool]:
+    async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[Added]:
         added = await super().enqueue(queue, [job for job in jobs if job.id not in self.bad], again=again)
         if self.bad & {job.id for job in jobs}:
             raise ServerError("answered with an error: WRONGTYPE")

@@ -5,7 +5,7 @@
 --
 -- Its arguments are few, and long; docs/design.md, "An enqueue has few arguments, and long ones".
 --
--- NEEDS: keys, msgpack, record_text_write, record, lanes, timers, hooks, dead, history, events, unique, successors
+-- NEEDS: keys, msgpack, record_text_write, record, lanes, hooks, dead, history, events, unique, successors
 -- USES: reads counters, job, listening, scheduled, standing, tombstone, unique; writes body, counters, dead,
 --   events, following, idle, job, lanes, leftovers, outbox, scheduled, standing, stats, timers, tombstone, unique,
 --   wakeable; publishes dispatched

@@ -1,7 +1,7 @@
 -- Makes the jobs of due ticks and sets the next ticks; each schedule in one step, and only if its revision is
 -- still the one that the caller has read. A job whose id exists already is not added again.
 --
--- NEEDS: call, keys, record, lanes, timers, hooks, history, events, overlap, due, newer, unique
+-- NEEDS: call, keys, record, lanes, hooks, history, events, overlap, due, newer, unique
 -- USES: reads counters, job, listening, schedule, scheduled, schedules, standing, unique; writes body, counters,
 --   events, following, idle, job, lanes, outbox, schedule, scheduled, schedules, standing, stats, timers, unique,
 --   wakeable; publishes dispatched
