@@ -103,8 +103,7 @@ class Duties:
         describe: Callable[[], About],
         verbs: Mapping[str, ControlVerb] = MappingProxyType({}),
     ) -> None:
-        settings = app_parts.settings
-        self._app_parts = app_parts
+        self._app_parts, settings = app_parts, app_parts.settings
         self._store, self._incarnation = store, incarnation
         self._declared, self._all_queues = declared, tuple(queues)
         self._whole = set(worker_queues(app_parts, ())) <= by_queue(queues).keys()
