@@ -1,17 +1,15 @@
 """Unique jobs: how a task declares that of some of its calls only one job may be there at a time."""
 
-from collections.abc import Callable, Iterable, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Literal, get_args
 
 from aioq.errors import ConfigError
+from aioq.jobs.by import By, checked_by, names_of
 from aioq.public import public
 from aioq.util.durations import MAX_DELAY, Duration, as_seconds
 from aioq.util.naming import NAME
 from aioq.util.printable import brief
 
-By: TypeAlias = str | Iterable[str] | Callable[[Mapping[str, Any]], object] | None
 Until = Literal["ended", "started"]
 Conflict = Literal["return", "raise", "replace", "latest"]
 
@@ -51,8 +49,7 @@ class Unique:
 
     def __post_init__(self) -> None:
         """Check the arguments."""
-        if self.by is not None and not isinstance(self.by, str) and not callable(self.by):
-            object.__setattr__(self, "by", _names(self.by))
+        object.__setattr__(self, "by", checked_by("Unique", self.by))
         if self.until is not None and self.until not in get_args(Until):
             raise ConfigError(f"Unique: until={brief(self.until)}: expected 'ended' or 'started'")
         if self.conflict not in get_args(Conflict):
@@ -85,10 +82,7 @@ class Unique:
     @property
     def names(self) -> tuple[str, ...] | None:
         """The parameters that make the key; None if a function or all arguments do."""
-        by: object = self.by
-        if isinstance(by, str):
-            return (by,)
-        return cast("tuple[str, ...]", by) if isinstance(by, tuple) else None
+        return names_of(self.by)
 
     @property
     def mode(self) -> str:
@@ -99,20 +93,6 @@ class Unique:
     def window_ms(self) -> int:
         """For how long it is held, in milliseconds; 0 for until something happens."""
         return 0 if self.within is None else max(1, round((as_seconds(self.within) or 0) * 1000))
-
-
-def _names(by: Iterable[str]) -> tuple[str, ...]:
-    wrong = ConfigError(
-        f"Unique: by={brief(by)}: expected the name of a parameter, several names, or a function of the arguments"
-    )
-    if isinstance(by, bytes | Mapping) or not isinstance(by, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise wrong
-    names = tuple(cast("Iterable[object]", by))
-    if not names or not all(isinstance(each, str) and each for each in names):
-        raise wrong
-    if isinstance(by, AbstractSet):  # whose order is another one in each process, and so would be the key
-        names = tuple(sorted(cast("tuple[str, ...]", names)))
-    return cast("tuple[str, ...]", tuple(dict.fromkeys(names)))
 
 
 def check_unique(where: str, unique: object) -> Unique | None:
