@@ -5,9 +5,10 @@ from typing import Annotated, Any, cast
 
 import msgspec
 
-from aioq.config.validators import Rule, integer, parse_table
+from aioq.config.validators import Rule, duration, integer, parse_table
 from aioq.errors import ConfigError
 from aioq.public import public
+from aioq.util.durations import Duration
 from aioq.util.naming import NAME
 from aioq.util.printable import brief
 from aioq.util.suggestions import did_you_mean
@@ -27,17 +28,27 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, repr_
         shards: into how many parts the queue is divided, 1 to 1024. The server stores the number when it is given
             for the first time; afterwards `aioq shards` changes it, and an App that gives another one uses the
             server's and warns. Default None: the server's number, or 1 if it has none.
+        dead_ttl: how long a dead job of this queue is kept, in seconds or as a timedelta. Default None: as the
+            App's.
+        dead_limit: how many dead jobs this queue keeps, or each shard of it; the oldest are dropped first. Default
+            None: as the App's.
 
     Raises:
         ConfigError: a value is wrong; the message says which.
     """
 
     shards: Annotated[int | None, integer(1, MAX_SHARDS, optional=True)] = None
+    dead_ttl: Annotated[Duration | None, duration(0, optional=True)] = None
+    dead_limit: Annotated[int | None, integer(0, optional=True)] = None
 
     def __post_init__(self) -> None:
-        """Check the values."""
-        if wrong := _wrong({name: getattr(self, name) for name in RULES}):
+        """Check the values, and keep them as they are stored: a time in seconds."""
+        given = {name: getattr(self, name) for name in RULES}
+        if wrong := _wrong(given):
             raise ConfigError(f"Queue: {wrong}")
+        for name, value in given.items():
+            if value is not None:
+                msgspec.structs.force_setattr(self, name, RULES[name].check(value))
 
 
 RULES: dict[str, Rule] = {name: field.__metadata__[0] for name, field in Queue.__annotations__.items()}
@@ -63,8 +74,13 @@ def _wrong(given: Mapping[str, object]) -> str:
         if rule is None:
             near = did_you_mean(name, RULES) or f"; valid are: {', '.join(RULES)}"
             return f"unknown setting {brief(name)}{near}"
-        if value is not None and rule.check(value) is None:
+        if value is None:
+            continue
+        fit = rule.check(value)
+        if fit is None:
             return f"{name} must be {rule.expected}, not {brief(value)}"
+        if (objection := rule.objection(fit)) is not None:
+            return f"{name}: {objection}"
     return ""
 
 

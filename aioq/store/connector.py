@@ -12,11 +12,15 @@ from collections.abc import Callable, Generator
 from importlib import import_module
 from typing import Any
 
+import msgspec
+
+from aioq.config.queues import Queue
 from aioq.config.settings import Settings
 from aioq.config.urls import mask_url, parse_servers
 from aioq.config.validators import DEFAULT_HISTORY
 from aioq.embedded import EmbeddedServer, attach, available
 from aioq.store.contract import Limits, Store
+from aioq.util.durations import seconds
 from aioq.util.log import logger
 from aioq.util.migration import SERVERS
 
@@ -135,6 +139,23 @@ def _import_redis_store() -> Any:
 
 def limits_of(settings: Settings) -> Limits:
     """The settings in the store's units."""
+    limits = _limits_of(settings)
+    by_queue = {name: _own_limits(limits, queue) for name, queue in (settings.queues or {}).items()}
+    own = {name: each for name, each in by_queue.items() if each is not limits}
+    return msgspec.structs.replace(limits, by_queue=own) if own else limits
+
+
+def _own_limits(limits: Limits, queue: Queue) -> Limits:
+    """The limits of a queue: its own where it has some, else those of the App."""
+    own: dict[str, int] = {}
+    if queue.dead_ttl is not None:
+        own["dead_ttl_ms"] = round(seconds(queue.dead_ttl) * 1000)
+    if queue.dead_limit is not None:
+        own["dead_limit"] = queue.dead_limit
+    return msgspec.structs.replace(limits, **own) if own else limits
+
+
+def _limits_of(settings: Settings) -> Limits:
     return Limits(
         dead_ttl_ms=round(settings.dead_ttl * 1000),
         dead_limit=settings.dead_limit,

@@ -8,12 +8,13 @@ If a verb is cancelled, the server may have carried it out or not.
 """
 
 import enum
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
 from aioq.jobs.job import JobInfo, JobState, Priority
+from aioq.jobs.shards import queue_of_shard
 from aioq.store.diagnosis import Diagnosable, ServerInfo
 from aioq.store.extra import Added, Extra
 from aioq.store.history import Historic, RunReport
@@ -37,9 +38,8 @@ class NewJob(msgspec.Struct, frozen=True, gc=False):
         delay_ms: queue it this long after the server takes it, in milliseconds; None for at once.
         eta_ms: queue it at this time, in milliseconds since the Unix epoch; None for at once.
         nonce: distinguishes this send from other sends of the same id; "" if no other send can have that id.
-        waiter: the channel on which this process will wait for the outcome, as if it had called `Store.wait`
-            already; "" for none. It is the same for all jobs of one call: if one of them has it, the store may
-            register it for the others too.
+        waiter: the channel on which this process will wait for the outcome, as if it had called `Store.wait`; ""
+            for none. All jobs of a call have the same: if one has it, the store may register it for all.
         extra: further data that the stores act on (tags, an expiry); None for a plain job.
     """
 
@@ -59,8 +59,8 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         id: the job.
         envelope: the encoded call.
-        claim: the number of this claim. Together with the worker's id it is the fence of every later write. No two
-            claims of a worker have the same number, even if a job's id is used again.
+        claim: the number of this claim, with the worker's id the fence of every later write. No two claims of a
+            worker have the same, even if a job's id is used again.
         attempts: attempts that ended before this one.
         crashes, interruptions: runs that died with their worker, and that were given back.
         sent_ms: when the server added it, in milliseconds since the Unix epoch.
@@ -89,8 +89,7 @@ class Token(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         lane: the lane it came from.
-        entry: its id in that lane.
-        job_ids: the jobs it names; none if it only wakes the worker.
+        entry: its id in that lane. job_ids: the jobs it names; none if it only wakes the worker.
     """
 
     lane: str
@@ -119,9 +118,8 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
 
 
 MAX_CUTS = 10
-"""How many interruptions in a row, each soon after the start of a run, a job may have before they count as
-crashes. A rolling deployment of many workers may interrupt one job several times: with `max_crashes` 3 it takes 14
-interruptions in a row to end it."""
+"""How many interruptions in a row, each soon after its start, a job may have before they count as crashes. A
+rolling deployment may interrupt a job several times: with `max_crashes` 3 it takes 14 in a row to end it."""
 
 
 class Verb(enum.StrEnum):
@@ -186,6 +184,7 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
         result_ttl_ms: how long the outcome of a job is kept that no worker settles, because it crashed too often
             or was parked for too long. Whoever ends it then does not know the `result_ttl` of its task.
         history, stats, logs: as the settings of these names. full: whether the setting `history` is "full".
+        by_queue: all of this for the queues that have settings of their own; None for none.
     """
 
     dead_ttl_ms: int = 604_800_000
@@ -198,20 +197,24 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
     stats: bool = False
     logs: int = 0
     full: bool = False
+    by_queue: Mapping[str, "Limits"] | None = None
+
+    def of(self, queue: str) -> "Limits":
+        """Those of one queue, or of a shard of it."""
+        return self if self.by_queue is None else self.by_queue.get(queue_of_shard(queue), self)
 
 
 class NoOutcome(enum.Enum):
-    """The reply to a wait that brings no outcome, and after which no result message comes either."""
+    """The reply to a wait that brings no outcome, and after which no result message comes either.
+
+    `MISSING`: the server has no record of the job. `LATER`: the reply had no room for its outcome: call again.
+    """
 
     MISSING = enum.auto()
     LATER = enum.auto()
 
 
-MISSING = NoOutcome.MISSING
-"""The server has no record of the job."""
-
-LATER = NoOutcome.LATER
-"""There is an outcome, but the reply had no room for it: call again."""
+MISSING, LATER = NoOutcome.MISSING, NoOutcome.LATER
 
 WaitReply = bytes | NoOutcome | None
 """The outcome if there is one; None if the waiter is registered now; MISSING; LATER."""
@@ -254,8 +257,7 @@ class Store(Diagnosable, Historic, Sharded, Protocol):
         """Connect, and check that aioq can work with this server.
 
         Args:
-            thorough: also check that this user may do all that a worker does, and warn of a server that may lose
-                jobs.
+            thorough: also check that this user may do what a worker does, and warn of a server that may lose jobs.
 
         Raises:
             ServerRejectedError: a wrong password, no permission, or a server too old.
@@ -337,8 +339,7 @@ class Store(Diagnosable, Historic, Sharded, Protocol):
     ) -> Awaitable[list[bool]]:
         """Write outcomes; False for each job that this worker no longer holds under that claim.
 
-        `idle` means that the worker is blocked and has a free slot, so it may get jobs by direct dispatch; see
-        `claim`.
+        `idle`: the worker is blocked and has a free slot, so it may get jobs by direct dispatch; see `claim`.
         """
         ...
 
@@ -353,8 +354,7 @@ class Store(Diagnosable, Historic, Sharded, Protocol):
     async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> RecoveryStep:
         """Do one step of recovering a dead worker: give back its jobs. Or drop dead jobs over the limit.
 
-        The worker is one whose lease has ended. With `dead` it is one whose id begins with that text: such a
-        worker is known to have died, whether or not its lease has ended.
+        Its lease has ended, or with `dead` it is known to have died, and its id begins with that text.
         """
         ...
 

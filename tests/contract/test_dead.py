@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from aioq.jobs.job import JobState
@@ -210,6 +211,43 @@ class TestTheDeadAfterTheirSends:
 
         assert await gone(store)
         assert await state(store, "next") == JobState.FAILED
+
+
+class TestTheDeadOfOneQueue:
+    """A queue may have a limit and a time of its own; its shards have those of their queue."""
+
+    @pytest.fixture
+    def limits(self) -> Limits:
+        app = Limits(dead_limit=3, dead_ttl_ms=LONG, lease_ms=LONG, max_crashes=0, result_ttl_ms=1)
+        own = {
+            "mail": msgspec.structs.replace(app, dead_limit=1),
+            "none": msgspec.structs.replace(app, dead_ttl_ms=0),
+        }
+        return msgspec.structs.replace(app, by_queue=own)
+
+    async def fail(self, store: Store, queue: str, *names: str, crashes: bool) -> None:
+        for number, name in enumerate(names):
+            worker = await joined(store, f"{queue}-{number}", queue)
+            assert await store.enqueue(queue, [NewJob(name, CALL)]) == [True]
+            (job,) = (await store.claim(queue, worker, 1)).jobs
+            if crashes:
+                await store.recover(queue, BROKEN, 10, dead=worker)
+            else:
+                assert await store.settle(queue, worker, [Settlement(name, job.claim, Verb.FAILED, BROKEN)]) == [
+                    True
+                ]
+
+    @pytest.mark.parametrize("crashes", [False, True], ids=["failed", "crashed"])
+    @pytest.mark.parametrize(("queue", "expected"), [("mail", 1), ("mail#1", 1), ("bulk", 3), ("none", 0)])
+    async def test_each_queue_keeps_as_many_as_it_may(
+        self, store: Store, queue: str, expected: int, *, crashes: bool
+    ) -> None:
+        await self.fail(store, queue, *"abcd", crashes=crashes)
+
+        async def kept() -> bool:
+            return sum(each is not None for each in await store.info(queue, list("abcd"))) == expected
+
+        await eventually(kept)
 
 
 class TestNoDead:

@@ -230,7 +230,8 @@ class MemoryStore:
         with self._lock:
             queue = self._queues.get(name)
             if queue is None:
-                queue = MemoryQueue(self._app, name, self.clock, self._limits, self._revisions, hooks=self._hooks)
+                limits = self._limits.of(name)
+                queue = MemoryQueue(self._app, name, self.clock, limits, self._revisions, hooks=self._hooks)
                 self._queues[name] = queue
             queue.endings.expire()
             queue.pauses.expire()

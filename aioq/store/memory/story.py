@@ -94,7 +94,8 @@ class MemoryStory:
                     kept = self._logs.setdefault((queue, each.job_id), _Log(self._limits.logs))
                     kept.lines.extend(each.lines)
                     kept.last += len(each.lines)
-                    kept.until_ms = now + max(self._limits.result_ttl_ms, self._limits.dead_ttl_ms)
+                    limits = self._limits.of(queue)
+                    kept.until_ms = now + max(limits.result_ttl_ms, limits.dead_ttl_ms)
             return taken
 
     async def log_lines(self, queue: str, job_id: str, after: int) -> list[tuple[int, bytes]]:

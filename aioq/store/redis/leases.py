@@ -101,7 +101,7 @@ class RedisLeaseClient(LeaseClient):
         self._dropped = True
 
     def _args(self, request: LeaseRequest) -> Sequence[Arg]:
-        limits = self._limits
+        limits = self._limits.of(request.queue)
         args: list[Arg] = [base_key(self._app, request.queue), request.worker, limits.lease_ms, request.fetched_ms]
         args += (limits.dead_limit, self._marks, request.mode)
         if request.about:

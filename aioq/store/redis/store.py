@@ -257,7 +257,10 @@ class RedisStore:
         self, queue: str, worker: str, settlements: Sequence[Settlement], *, idle: bool = False
     ) -> Awaitable[list[bool]]:
         """Write outcomes; False for each job that this worker no longer holds under that claim."""
-        args = settle_args(worker, settlements, self._limits, idle=idle)
+        limits = self._limits
+        if limits.by_queue is not None:  # asked here, because a lone settle makes no call that it does not need
+            limits = limits.of(queue)
+        args = settle_args(worker, settlements, limits, idle=idle)
         return self._begin("settle", queue, args, partial(replies.parse_settled, args), self._confirmation)
 
     async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> list[bool]:
@@ -364,7 +367,7 @@ class RedisStore:
         return await self.call_retried(name, queue, args, self._confirmation)
 
     async def _recover(self, queue: str, mode: str, worker: str, crash_outcome: bytes, limit: int) -> RecoveryStep:
-        limits = self._limits
+        limits = self._limits.of(queue)
         args = [mode, worker, limit, limits.max_crashes, crash_outcome, limits.dead_ttl_ms, limits.dead_limit]
         args += (limits.tombstone_ms, limits.result_ttl_ms, self._about, error_text(crash_outcome), self._marks)
         cursor = BEGIN

@@ -26,8 +26,7 @@ class RedisStory:
 
     def __init__(self, call: ScriptCall, limits: Limits) -> None:
         self._call = call
-        self._logs = limits.logs
-        self._log_ttl_ms = max(limits.result_ttl_ms, limits.dead_ttl_ms)
+        self._limits = limits
 
     async def ahead(self, queue: str, job: JobInfo) -> Counted:
         """How many queued jobs are claimed before this one."""
@@ -98,7 +97,8 @@ class RedisStory:
 
     async def log(self, queue: str, worker: str, logged: Sequence[LoggedLines]) -> list[bool]:
         """Add lines to the logs of jobs; False for each job that this worker no longer holds."""
-        args: list[Arg] = [worker, self._logs, self._log_ttl_ms]
+        limits = self._limits.of(queue)
+        args: list[Arg] = [worker, limits.logs, max(limits.result_ttl_ms, limits.dead_ttl_ms)]
         for each in logged:
             args += (each.job_id, each.claim, msgspec.msgpack.encode([line.decode() for line in each.lines]))
         return not_in(len(logged), await self._call("log", queue, args))

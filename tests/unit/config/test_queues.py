@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,14 @@ def test_a_right_one_is_none(number: int):
     ("queues", "words"),
     [
         ({"mail": {"shard": 8}}, r"queue 'mail': unknown setting 'shard' \(did you mean 'shards'\?\)"),
-        ({"mail": {"xyz": 8}}, r"queue 'mail': unknown setting 'xyz'; valid are: shards"),
+        ({"mail": {"xyz": 8}}, r"queue 'mail': unknown setting 'xyz'; valid are: shards, dead_ttl"),
+        ({"mail": {"dead_ttl": -1}}, r"queue 'mail': dead_ttl must be a number of seconds >= 0, not -1"),
+        (
+            {"mail": {"dead_ttl": 1e12}},
+            r"queue 'mail': dead_ttl: 1e\+12 is more than 3\.1.*; is it in another unit",
+        ),
+        ({"mail": {"dead_limit": -1}}, r"queue 'mail': dead_limit must be an integer >= 0, not -1"),
+        ({"mail": {"dead_limit": 10**10}}, r"queue 'mail': dead_limit: 1e\+10 is more than 1e\+09"),
         ({"mail": 8}, r"queue 'mail': expected Queue\(shards=8\) or a table of its settings, not 8"),
         ({"mail": None}, r"queue 'mail': expected Queue\(shards=8\)"),
         ({"mail#1": Queue()}, r"queue 'mail#1': expected 1 to 128 letters"),
@@ -59,6 +67,14 @@ def test_wrong_settings_are_named(queues: Any, words: str):
 @pytest.mark.parametrize("given", [{"mail": Queue(shards=8)}, {"mail": {"shards": 8}}])
 def test_code_and_tables_mean_the_same(given: Mapping[str, Any]):
     assert load_settings({"queues": given}, environ={}).queues == {"mail": Queue(shards=8)}
+
+
+def test_a_time_is_kept_in_seconds():
+    queue = Queue(dead_ttl=timedelta(hours=1), dead_limit=0)
+    assert (queue.dead_ttl, queue.dead_limit) == (3600.0, 0)
+    assert load_settings(
+        {"queues": {"mail": {"dead_ttl": timedelta(hours=1), "dead_limit": 0}}}, environ={}
+    ).queues == {"mail": queue}
 
 
 def test_every_source_of_settings_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
