@@ -21,7 +21,7 @@ from aioq.operate.known import queues_of
 from aioq.producer.call import Call
 from aioq.producer.client import Client, Clients
 from aioq.producer.delivery import Buffers
-from aioq.producer.sender import Sender
+from aioq.producer.many import ManySender
 from aioq.producer.shards import Shards
 from aioq.results.wait_graph import Waits
 from aioq.results.waiters import Waiters
@@ -75,7 +75,7 @@ class Internals:
         self._waits = Waits()
         self._warned: set[tuple[str, int, int]] = set()
         self.own_types = OwnTypes()
-        self.sender = Sender(settings, middleware, self.clients, self, own=self.own_types)
+        self.sender = ManySender(settings, middleware, self.clients, self, own=self.own_types)
         self.prepare = checked(tasks, self.sender.prepare)
         self.declarations = Declarations(settings.timezone, self.prepare)
         self.lifespans = Lifespans()

@@ -4,26 +4,23 @@ A `Route` holds what is the same for all calls of a task, and is built once.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from typing import Any, TypeVar
 
-from msgspec.structs import replace
-
 from aioq.config.settings import Settings
 from aioq.errors import ArgumentError, PayloadTooLargeError
 from aioq.jobs.context import here, job_here
-from aioq.jobs.job import Priority, new_job_id, new_job_ids, new_nonce
+from aioq.jobs.job import Priority, new_job_id, new_nonce
 from aioq.jobs.middleware import Middleware
-from aioq.jobs.options import Options, listed
-from aioq.producer.bulk import MARGIN, PART, Sending, Spread, are_plain, expected, no_call, send_many
+from aioq.jobs.options import Options
+from aioq.producer.bulk import expected
 from aioq.producer.call import Call
 from aioq.producer.carried import extra_of, inherited, wire_options
 from aioq.producer.client import Clients
 from aioq.producer.delivery import Buffers
 from aioq.producer.middleware_sends import MiddlewareSends
-from aioq.producer.unique_keys import KeyMaker, concede_all
+from aioq.producer.unique_keys import KeyMaker
 from aioq.results.control import ResultSource
 from aioq.results.handle import JobHandle, locate
 from aioq.store.columns import NewJobs
@@ -172,7 +169,7 @@ class Route:
 
 
 class Sender:
-    """Sends calls.
+    """Sends single calls.
 
     Args:
         settings: the App's settings.
@@ -279,89 +276,6 @@ class Sender:
         shards = (await self._clients.get()).shards
         return await shards.shard_within(route.queue, route.options, route.task, self._settings.send_timeout)
 
-    async def send_calls(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
-        """Send several calls, for `App.send_many`."""
-        if isinstance(calls, Call):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ArgumentError(f"send_many takes a list of calls, got one: [{calls.task}.call(...)]")
-        calls = listed(calls, "the calls: send_many([task.call(1), task.call(2)])")
-        try:
-            if (job := job_here()) is not None:
-                names = self._settings.inherit_headers
-                calls = [replace(call, options=inherited(call.options, job, names)) for call in calls]
-            routes = [
-                self.route(call.task, call.signature, call.options).of_call(call.args, call.kwargs)
-                for call in calls
-            ]
-        except AttributeError:
-            raise no_call(calls) from None
-        table = (await self._clients.get()).table
-        queues = [each.queue if table[each.queue].number == 1 else await self._shard_for(each) for each in routes]
-        fresh = {queue: iter(new_job_ids(queue, count)) for queue, count in Counter(queues).items()}
-        identities = [
-            (next(fresh[queue]), "") if route.options.job_id is None else route.identity(queue)
-            for route, queue in zip(routes, queues, strict=True)
-        ]
-        if self._middleware:
-            added = await self._through_middleware(calls, queues, identities)
-        else:
-            jobs = [
-                route.job(job_id, route.envelope(call.args, call.kwargs), nonce)
-                for call, route, (job_id, nonce) in zip(calls, routes, identities, strict=True)
-            ]
-            added = await send_many(await self._buffers(), jobs, queues)
-        handles: list[JobHandle[Any]] = [
-            JobHandle(self._source, job_id, queue, route.signature.returns)
-            for route, queue, (job_id, _) in zip(routes, queues, identities, strict=True)
-        ]
-        return concede_all([route.unique for route in routes], handles, added)
-
-    async def send_alike(self, route: Route, every: Sequence[Sequence[Any]]) -> list[JobHandle[Any]]:
-        """Send a call for each tuple of positional arguments, for `Task.send_many`.
-
-        If one of them cannot be sent, none is. If all are plain data, that is known beforehand; then the first
-        ones are sent while the others are encoded.
-        """
-        route = self._within_job(route) if here.jobs else route
-        options, count = route.options, len(every)
-        if self._middleware or options.job_id is not None or await self._are_spread_by_key(route):
-            calls: list[Call[Any]] = [Call(route.task, args, {}, options, route.signature) for args in every]
-            return await self.send_calls(calls)
-        source, returns, spread = self._source, route.signature.returns, await self._spread(route, count)
-        ids, shards = spread.ids, spread.shards
-        streams = count > PART and not route.checked and are_plain(every, route.room() - MARGIN)
-        step = PART * spread.number if streams else max(count, 1)
-        handles: list[JobHandle[Any]] = []
-        sending: Sending | None = None
-        try:
-            for start in range(0, count, step):
-                some, envelopes = ids[start : start + step], route.envelopes(every[start : start + step])
-                jobs = (
-                    NewJobs.usual(some, envelopes)
-                    if route.usual
-                    else route.jobs(some, envelopes, every[start : start + step])
-                )
-                sending = sending or Sending(await self._buffers())
-                await sending.put(jobs, shards if isinstance(shards, str) else shards[start : start + step])
-                handles += spread.handles(start, some, source, returns)
-                await asyncio.sleep(0)  # replies may have come, and free space for the next part
-            added = await sending.replies() if sending is not None else []
-        except BaseException:
-            if sending is not None:
-                sending.withdraw()
-            raise
-        if not all(added):
-            return concede_all([route.unique] * len(handles), handles, added)
-        return handles
-
-    async def _are_spread_by_key(self, route: Route) -> bool:
-        """Whether the unique key of each call chooses the shard of its job."""
-        return route.unique is not None and (await self._clients.get()).table[route.queue].number != 1
-
-    async def _spread(self, route: Route, count: int) -> Spread:
-        """Where the jobs of one `send_many` go."""
-        shard = await self._shard_for(route)
-        return Spread.over((await self._clients.get()).table[route.queue], shard, route.options, count)
-
     def prepare(self, call: Call[Any]) -> tuple[str, NewJob]:
         """Encode a call without sending it, and without middleware; return its queue, and a job with a new id.
 
@@ -381,17 +295,36 @@ class Sender:
         return (await self._clients.get()).buffers
 
     def _through_middleware(
-        self, calls: Sequence[Call[Any]], shards: Sequence[str], identities: Sequence[tuple[str, str]]
+        self,
+        calls: Sequence[Call[Any]],
+        routes: Sequence[Route],
+        shards: Sequence[str],
+        identities: Sequence[tuple[str, str]],
     ) -> Awaitable[list[Added]]:
+        kept = {
+            job_id: route.options.shard_key
+            for route, (job_id, _) in zip(routes, identities, strict=True)
+            if route.unique is not None and self._is_sharded(route.queue)
+        }
+
         def encoded(call: Call[Any], job_id: str, nonce: str) -> NewJob:
             changed = self.route(call.task, call.signature, call.options).of_call(call.args, call.kwargs)
+            if kept.get(job_id, changed.options.shard_key) != changed.options.shard_key:
+                raise ArgumentError(
+                    f"task {call.task!r}: a middleware has changed an argument of which the unique key is made; "
+                    f"queue {changed.queue!r} is sharded, and its key has chosen the shard before"
+                )
             return changed.job(job_id, changed.envelope(call.args, call.kwargs), nonce)
 
         sends = MiddlewareSends(self._middleware, self._buffers, self.deliver, encoded)
         return sends.send(calls, shards, identities)
 
+    def _is_sharded(self, queue: str) -> bool:
+        client = self._clients.current()
+        return client is not None and client.table[queue].number != 1
+
     async def _send_inward(self, call: Call[Any], route: Route, handle: JobHandle[Any]) -> Added:
         shard = await self._shard_for(route)
         identity = route.identity(shard)
         locate(handle, identity[0], shard)
-        return (await self._through_middleware([call], [shard], [identity]))[0]
+        return (await self._through_middleware([call], [route], [shard], [identity]))[0]

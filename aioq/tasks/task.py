@@ -16,7 +16,8 @@ from aioq.jobs.middleware import Middleware
 from aioq.jobs.options import CallArgs, Options, TaskArgs, check_job_id, listed, make_options
 from aioq.jobs.retry import FunctionRule
 from aioq.producer.call import Call
-from aioq.producer.sender import Route, Sender
+from aioq.producer.many import ManySender
+from aioq.producer.sender import Route
 from aioq.producer.unique_keys import check_by
 from aioq.public import public
 from aioq.results.handle import JobHandle
@@ -57,7 +58,7 @@ class TaskApp:
     """
 
     name: str
-    sender: Sender
+    sender: ManySender
     middleware: Sequence[Middleware]
     own_types: OwnTypes
     lifespan: Callable[[], AbstractAsyncContextManager[Any]]
@@ -66,7 +67,9 @@ class TaskApp:
 class _Sending:
     """Sends the calls of one task with the same options."""
 
-    def __init__(self, sender: Sender, name: str, options: Options, signature: Callable[[], Signature]) -> None:
+    def __init__(
+        self, sender: ManySender, name: str, options: Options, signature: Callable[[], Signature]
+    ) -> None:
         self.sender = sender
         self.name = name
         self.options = options

@@ -347,6 +347,27 @@ async def test_in_a_sharded_queue_a_key_chooses_the_shard() -> None:
         assert owner.id == first[3].id
 
 
+async def test_in_a_sharded_queue_a_middleware_may_not_change_what_the_key_is_made_of() -> None:
+    class Lower(Middleware):
+        async def send(self, call: Outgoing, forward: Callable[[Outgoing], Awaitable[bool]]) -> bool:
+            call.args = (call.args[0].lower(), call.args[1].lower())
+            return await forward(call)
+
+    shop = App("shop", url="redis://nowhere", queues={"mail": Queue(shards=8)}, middleware=[Lower()])
+
+    @shop.task(unique=Unique(by="name"), queue="mail")
+    async def greet(name: str, text: str) -> None: ...
+
+    async with shop.test():
+        assert (await greet.send("ann", "HELLO")).added
+        with pytest.raises(ArgumentError, match="a middleware has changed an argument of which the unique key"):
+            await greet.send("Ann", "hello")
+        with pytest.raises(ArgumentError, match="queue 'mail' is sharded"):
+            await greet.send_many([("bob", "hello"), ("Ann", "hello")])
+        with pytest.raises(ArgumentError, match="queue 'mail' is sharded"):
+            await shop.send_many([greet.call("Ann", "hello")])
+
+
 async def test_a_job_that_is_moved_to_a_sharded_queue_is_met_there_by_its_key() -> None:
     shop = App("shop", url="redis://nowhere", queues={"mail": Queue(shards=8)})
 
