@@ -15,10 +15,10 @@ import msgspec
 from aioq.errors import ArgumentError, ConfigError, DuplicateJobError
 from aioq.jobs.options import Options
 from aioq.jobs.unique import Unique
+from aioq.producer.by import called, check_names
 from aioq.results.handle import JobHandle, lead_to
 from aioq.store.extra import Added, Duplicate, Extra, Lock
 from aioq.util.printable import brief
-from aioq.util.suggestions import did_you_mean
 from aioq.wire.own_types import OwnTypes
 from aioq.wire.signature import ANYTHING, Signature
 
@@ -116,17 +116,7 @@ class KeyMaker:
             return [bound.get(name) for name in names]
         if not callable(by):
             return bound
-        try:
-            value = by(bound)
-        except Exception as error:
-            raise ArgumentError(
-                f"{self._where}: the function of Unique(by=...) has failed: {type(error).__name__}: {error}"
-            ) from error
-        if value is None:
-            raise ArgumentError(
-                f"{self._where}: the function of Unique(by=...) returned None, of which no unique key can be made"
-            )
-        return value
+        return called(self._where, "Unique", by, bound)
 
 
 def concede_all(
@@ -153,11 +143,4 @@ def check_by(where: str, unique: Unique, signature: Signature) -> None:
     if signature is ANYTHING:  # the same call would have another key where the task is known
         by = "" if unique.by is None else f"by={brief(unique.by)}"
         raise ConfigError(f"{where}: Unique({by}): the task is not known here; give unique_key=...")
-    parameters = signature.parameters
-    for name in unique.names or ():
-        if name not in parameters:
-            there = ", ".join(parameters) or "none"
-            raise ConfigError(
-                f"{where}: Unique(by={name!r}): there is no parameter {name!r}{did_you_mean(name, parameters)}; "
-                f"its parameters are: {there}"
-            )
+    check_names(where, "Unique", unique.names or (), signature)

@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from aioq.jobs.job import JobState, Priority, Progress
 from aioq.store.contract import Limits, NewJob, Settlement, Store, Token, Verb
@@ -25,6 +24,7 @@ from aioq.wire.messages import encode_result
 from tests.contract.inside import Inside, MemoryInside, Places, ServerInside
 from tests.contract.kit import BROKEN, CALL, CRASHED, QUEUE, REASON, THREE, Listener
 from tests.contract.model import MESSAGE_LIMIT, Model, named_by, shown
+from tests.contract.walks import drive, one_of
 from tests.databases import Database
 
 pytestmark = pytest.mark.long(seconds=25)
@@ -92,10 +92,6 @@ outcomes = st.sampled_from(list(OUTCOMES))
 
 
 PROMOTED = (JobState.SCHEDULED, JobState.QUEUED)
-
-
-def one_of(options: Sequence[T], pick: int) -> T:
-    return options[pick % len(options)]
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -488,27 +484,11 @@ def on(database: Database, app: str) -> Callable[[], tuple[Store, Inside, Callab
     return make
 
 
-def drive(make: Callable[[], tuple[Store, Inside, Callable[[], None]]], walks: int) -> None:
-    machine: Any = type("Machine", (StoreMachine,), {"make": staticmethod(make)})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            # Without shrinking: a failure is found in seconds, but making it small takes minutes.
-            phases=(Phase.explicit, Phase.generate),
-            max_examples=walks,
-            stateful_step_count=50,
-            deadline=None,
-            database=None,
-            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-        ),
-    )
-
-
 @pytest.mark.scale(minutes=10)
 def test_the_memory_store_is_the_model(size: Callable[[int, int], int]) -> None:
-    drive(in_memory, size(*WALKS_IN_MEMORY))
+    drive(StoreMachine, in_memory, size(*WALKS_IN_MEMORY), 50, alike=False)
 
 
 @pytest.mark.scale(minutes=10)
 def test_a_server_is_the_model(server: Database, app_name: str, size: Callable[[int, int], int]) -> None:
-    drive(on(server, app_name), size(*WALKS))
+    drive(StoreMachine, on(server, app_name), size(*WALKS), 50, alike=False)

@@ -5,29 +5,23 @@ brings to a worker is on its way: it may claim that before or after something is
 server knows. After each claim, the jobs that it brought have to be the next ones of their lanes that may run.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import rule
 
 from aioq.jobs.job import Priority
-from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Store, Token, Verb
+from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Token, Verb
 from aioq.store.memory import MemoryStore
-from aioq.store.redis import RedisStore
-from aioq.util.clock import ManualClock
 from aioq.wire.messages import encode_envelope
 from tests.contract.kit import CRASHED, LONG, QUEUE, THREE
-from tests.contract.test_model import one_of
+from tests.contract.walks import Walk, drive, in_memory, on, one_of
 from tests.databases import Database
 
 pytestmark = pytest.mark.long(seconds=15)
-
-T = TypeVar("T")
 
 WALKS = (10, 1000)
 WALKS_IN_MEMORY = (20, 1000)
@@ -75,27 +69,12 @@ class Job:
         return self.priority, self.again
 
 
-class PausesMachine(RuleBasedStateMachine):
+class PausesMachine(Walk):
     """A queue, its workers, and what is paused."""
 
     workers: ClassVar[tuple[str, ...]] = ("w1",)
 
-    @staticmethod
-    def make() -> tuple[Store, Callable[[], None]]:
-        """The store, and what is to be done afterwards."""
-        raise NotImplementedError
-
-    @initialize()
-    def start(self) -> None:
-        self.runner = asyncio.Runner()
-        self.loop = self.runner.get_loop()  # `Runner.run` handles SIGINT anew each time: a third of all time
-        self.run(self._open)
-        for worker in self.workers:
-            assert not self.lease_client.join(QUEUE, worker).lost
-
-    async def _open(self) -> None:
-        self.store, self.clean = self.make()
-        self.lease_client = self.store.lease_client()
+    def begun(self) -> None:
         self.jobs: dict[str, Job] = {}
         self.sent = self.came = 0
         self.tokens: dict[str, list[Token]] = {worker: [] for worker in self.workers}
@@ -103,23 +82,8 @@ class PausesMachine(RuleBasedStateMachine):
         self.left_there: set[str] = set()  # workers that have to look for what was brought to them
         self.running: list[tuple[str, Claimed]] = []
         self.paused: set[int] = set()
-
-    def teardown(self) -> None:
-        if not hasattr(self, "paused"):
-            return
-        try:
-            self.all_come_in_the_end()
-        finally:
-            self.loop.run_until_complete(self.store.close())
-            self.lease_client.close()
-            self.clean()
-            self.runner.close()
-
-    def run(self, call: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
-        async def wait() -> T:
-            return await call(*args, **kwargs)
-
-        return self.loop.run_until_complete(wait())
+        for worker in self.workers:
+            assert not self.lease_client.join(QUEUE, worker).lost
 
     def _next(self) -> int:
         self.came += 1
@@ -249,7 +213,7 @@ class PausesMachine(RuleBasedStateMachine):
             return False
         return not (first.handed or second.handed) or (len(self.workers) == 1 and not first.again)
 
-    def all_come_in_the_end(self) -> None:
+    def ended(self) -> None:
         """Once nothing is paused, all jobs come."""
         for _ in TASKS, WHOLE, 0:
             self.resume(0)
@@ -290,46 +254,14 @@ class SeveralWorkers(PausesMachine):
         assert not self.lease_client.join(QUEUE, worker).lost
 
 
-def in_memory() -> tuple[Store, Callable[[], None]]:
-    return MemoryStore("test", clock=ManualClock(), limits=LIMITS), lambda: None
-
-
-def on(database: Database, app: str) -> Callable[[], tuple[Store, Callable[[], None]]]:
-    def make() -> tuple[Store, Callable[[], None]]:
-        client = database.client()
-
-        def clean() -> None:
-            client.flushdb()
-            client.close()
-
-        return RedisStore(app, database.url, shown_url=database.url, limits=LIMITS), clean
-
-    return make
-
-
-def drive(kind: type[PausesMachine], make: Callable[[], tuple[Store, Callable[[], None]]], walks: int) -> None:
-    machine: Any = type("Machine", (kind,), {"make": staticmethod(make)})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            phases=(Phase.explicit, Phase.generate),  # without shrinking, which takes minutes
-            max_examples=walks,
-            stateful_step_count=50,
-            derandomize=walks < WALKS[1],  # the small size is the same each time
-            deadline=None,
-            database=None,
-            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-        ),
-    )
-
-
 several = pytest.mark.parametrize("kind", [PausesMachine, SeveralWorkers], ids=["one worker", "several"])
 
 
 @pytest.mark.scale(minutes=10)
 @several
 def test_jobs_keep_their_order_in_memory(kind: type[PausesMachine], size: Callable[[int, int], int]) -> None:
-    drive(kind, in_memory, size(*WALKS_IN_MEMORY))
+    walks = size(*WALKS_IN_MEMORY)
+    drive(kind, in_memory(LIMITS), walks, 50, alike=walks < WALKS[1])
 
 
 @pytest.mark.scale(minutes=10)
@@ -337,4 +269,5 @@ def test_jobs_keep_their_order_in_memory(kind: type[PausesMachine], size: Callab
 def test_jobs_keep_their_order_at_a_server(
     kind: type[PausesMachine], server: Database, app_name: str, size: Callable[[int, int], int]
 ) -> None:
-    drive(kind, on(server, app_name), size(*WALKS))
+    walks = size(*WALKS)
+    drive(kind, on(server, app_name, LIMITS), walks, 50, alike=walks < WALKS[1])

@@ -12,17 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import invariant, rule
 
 from aioq.jobs.job import JobState, Priority
-from aioq.store.contract import Claimed, NewJob, Settlement, Store, Token, Verb
-from aioq.store.memory import MemoryStore
+from aioq.store.contract import Claimed, NewJob, Settlement, Token, Verb
 from aioq.store.redis import RedisStore
-from aioq.util.clock import ManualClock
 from tests.contract.kit import BROKEN, CALL, CRASHED, LONG, THREE, Listener
-from tests.contract.test_model import LIMITS, one_of
+from tests.contract.test_model import LIMITS
+from tests.contract.walks import Walk, drive, in_memory, on, one_of
 from tests.databases import Database
 
 pytestmark = pytest.mark.long(seconds=15)
@@ -73,44 +71,22 @@ class Standing:
         return self.slots - len(self.running)
 
 
-class StandingMachine(RuleBasedStateMachine):
+class StandingMachine(Walk):
     """Workers that stand at two queues and one that blocks, and what is on its way to each."""
 
-    @staticmethod
-    def make() -> tuple[Store, Callable[[], None]]:
-        """The store, and what is to be done afterwards."""
-        raise NotImplementedError
-
-    @initialize()
-    def start(self) -> None:
-        self.runner = asyncio.Runner()
-        self.loop = self.runner.get_loop()  # `Runner.run` handles SIGINT anew each time: a third of all time
-        self.run(self._open)
+    def begun(self) -> None:
         for slots in SLOTS:
             self.enter(slots)
         for queue in QUEUES:
             self.lease_client.join(queue, "blocks")
 
-    async def _open(self) -> None:
-        self.store, self.clean = self.make()
-        self.lease_client = self.store.lease_client()
+    async def opened(self) -> None:
         self.ids: dict[str, list[str]] = {queue: [] for queue in QUEUES}
         self.tokens: dict[str, list[Token]] = {queue: [] for queue in QUEUES}
         self.workers: list[Standing] = []
         self.dead: list[Standing] = []
         self.count = 0
         self.barrier = await Listener.on(self.store, "barrier")
-
-    def teardown(self) -> None:
-        if not hasattr(self, "barrier"):
-            return
-        try:
-            self.all_is_done_in_the_end()
-        finally:
-            self.loop.run_until_complete(self.store.close())
-            self.lease_client.close()
-            self.clean()
-            self.runner.close()
 
     def run(self, call: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
         async def wait() -> T:
@@ -278,7 +254,7 @@ class StandingMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_job_waits_while_a_worker_stands(self) -> None:
-        if not hasattr(self, "barrier"):
+        if not self.has_begun:
             return
         for queue in QUEUES:
             able = [worker for worker in self.workers if worker.free > 0 and worker.queues[queue].stands]
@@ -307,49 +283,17 @@ class StandingMachine(RuleBasedStateMachine):
             for at in worker.queues.values():
                 at.stands = at.stands and not at.missed
 
-    def all_is_done_in_the_end(self) -> None:
+    def ended(self) -> None:
         """Nobody has to claim that was not woken, once it is noticed what was lost."""
         self.notice()
         self.work_off()
 
 
-def in_memory() -> tuple[Store, Callable[[], None]]:
-    return MemoryStore("test", clock=ManualClock(), limits=LIMITS), lambda: None
-
-
-def on(database: Database, app: str) -> Callable[[], tuple[Store, Callable[[], None]]]:
-    def make() -> tuple[Store, Callable[[], None]]:
-        client = database.client()
-
-        def clean() -> None:
-            client.flushdb()
-            client.close()
-
-        return RedisStore(app, database.url, shown_url=database.url, limits=LIMITS), clean
-
-    return make
-
-
-def drive(make: Callable[[], tuple[Store, Callable[[], None]]], walks: int) -> None:
-    machine: Any = type("Machine", (StandingMachine,), {"make": staticmethod(make)})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            phases=(Phase.explicit, Phase.generate),  # without shrinking, which takes minutes
-            max_examples=walks,
-            stateful_step_count=60,
-            deadline=None,
-            database=None,
-            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-        ),
-    )
-
-
 @pytest.mark.scale(minutes=10)
 def test_no_job_waits_in_the_memory_store(size: Callable[[int, int], int]) -> None:
-    drive(in_memory, size(*WALKS_IN_MEMORY))
+    drive(StandingMachine, in_memory(LIMITS), size(*WALKS_IN_MEMORY), 60, alike=False)
 
 
 @pytest.mark.scale(minutes=10)
 def test_no_job_waits_at_a_server(server: Database, app_name: str, size: Callable[[int, int], int]) -> None:
-    drive(on(server, app_name), size(*WALKS))
+    drive(StandingMachine, on(server, app_name, LIMITS), size(*WALKS), 60, alike=False)

@@ -4,31 +4,23 @@ After each step each key is held by the same job in the store and in the model, 
 and call.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import rule
 
 from aioq.jobs.job import JobState
-from aioq.store.contract import Added, Claimed, Limits, NewJob, Settlement, Store, Verb
+from aioq.store.contract import Added, Claimed, Limits, NewJob, Settlement, Verb
 from aioq.store.extra import Duplicate, Extra, Lock
-from aioq.store.memory import MemoryStore
-from aioq.store.redis import RedisStore
-from aioq.util.clock import ManualClock
 from aioq.wire.messages import encode_envelope
 from tests.contract.kit import BROKEN, CRASHED, LONG, QUEUE, REASON, THREE
-from tests.contract.test_model import one_of
+from tests.contract.walks import Walk, drive, in_memory, on, one_of
 from tests.databases import Database
 
 pytestmark = pytest.mark.long(seconds=15)
-
-T = TypeVar("T")
 
 WALKS, WALKS_IN_MEMORY = (20, 1000), (40, 2000)
 """How many walks of 60 steps, small and full."""
@@ -139,42 +131,12 @@ class Model:
         return JobState.FAILED
 
 
-class UniqueMachine(RuleBasedStateMachine):
+class UniqueMachine(Walk):
     """A queue with one worker, and the model."""
 
-    @staticmethod
-    def make() -> tuple[Store, Callable[[], None]]:
-        """The store, and what is to be done afterwards."""
-        raise NotImplementedError
-
-    @initialize()
-    def start(self) -> None:
-        self.runner = asyncio.Runner()
-        self.loop = self.runner.get_loop()
-        self.run(self._open)
-
-    async def _open(self) -> None:
-        self.store, self.clean = self.make()
-        self.lease_client = self.store.lease_client()
+    def begun(self) -> None:
         assert not self.lease_client.join(QUEUE, "w").lost
         self.model, self.sent, self.running = Model(), 0, list[Claimed]()
-
-    def teardown(self) -> None:
-        if not hasattr(self, "model"):
-            return
-        try:
-            self.all_keys_are_free_in_the_end()
-        finally:
-            self.loop.run_until_complete(self.store.close())
-            self.lease_client.close()
-            self.clean()
-            self.runner.close()
-
-    def run(self, call: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
-        async def wait() -> T:
-            return await call(*args, **kwargs)
-
-        return self.loop.run_until_complete(wait())
 
     # -- what happens -------------------------------------------------------------------------------------------
 
@@ -299,7 +261,7 @@ class UniqueMachine(RuleBasedStateMachine):
         for job_id, call in zip(ids, calls, strict=True):
             assert call in {None, self.model.jobs[job_id].call}, job_id
 
-    def all_keys_are_free_in_the_end(self) -> None:
+    def ended(self) -> None:
         for job in self.running:
             self._settle(job, Verb.SUCCEEDED)
             self.model.end(job.id, JobState.SUCCEEDED)
@@ -309,54 +271,17 @@ class UniqueMachine(RuleBasedStateMachine):
                 self.model.end(job_id, JobState.CANCELLED)
         self.agree()
         assert not self.model.owners
-        self.nothing_is_left()
-
-    def nothing_is_left(self) -> None:
-        """The store has no key any more."""
-
-
-def in_memory() -> tuple[Store, Callable[[], None]]:
-    return MemoryStore("test", clock=ManualClock(), limits=LIMITS), lambda: None
-
-
-def on(database: Database, app: str) -> Callable[[], tuple[Store, Callable[[], None]]]:
-    def make() -> tuple[Store, Callable[[], None]]:
-        client = database.client()
-
-        def clean() -> None:
-            left = client.keys("*:unique:*")
-            client.flushdb()
-            client.close()
-            assert left == []
-
-        return RedisStore(app, database.url, shown_url=database.url, limits=LIMITS), clean
-
-    return make
-
-
-def drive(make: Callable[[], tuple[Store, Callable[[], None]]], walks: int) -> None:
-    machine: Any = type("Machine", (UniqueMachine,), {"make": staticmethod(make)})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            phases=(Phase.explicit, Phase.generate),  # without shrinking, which takes minutes
-            max_examples=walks,
-            stateful_step_count=60,
-            derandomize=walks < WALKS[1],  # the small size is the same each time
-            deadline=None,
-            database=None,
-            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-        ),
-    )
 
 
 @pytest.mark.scale(minutes=10)
 def test_keys_are_those_of_the_model_in_memory(size: Callable[[int, int], int]) -> None:
-    drive(in_memory, size(*WALKS_IN_MEMORY))
+    walks = size(*WALKS_IN_MEMORY)
+    drive(UniqueMachine, in_memory(LIMITS), walks, 60, alike=walks < WALKS[1])
 
 
 @pytest.mark.scale(minutes=10)
 def test_keys_are_those_of_the_model_at_a_server(
     server: Database, app_name: str, size: Callable[[int, int], int]
 ) -> None:
-    drive(on(server, app_name), size(*WALKS))
+    walks = size(*WALKS)
+    drive(UniqueMachine, on(server, app_name, LIMITS, leaves="*:unique:*"), walks, 60, alike=walks < WALKS[1])
