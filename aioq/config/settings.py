@@ -350,7 +350,7 @@ def _shown(name: str, value: object) -> str:
 
 
 def _import(path: str) -> ModuleType:
-    if not isinstance(path, str) or not re.fullmatch(MODULE, path):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(path, str) or not re.fullmatch(MODULE, path):  # pyright: ignore[reportUnnecessaryIsInstance] - types do not hold at run time
         raise ConfigError(f"{brief(path)} is not the path of a module; write it as in an import: 'shop.config'")
     try:
         return importlib.import_module(path)

@@ -129,7 +129,7 @@ def checked_layers(layers: Iterable[Middleware]) -> list[Middleware]:
     Raises:
         ConfigError: it is no list of middleware, or one of them is wrong.
     """
-    if not isinstance(layers, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(layers, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance] - types do not hold at run time
         raise ConfigError(f"middleware={brief(layers)}: expected a list of them: middleware=[...]")
     return [checked_layer(layer) for layer in layers]
 

@@ -214,7 +214,7 @@ def listed(several: Iterable[T], what: str) -> list[T]:
     Raises:
         ArgumentError: it is not iterable.
     """
-    if isinstance(several, Mapping) or not isinstance(several, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if isinstance(several, Mapping) or not isinstance(several, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance] - types do not hold at run time
         raise ArgumentError(f"send_many({brief(cast('object', several))}): expected a list of {what}")
     return list(several)
 

@@ -292,7 +292,7 @@ def rule_of(retry: "Retry | int | None") -> RetryRule | None:
     """
     if retry is None or isinstance(retry, Retry):
         return None if retry is None else retry.rule
-    if isinstance(retry, int) and not isinstance(retry, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if isinstance(retry, int) and not isinstance(retry, bool):  # pyright: ignore[reportUnnecessaryIsInstance] - types do not hold at run time
         return Retry(retry).rule
     raise ConfigError(f"retry={brief(retry)}: expected a Retry(...) or a number of attempts")
 
@@ -314,7 +314,7 @@ def _count(attempts: int | msgspec.UnsetType | None) -> int:
         return DEFAULT_ATTEMPTS
     if attempts is None:
         return MAX_ATTEMPTS
-    if not isinstance(attempts, int) or isinstance(attempts, bool) or not 1 <= attempts <= MAX_ATTEMPTS:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(attempts, int) or isinstance(attempts, bool) or not 1 <= attempts <= MAX_ATTEMPTS:  # pyright: ignore[reportUnnecessaryIsInstance] - types do not hold at run time
         takes = f"a whole number from 1 to {MAX_ATTEMPTS}, or None for no end"
         raise ConfigError(f"Retry(attempts={brief(attempts)}): expected {takes}")
     return attempts
@@ -322,13 +322,13 @@ def _count(attempts: int | msgspec.UnsetType | None) -> int:
 
 def _factor(factor: float) -> float:
     number = as_seconds(factor)
-    if number is None or number < 1 or isinstance(factor, timedelta):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if number is None or number < 1 or isinstance(factor, timedelta):  # pyright: ignore[reportUnnecessaryIsInstance] - types do not hold at run time
         raise ConfigError(f"Retry(factor={brief(factor)}): expected a number of at least 1")
     return number
 
 
 def _flag(name: str, value: bool) -> bool:
-    if not isinstance(value, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(value, bool):  # pyright: ignore[reportUnnecessaryIsInstance] - types do not hold at run time
         raise ConfigError(f"Retry({name}={brief(value)}): expected True or False")
     return value
 
@@ -341,8 +341,8 @@ def _positive(name: str, value: Duration) -> float:
 
 
 def _checked_delays(delays: Iterable[Duration]) -> tuple[float, ...]:
-    if isinstance(delays, (str, bytes, AbstractSet, Mapping)) or not isinstance(delays, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigError(f"Retry(delays={brief(delays)}): expected a list of seconds or timedeltas")  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(delays, (str, bytes, AbstractSet, Mapping)) or not isinstance(delays, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance] - types do not hold at run time
+        raise ConfigError(f"Retry(delays={brief(delays)}): expected a list of seconds or timedeltas")  # pyright: ignore[reportUnknownArgumentType] - any object
     checked = tuple(_positive(f"delays[{place}]", each) for place, each in zip(range(MAX_DELAYS + 1), delays))  # noqa: B905 - endless iterables end here
     if not 0 < len(checked) <= MAX_DELAYS:
         had = f"{MAX_DELAYS + 1} or more" if checked else "none"
@@ -390,7 +390,7 @@ def _function(function: Callable[..., Any]) -> DelayFunction:
 def _names(name: str, classes: Iterable[ExceptionSpec]) -> tuple[str, ...]:
     if isinstance(classes, (str, type)):
         classes = (classes,)
-    if isinstance(classes, Mapping) or not isinstance(classes, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if isinstance(classes, Mapping) or not isinstance(classes, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance] - types do not hold at run time
         raise ConfigError(f"Retry({name}={brief(classes)}): expected exception classes")  # pyright: ignore[reportUnknownArgumentType] - as above
     names: list[str] = []
     for cls in classes:

@@ -57,7 +57,7 @@ class Unique:
                 f"Unique: conflict={brief(self.conflict)}: expected 'return', 'raise', 'replace' or 'latest'"
             )
         self._check_within()
-        if self.scope is not None and (not isinstance(self.scope, str) or not NAME.fullmatch(self.scope)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if self.scope is not None and (not isinstance(self.scope, str) or not NAME.fullmatch(self.scope)):  # pyright: ignore[reportUnnecessaryIsInstance] - types do not hold at run time
             raise ConfigError(
                 f"Unique: scope={brief(self.scope)}: expected 1 to 128 letters, digits, '.', '_' or '-'"
             )

@@ -93,7 +93,7 @@ class JobActions(ABC):
             reason: a text that the error of a waiting caller shows.
             how: `rate`, `dry_run`, `by`: see `OperationArgs`.
         """
-        if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance] - types do not hold at run time
             raise ConfigError(f"{WHERE}(...).cancel: reason={brief(reason)}: expected a text")
         return await self._begin_operation(Act.CANCEL, how, reason=reason)
 

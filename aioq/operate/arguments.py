@@ -27,11 +27,11 @@ def plain_arguments(where: str, given: object, encoder: msgspec.msgpack.Encoder)
     for name, value in given.items():  # pyright: ignore[reportUnknownVariableType] - anything may be given
         is_position = isinstance(name, int) and not isinstance(name, bool) and name >= 0
         if not (is_position or (isinstance(name, str) and name)):
-            raise ConfigError(f"{where}: {brief(name)}: expected the name of a parameter, or a position from 0 on")  # pyright: ignore[reportUnknownArgumentType]
+            raise ConfigError(f"{where}: {brief(name)}: expected the name of a parameter, or a position from 0 on")  # pyright: ignore[reportUnknownArgumentType] - any object
         try:
-            found.append((name, msgspec.msgpack.decode(encoder.encode(value))))  # pyright: ignore[reportUnknownArgumentType]
+            found.append((name, msgspec.msgpack.decode(encoder.encode(value))))  # pyright: ignore[reportUnknownArgumentType] - any object
         except Exception as error:
-            raise ConfigError(f"{where}: {name}={brief(value)}: no argument can be this: {error}") from error  # pyright: ignore[reportUnknownArgumentType]
+            raise ConfigError(f"{where}: {name}={brief(value)}: no argument can be this: {error}") from error  # pyright: ignore[reportUnknownArgumentType] - any object
     return tuple(found)
 
 

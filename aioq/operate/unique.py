@@ -90,7 +90,7 @@ class UniqueKeys:
 
     async def _places(self, key: str, queue: str | None) -> Sequence[str]:
         """The queues, and shards of them, in which the key may be held."""
-        if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY:  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY:  # pyright: ignore[reportUnnecessaryIsInstance] - types do not hold at run time
             raise ArgumentError(
                 f"app.unique: {brief(key)}: expected a unique key, as task.unique_key(...) or handle.info() has"
             )

@@ -25,7 +25,7 @@ class ManySender(Sender):
 
     async def send_calls(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
         """Send several calls, for `App.send_many`."""
-        if isinstance(calls, Call):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if isinstance(calls, Call):  # pyright: ignore[reportUnnecessaryIsInstance] - types do not hold at run time
             raise ArgumentError(f"send_many takes a list of calls, got one: [{calls.task}.call(...)]")
         calls = listed(calls, "the calls: send_many([task.call(1), task.call(2)])")
         try:

@@ -2,13 +2,14 @@
 
 The key is made of the bound arguments: `f(1)` and `f(x=1)` have the same one, and so has a call that leaves out a
 default. They are encoded as they are sent, with the keys of maps and the items of sets in order, and hashed. So a
-key has the same length however large the arguments are, and every process makes the same one.
+key has the same length however large the arguments are, and every process makes the same one. Of a float without
+a fraction the integer is taken: a worker makes `1.0` of the `1` that was sent to a parameter `x: float`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -21,6 +22,9 @@ from aioq.store.extra import Added, Duplicate, Extra, Lock
 from aioq.util.printable import brief
 from aioq.wire.own_types import OwnTypes
 from aioq.wire.signature import ANYTHING, Signature
+
+FLOAT = b"\xcb"
+"""The byte before a float in MessagePack. It may be there for other reasons too: then nothing is changed."""
 
 DIGEST_BYTES = 16
 """Of the hash: with 128 bits, two of a million million keys are equal by chance in one of 10**14 cases."""
@@ -107,6 +111,8 @@ class KeyMaker:
             raise ArgumentError(
                 f"{self._where}: no unique key can be made of the arguments: {error}; got {got}"
             ) from error
+        if FLOAT in encoded:
+            encoded = self._encoder.encode(_with_whole_numbers(msgspec.msgpack.decode(encoded)))
         return blake2b(encoded, digest_size=DIGEST_BYTES).hexdigest()
 
     def _value(self, bound: Mapping[str, Any]) -> object:
@@ -117,6 +123,18 @@ class KeyMaker:
         if not callable(by):
             return bound
         return called(self._where, "Unique", by, bound)
+
+
+def _with_whole_numbers(value: Any) -> Any:
+    """Decoded MessagePack, with an integer for each float without a fraction."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    if isinstance(value, list):
+        return [_with_whole_numbers(each) for each in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        items = cast("dict[Any, Any]", value).items()
+        return {_with_whole_numbers(key): _with_whole_numbers(each) for key, each in items}
+    return value
 
 
 def concede_all(

@@ -133,7 +133,7 @@ class JobControl(msgspec.Struct, eq=False):
             ArgumentError: the reason is no string.
             JobNotFoundError: there is no such job.
         """
-        if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance] - types do not hold at run time
             raise ArgumentError(f"cancel({brief(reason)}): the reason is a text")
         # The server drops the call of a cancelled job. So its task and headers are read now, and kept in the
         # outcome.

@@ -267,7 +267,7 @@ def define(
     """
     if unknown:
         raise ConfigError(unknown_option(where, next(iter(unknown)), NAMES, ApiPart.SCHEDULE))
-    if not isinstance(run_at_start, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(run_at_start, bool):  # pyright: ignore[reportUnnecessaryIsInstance] - types do not hold at run time
         raise ConfigError(f"{where}: run_at_start={brief(run_at_start)}: expected True or False")
     if (cron is None) == (every is None):
         raise ConfigError(f"{where}: give cron or every, {'not both' if cron is not None else 'one of them'}")

@@ -39,6 +39,7 @@ class Lock(msgspec.Struct, frozen=True, array_like=True, gc=False):
         window_ms: for how long it is held from the send on, in milliseconds; 0 for until something happens.
         due_ms: when a job is due that waits for the end of another one, in milliseconds since the Unix epoch; 0
             for at once.
+        begun: 1 if a worker has begun the job's present call, else 0.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Lock(msgspec.Struct, frozen=True, array_like=True, gc=False):
     conflict: str = "return"
     window_ms: int = 0
     due_ms: int = 0
+    begun: int = 0
 
 
 class Duplicate(msgspec.Struct, frozen=True, gc=False):

@@ -383,4 +383,4 @@ def make_task(
             f"task {name!r} ({whereabouts(function)}): executor='process': its process imports it again, and {why}"
         )
     make = AsyncTask[Any, Any] if is_async else SyncTask[Any, Any]
-    return make(app, name, function, executor=executor, defaults=defaults)  # pyright: ignore[reportArgumentType]
+    return make(app, name, function, executor=executor, defaults=defaults)  # pyright: ignore[reportArgumentType] - each class takes its kind of function

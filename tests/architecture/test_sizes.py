@@ -124,6 +124,16 @@ def nameless_ignores(path: Path, source: str) -> Iterator[str]:
             yield f"{path}:{token.start[0]}: {token.string}: write `# pyright: ignore[report...]`"
 
 
+def ignores_without_reason(path: Path, source: str) -> Iterator[str]:
+    """A comment that silences pyright says why: `# pyright: ignore[report...] - why`."""
+    if not _IGNORE.search(source):
+        return
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        ignores = [*_NAMED.finditer(token.string)] if token.type == tokenize.COMMENT else []
+        if ignores and not re.match(r" - \S", token.string[ignores[-1].end() :]):
+            yield f"{path}:{token.start[0]}: {token.string}"
+
+
 def incomplete_lua_header(path: Path, source: str) -> Iterator[str]:
     """A script starts with comment lines that name its KEYS, its ARGV and its REPLY."""
     header: list[str] = []
@@ -211,6 +221,7 @@ INSIDE: list[Rule] = [
     type_checking_blocks,
     function_level_imports,
     pickle_imports,
+    ignores_without_reason,
 ]
 
 
@@ -284,6 +295,7 @@ BREAKING: list[tuple[Rule, str]] = [
     (nameless_ignores, "x = 1  # type: ignore[return-value] - the point of it"),
     (nameless_ignores, "x = 1  # pyright: ignore"),
     (nameless_ignores, "x = 1  # noqa: F401 # pyright:ignore # pyright: ignore[reportX]"),
+    (ignores_without_reason, "x = 1  # noqa: F401 - why  # pyright: ignore[reportX]"),
     (long_lua_lines, "return 1\n-- " + "x" * (LUA_LINE - 2)),
     (words_that_are_not_said, "def test_a_worker_is_t" + "old(): ..."),
     (words_that_are_not_said, "MOST_T" + "OLD = 5\nclass Kee" + "per: ..."),
@@ -300,6 +312,7 @@ KEEPING: list[tuple[Rule, str]] = [
     (function_level_imports, "import os\ndef f():\n    import uvloop  # optional extra"),
     (pickle_imports, "from json import loads"),
     (nameless_ignores, "x = '# type: ignore'  # noqa: F401 # pyright: ignore[reportX, reportY] - why"),
+    (ignores_without_reason, "x = '# pyright: ignore[reportX]'  # noqa: F401 # pyright: ignore[reportX] - why"),
     (long_lua_lines, "-- " + "x" * (LUA_LINE - 3) + "\nreturn 1"),
     (words_that_are_not_said, "the threshold, unstrangely; a gatekeeper, it stands and is still"),
     (docstrings_that_say_nothing, 'def f(a):\n    """It does; see `g`.\n\n    Args:\n        a: it.\n    """'),

@@ -351,6 +351,26 @@ async def test_a_job_that_was_not_started_gets_the_call_and_the_time_of_the_new_
     assert (await take_one(store, "w")).envelope == CALL
 
 
+@pytest.mark.parametrize("verb", [Verb.RELEASE, Verb.PARK])
+async def test_a_job_that_a_worker_has_not_begun_is_replaced(store: Store, verb: Verb) -> None:
+    await started(store)
+    await put(store, job("a"))
+    claimed = await take_one(store, "w")
+    assert await settle(store, "w", claimed, verb, BROKEN, delay_ms=LONG * (verb is Verb.PARK), ttl_ms=LONG)
+    assert await put(store, job("b", "replace", call=LARGE)) == [Duplicate("a")]
+    assert (await take_one(store, "w")).envelope == LARGE
+
+
+async def test_a_dead_job_that_is_queued_again_is_replaced(store: Store) -> None:
+    await started(store)
+    await put(store, job("a"))
+    await settle(store, "w", await take_one(store, "w"), Verb.INTERRUPT)
+    await settle(store, "w", await take_one(store, "w"), Verb.FAILED, BROKEN)
+    assert await store.operating.reopen(QUEUE, ["a"]) == [JobState.FAILED]
+    assert await put(store, job("b", "replace", call=LARGE)) == [Duplicate("a")]
+    assert (await take_one(store, "w")).envelope == LARGE
+
+
 async def test_a_repeated_send_does_not_replace_what_a_later_one_has_replaced(store: Store) -> None:
     await put(store, job("a"))
     assert await put(store, job("b", "replace", call=LARGE)) == [Duplicate("a")]
@@ -573,6 +593,18 @@ async def test_a_job_that_runs_waits_for_the_one_that_runs_with_its_key(store: S
     assert await owner(store) == "a"
 
 
+@pytest.mark.parametrize("conflict", ["replace", "latest"])
+async def test_a_question_that_is_repeated_replaces_nothing_newer(store: Store, conflict: str) -> None:
+    await started(store)
+    await put(store, job("a", delay_ms=LONG), NewJob("b", CALL))
+    (claimed,) = await take(store, "w")
+    lock = Lock(KEY, conflict=conflict)
+    assert await store.operating.hold_unique(QUEUE, "w", "b", claimed.claim, lock) == ("a", False)
+    assert await put(store, job("c", conflict, call=LARGE)) == [Duplicate("a")]
+    assert await store.operating.hold_unique(QUEUE, "w", "b", claimed.claim, lock) == ("a", False)
+    assert (await store.operating.calls(QUEUE, ["a"])) == [LARGE]
+
+
 async def test_only_who_runs_a_job_may_hold_its_key(store: Store) -> None:
     await started(store)
     await put(store, NewJob("a", CALL))
@@ -722,6 +754,21 @@ async def test_sends_of_one_key_that_fail_half_way_leave_the_last_call(server: D
             assert await at.full.enqueue(queue, new, again=True) == [True, Duplicate("a")], queue
             jobs = (await at.full.claim(queue, "w", 9)).jobs
             assert [(each.id, each.envelope) for each in jobs] == [("a", LARGE)], queue
+
+
+async def test_a_send_that_fails_half_way_holds_no_key_for_a_time(server: Database, app_name: str) -> None:
+    """Unless its job is there."""
+    async with refusing(server, app_name, Limits(lease_ms=LONG)) as at:
+        for command in commands_of("enqueue"):
+            queue = at.refuse(command)
+            first, second = (job(each, until="within", window_ms=LONG) for each in "ab")
+            with suppress(ServerError):
+                await at.limited.enqueue(queue, [first])
+            is_there = await at.full.info(queue, ["a"]) != [None]
+            assert await at.full.enqueue(queue, [second]) == [Duplicate("a") if is_there else True], queue
+            assert await at.full.enqueue(queue, [first], again=True) == [True if is_there else Duplicate("b")]
+            await at.full.cancel(queue, ["a", "b"], REASON, 0)
+            assert await owner(at.full, queue=queue) == ("a" if is_there else "b"), queue
 
 
 @pytest.mark.parametrize("dies", [False, True], ids=["lives", "dies"])

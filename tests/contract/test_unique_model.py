@@ -77,7 +77,7 @@ class Model:
             self.jobs[next_id].call, self.jobs[next_id].due = call, delayed
             return Duplicate(next_id)
         if lock.conflict != "return" and there.waits and (lock.conflict == "latest" or not there.begun):
-            there.call, there.state = call, state
+            there.call, there.state, there.begun = call, state, False
         elif lock.conflict == "latest":
             self.following[lock.key] = job_id
             self.jobs[job_id] = Job(lock, call, JobState.WAITING, due=delayed)
@@ -86,7 +86,7 @@ class Model:
 
     def start(self, job_id: str) -> None:
         job = self.jobs[job_id]
-        job.state, job.begun = JobState.RUNNING, True
+        job.state = JobState.RUNNING
         if job.lock.until == "started":
             self.give_back(job_id)
 
@@ -111,6 +111,7 @@ class Model:
     def back(self, job_id: str, verb: Verb, *, delayed: bool) -> None:
         job = self.jobs[job_id]
         key = job.lock.key
+        job.begun = job.begun or verb not in {Verb.RELEASE, Verb.PARK}
         is_followed = self.owners.get(key) == job_id and key in self.following
         if verb is Verb.RETRY and job.lock.conflict == "latest" and is_followed:
             self.end(job_id, JobState.FAILED)

@@ -52,7 +52,7 @@ class StopSignals:
         for number in SIGNALS:
             self._install(number)
         # `signal.signal` itself is replaced too: between a SIG_IGN and the next check a signal would be lost.
-        signal.signal = self._set_handler  # pyright: ignore[reportAttributeAccessIssue]
+        signal.signal = self._set_handler  # pyright: ignore[reportAttributeAccessIssue] - a stand-in
         loop.add_signal_handler, loop.remove_signal_handler = self._set_callback, self._remove_callback
         self._timer = loop.call_later(CHECK_EVERY, self._check)
         try:

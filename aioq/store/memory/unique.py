@@ -88,9 +88,7 @@ class Uniques:
         due_ms = due_ms if due_ms is not None and due_ms > self._clock.now_ms() else None
         instead = self._choose(new, lock, owner, due_ms)
         if instead != new.id:
-            now = self._clock.now_ms()
-            self._replaced = {send: each for send, each in self._replaced.items() if each[1] > now}
-            self._replaced[new.nonce or new.id] = instead, now + self._tombstone_ms
+            self._note_replaced(new.nonce or new.id, instead)
         return instead
 
     def place_tick(self, new: Record, due_ms: int) -> str | None:
@@ -114,6 +112,9 @@ class Uniques:
         is_run = record is not None and record.state is JobState.RUNNING and record.belongs_to(worker, claim)
         if record is None or not is_run or (record.extra is not None and record.extra.unique is not None):
             return None
+        send = f"hold {job_id} {claim}"
+        if (replaced := self.replaced(send)) is not None:
+            return replaced.owner, False
         owner = self.owner(job_id, lock)
         if owner is None:
             self.take(job_id, lock)
@@ -124,8 +125,9 @@ class Uniques:
             return owner, False
         if there.state is JobState.RUNNING or lock.conflict not in {"replace", "latest"}:
             return owner, latest and there.state is JobState.RUNNING
-        if latest or there.started_ms is None:
+        if latest or not lock_of(there).begun:
             self._replace(there, record, None)
+            self._note_replaced(send, owner)
         return owner, False
 
     def give_back(self, job_id: str, lock: Lock) -> None:
@@ -172,11 +174,16 @@ class Uniques:
             self._replace(self._records[held.following], new, due_ms)
             return held.following
         waits = there.state is not JobState.RUNNING and not there.is_elsewhere
-        if waits and (latest or there.started_ms is None):
+        if waits and (latest or not lock_of(there).begun):
             self._replace(there, new, due_ms)
             return owner
         # A key that is held for a time, by a job of the same scope, is given back by no job, so none can follow.
         return self._follow(new, lock, due_ms or 0) if latest and held.until_ms is None else owner
+
+    def _note_replaced(self, send: str, instead: str) -> None:
+        now = self._clock.now_ms()
+        self._replaced = {each: noted for each, noted in self._replaced.items() if noted[1] > now}
+        self._replaced[send] = instead, now + self._tombstone_ms
 
     def _follow(self, new: Record, lock: Lock, due_ms: int) -> str:
         _set_due(new, due_ms)
@@ -188,6 +195,7 @@ class Uniques:
         extra = new.extra or Extra()
         there.envelope = new.envelope
         there.extra = msgspec.structs.replace(there.extra or Extra(), tags=extra.tags, expires=extra.expires)
+        _set_begun(there, begun=0)
         there.attempts = there.cuts = 0
         there.outcome = there.progress = there.parked_ms = None
         if there.state is JobState.WAITING:
@@ -229,6 +237,8 @@ class UniqueHook(Hook):
         """Take the key again, if nobody has it; after a release, which means that the job never began, always."""
         lock = lock_of(record)
         released = way in {Way.RELEASE, Way.PARK}
+        if way in AFTER_RUN:
+            _set_begun(record, begun=1)
         moved = way is Way.MOVE and lock.until != "within"
         if not moved and (lock.until != "started" or not (released or way in AFTER_RUN)):
             return
@@ -245,6 +255,7 @@ class UniqueHook(Hook):
 
     def reopen(self, record: Record) -> bool:
         """Take the key again; False if another job holds it."""
+        _set_begun(record, begun=0)
         lock = lock_of(record)
         if lock.until == "within":
             return True
@@ -258,6 +269,11 @@ def lock_of(record: Record) -> Lock:
     """What a job that is unique holds."""
     assert record.extra is not None and record.extra.unique is not None  # noqa: PT018 - one fact: it is unique
     return record.extra.unique
+
+
+def _set_begun(record: Record, *, begun: int) -> None:
+    lock = msgspec.structs.replace(lock_of(record), begun=begun)
+    record.extra = msgspec.structs.replace(record.extra or Extra(), unique=lock)
 
 
 def _set_due(record: Record, due_ms: int) -> None:

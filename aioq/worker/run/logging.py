@@ -33,7 +33,11 @@ MAX_SHOWN = 200
 _LINES = {
     Verb.SUCCEEDED: (logging.INFO, "succeeded", "succeeded in {seconds:.2f}s: {result}"),
     Verb.FAILED: (logging.ERROR, "failed", "failed in {seconds:.2f}s: {error}"),
-    Verb.RETRY: (logging.WARNING, "retry", "failed in attempt {attempt}, runs again in {delay:.2f}s: {error}"),
+    Verb.RETRY: (
+        logging.WARNING,
+        "retry",
+        "failed in attempt {attempt}, runs again in {delay:.2f}s{unless}: {error}",
+    ),
     Verb.SNOOZE: (logging.INFO, "snoozed", "snoozed after {seconds:.2f}s, runs again in {delay:.2f}s"),
     Verb.CANCELLED: (logging.INFO, "cancelled", "cancelled after {seconds:.2f}s{reason}"),
     Verb.PARK: (logging.WARNING, "parked", "put off: {reason}"),
@@ -58,7 +62,10 @@ _LINES = {
 
 _LOST = (logging.WARNING, "abandoned", "abandoned: the worker's lease was lost")
 
-_ASKED = "asked for another attempt in attempt {attempt}, runs again in {delay:.2f}s"
+_UNLESS_FOLLOWED = " (unless a newer call of its key waits)"
+"""What follows the time of the next attempt, where the server makes none if another job is to be run instead."""
+
+_ASKED = "asked for another attempt in attempt {attempt}, runs again in {delay:.2f}s{unless}"
 """The text for a `Retry` that was not raised from an error, so that there is no failure to show."""
 
 _ASKED_IN_VAIN = "it asked for another attempt in its last one"
@@ -105,7 +112,7 @@ def _filled(run: Run, line: str, seconds: float, extra: dict[str, Any]) -> str:
     values: dict[str, Any] = {"seconds": seconds, "attempt": run.attempt}
     if settlement.delay_ms:
         extra["delay"] = settlement.delay_ms / 1000
-    values["delay"] = settlement.delay_ms / 1000
+    values["delay"], values["unless"] = settlement.delay_ms / 1000, _UNLESS_FOLLOWED * _may_be_followed(run)
     if settlement.verb is Verb.SUCCEEDED:
         values["result"] = _shown(run.result)
     elif settlement.verb is Verb.CANCELLED:
@@ -148,6 +155,11 @@ def _because(reason: str, extra: dict[str, Any]) -> str:
         return ""
     extra["reason"] = reason
     return f": {reason}"
+
+
+def _may_be_followed(run: Run) -> bool:
+    unique = None if run.task is None else run.task.defaults.unique
+    return unique is not None and unique.conflict == "latest"
 
 
 def _is_bare_retry(error: BaseException | None) -> bool:

@@ -204,3 +204,12 @@ async def test_app_unique_takes_keys_only() -> None:
             await app.unique.owner(wrong)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match=r"app\.unique: queue"):
         await app.unique.release("a:b", queue="no queue")
+
+
+def test_a_whole_number_has_one_key_however_it_is_written() -> None:
+    """A worker makes 1.0 of a 1 that was sent to a parameter `x: float` by the task's name."""
+    task = make()
+    assert task.unique_key(1) == task.unique_key(1.0)
+    assert task.unique_key(1, why={"a": [1, 2**60]}) == task.unique_key(1, why={"a": [1.0, float(2**60)]})
+    keys = {task.unique_key(each) for each in (1, 1.5, float("inf"), float("nan"), "1", b"\xcb", [b"\xcb", 1.0])}
+    assert len(keys) == 7

@@ -1,11 +1,12 @@
 import asyncio
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
-from aioq import App, Retry
+from aioq import App, Retry, Unique
 from aioq.store.contract import Settlement, Verb
 from aioq.util.log_records import extras_of
 from aioq.wire.messages import encode_cancellation
@@ -129,6 +130,13 @@ async def test_of_a_retry_its_cause_is_shown(
 ):
     run.entered = True
     end(run, verb, error=await _asks(cause), delay_ms=1500 if verb is Verb.RETRY else 0)
+    assert said(log)[1] == f"shop.add[job] {text}"
+
+
+def test_a_retry_that_may_be_no_retry_says_so(run: Run, log: pytest.LogCaptureFixture):
+    run.task = SimpleNamespace(defaults=SimpleNamespace(unique=Unique(conflict="latest")))  # pyright: ignore[reportAttributeAccessIssue] - what is read of it
+    end(run, Verb.RETRY, error=ValueError("no"), delay_ms=1500)
+    text = "failed in attempt 2, runs again in 1.50s (unless a newer call of its key waits): ValueError: no"
     assert said(log)[1] == f"shop.add[job] {text}"
 
 

@@ -129,7 +129,7 @@ local function is_free(position, id, job)
   local lock = job.extra.unique
   local owner, there, following = Unique.owner(q, id, lock, added)
   if not owner then
-    Unique.take(q, id, lock)
+    Unique.take(q, id, lock, true)
     return true
   end
   local instead = owner
@@ -160,7 +160,8 @@ for position, id in ipairs(ids) do
   if type(done) == 'string' and not added[done] then
     present[#present + 1] = {position, done}
   elseif done == true then
-    -- Nothing to do.
+    local extra = places and places[3 * position]
+    if extra and extra.unique then Unique.count_from_now(q, id, extra.unique) end
   else
     local is_there = added[id] or not all_new and redis.call('EXISTS', keys[position]) == 1
     if is_there and (added[id] or not Dead.is_free(q, id)) then
@@ -185,6 +186,9 @@ for i, job in ipairs(new) do
   records[2 * i - 1], records[2 * i] = keys[job.position], record(ids[job.position], job)
 end
 Record.set_all(records)
+for _, job in ipairs(new) do
+  if job.extra and job.extra.unique then Unique.count_from_now(q, ids[job.position], job.extra.unique) end
+end
 if string.find(marks, 's', 1, true) then History.count_sent(q, #new) end
 if Events.are_recorded(q, marks) then
   local new_ids, calls = {}, {}

@@ -35,6 +35,7 @@ local function add(id, envelope, schedule_fields, due, held, extra)
     if Record.is_record(job) then Hooks.run(q, 'enter', id, job, due) end
   end
   Record.save(q, id, job)
+  if extra and extra.unique then Unique.count_from_now(q, id, extra.unique) end
   made_ids[#made_ids + 1] = id
   made_calls[#made_calls + 1] = envelope ~= '' and envelope or schedule_fields.envelope
 end
@@ -46,7 +47,7 @@ local function hold_key(job_id, lock, due)
   if redis.call('EXISTS', Keys.job(q, job_id)) == 1 then return true, false end
   local owner, job, following, is_timed = Unique.owner(q, job_id, lock)
   if not owner then
-    Unique.take(q, job_id, lock)
+    Unique.take(q, job_id, lock, true)
     return true, false
   end
   if lock[3] ~= 'latest' or is_timed or not job or job[Field.STATE] ~= 'running' then return false end

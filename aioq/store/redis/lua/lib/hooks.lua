@@ -87,6 +87,7 @@ Hooks.all = once(function()
       back = function(q, id, _, extra, way)
         local lock, began = extra.unique, after_run[way]
         local was_released = way == 'release' or way == 'park'
+        if began then lock[6] = 1 end
         if way == 'move' and lock[2] ~= 'within' or lock[2] == 'started' and (began or was_released) then
           -- A job that was released has never begun: whoever came since has taken its place.
           if was_released or not Unique.owner(q, id, lock) then Unique.take(q, id, lock) end
@@ -97,6 +98,7 @@ Hooks.all = once(function()
       ended = function(q, id, _, extra) Hooks.give_back(q, id, extra.unique) end,
       left = function(q, id, _, extra) Hooks.give_back(q, id, extra.unique) end,
       reopen = function(q, id, _, extra)
+        extra.unique[6] = 0
         if extra.unique[2] == 'within' then return end
         if Unique.owner(q, id, extra.unique) then return false end
         Unique.take(q, id, extra.unique)

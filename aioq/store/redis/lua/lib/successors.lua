@@ -9,7 +9,7 @@ function Successors.replace(q, id, job, new)
   local had_body, extra, at = job[Field.JOB] == true, job[Field.EXTRA], new.due or q.now
   if #new.envelope > BODY_LIMIT then redis.call('SET', Keys.body(q, id), new.envelope) end
   job[Field.JOB] = #new.envelope > BODY_LIMIT or new.envelope
-  extra.tags, extra.expires = new.extra.tags, new.extra.expires
+  extra.tags, extra.expires, extra.unique[6] = new.extra.tags, new.extra.expires, 0
   for _, field in ipairs({Field.OUTCOME, Field.ATTEMPTS, Field.PROGRESS, Field.PARKED, Field.CUTS}) do
     if job[field] then job[field] = false end
   end
@@ -52,7 +52,7 @@ function Successors.choose(q, id, new, owner, job, following, adding)
     if alive then return following end
   end
   local waits = job[Field.STATE] ~= 'running' and job[Field.STATE] ~= 'moving'
-  if waits and (lock[3] == 'latest' or not job[Field.STARTED]) then
+  if waits and (lock[3] == 'latest' or job[Field.EXTRA].unique[6] ~= 1) then
     Successors.replace(q, owner, job, new)
     return owner
   end

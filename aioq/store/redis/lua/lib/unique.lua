@@ -14,7 +14,7 @@ local Unique = {}
 
 -- The items of `extra.unique`: 1 the key, 2 until when it is held (`ended`, `started`, `within`), 3 what becomes
 -- of a job whose key another one holds (`return`, `raise`, `replace`, `latest`), 4 for how many ms it is held, 5
--- when the job is due that is to follow another one.
+-- when the job is due that is to follow another one, 6 whether its present call was begun by a worker, 1 or 0.
 
 -- The job that holds a key, the one that follows it, and whether the key is held for a time; nil for none.
 function Unique.noted(q, key)
@@ -49,12 +49,20 @@ function Unique.owner(q, id, lock, adding)
   if alive or is_timed then return owner, alive and job or nil, following, is_timed end
 end
 
--- Lets a job hold its key, whoever had it before. A job that follows stays there.
-function Unique.take(q, id, lock)
+-- Lets a job hold its key, whoever had it before. A job that follows stays there. As long as the job has no record
+-- (`is_new`) it does not hold the key for a time: if the script fails before it has one, the key is nobody's.
+function Unique.take(q, id, lock, is_new)
   local owner, following, is_timed = Unique.noted(q, lock[1])
-  if lock[2] ~= 'within' then
+  if owner == id and is_timed then return end
+  if lock[2] ~= 'within' or is_new then
     Unique.note(q, lock[1], id, following ~= id and following)
-  elseif owner ~= id or not is_timed then
+  else
     redis.call('SET', Keys.unique(q, lock[1]), id .. '\t', 'PX', lock[4])
   end
+end
+
+-- Lets a job hold the key that it has taken for a time from now on, if it is to: it has a record now.
+function Unique.count_from_now(q, id, lock)
+  local owner, _, is_timed = Unique.noted(q, lock[1])
+  if lock[2] == 'within' and owner == id and not is_timed then Unique.take(q, id, lock) end
 end
