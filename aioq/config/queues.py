@@ -1,11 +1,11 @@
 """`Queue`: the settings of one queue. They are the same in code, in a config module and in pyproject.toml."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 
-from aioq.config.validators import Rule, duration, integer, parse_table
+from aioq.config.validators import Rule, choice, duration, integer, parse_table
 from aioq.errors import ConfigError
 from aioq.public import public
 from aioq.util.durations import Duration
@@ -32,6 +32,9 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, repr_
             App's.
         dead_limit: how many dead jobs this queue keeps, or each shard of it; the oldest are dropped first. Default
             None: as the App's.
+        priorities: "strict": as long as there are jobs of a higher priority, those of a lower one wait; with
+            "weighted", of ten jobs that a worker takes, six are of high priority, three of normal and one of low,
+            as long as there are some of each. Default None: "strict".
 
     Raises:
         ConfigError: a value is wrong; the message says which.
@@ -40,6 +43,7 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, repr_
     shards: Annotated[int | None, integer(1, MAX_SHARDS, optional=True)] = None
     dead_ttl: Annotated[Duration | None, duration(0, optional=True)] = None
     dead_limit: Annotated[int | None, integer(0, optional=True)] = None
+    priorities: Annotated[Literal["strict", "weighted"] | None, choice("strict", "weighted", optional=True)] = None
 
     def __post_init__(self) -> None:
         """Check the values, and keep them as they are stored: a time in seconds."""

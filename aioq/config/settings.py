@@ -174,6 +174,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 return queue
         return self.default_queue
 
+    def queue(self, name: str) -> Queue:
+        """The settings of a queue."""
+        return (self.queues or {}).get(name) or Queue()
+
     def __repr__(self) -> str:
         """Show every setting, the URL without its password: settings end up in logs and bug reports."""
         values = {field: getattr(self, field) for field in self.__struct_fields__}

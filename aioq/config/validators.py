@@ -95,13 +95,13 @@ def word(pattern: str) -> Rule:
     return Rule(check, str, "made of letters, digits, '.', '_' and '-'")
 
 
-def choice(*choices: str) -> Rule:
+def choice(*choices: str, optional: bool = False) -> Rule:
     """The rule for one of several words, in upper or lower case."""
 
     def check(value: object) -> str | None:
         return value.lower() if isinstance(value, str) and value.lower() in choices else None
 
-    return Rule(check, str, "one of " + ", ".join(choices))
+    return Rule(check, str, "one of " + ", ".join(choices), optional)
 
 
 MOST_REPLICAS = 1000

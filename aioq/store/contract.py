@@ -25,7 +25,7 @@ from aioq.store.pauses import Pause
 from aioq.store.pubsub import Inbox
 from aioq.store.schedules import Timetable
 from aioq.store.shards import Sharded
-from aioq.store.upkeep import Promotion, RecoveryStep
+from aioq.store.upkeep import Upkeep
 
 
 class NewJob(msgspec.Struct, frozen=True, gc=False):
@@ -220,7 +220,7 @@ WaitReply = bytes | NoOutcome | None
 """The outcome if there is one; None if the waiter is registered now; MISSING; LATER."""
 
 
-class Store(Diagnosable, Historic, Sharded, Protocol):
+class Store(Diagnosable, Historic, Sharded, Upkeep, Protocol):
     """The verbs for jobs. One Store belongs to one event loop."""
 
     @property
@@ -292,6 +292,7 @@ class Store(Diagnosable, Historic, Sharded, Protocol):
         known: Collection[str] | None = None,
         idle: bool = False,
         stands: bool = False,
+        shares: Sequence[int] = (),
     ) -> Claim:
         """Take up to `count` jobs, lanes in priority order, and mark them running.
 
@@ -305,6 +306,9 @@ class Store(Diagnosable, Historic, Sharded, Protocol):
         `stands` means the same for a worker that does not `block`: a message wakes it when there is something to
         claim (`on_wake` of `dispatched`), and then it has to claim soon. If it cannot, and when it ends, it calls
         this with a `count` of 0, and another worker that stands is woken. Each of its claims says `stands`.
+
+        `shares`: how many of the jobs come from each lane, in their order, as long as it has any; the rest of
+        `count` is then taken in priority order.
         """
         ...
 
@@ -345,17 +349,6 @@ class Store(Diagnosable, Historic, Sharded, Protocol):
 
     async def progress(self, queue: str, worker: str, reports: Sequence[tuple[str, int, bytes]]) -> list[bool]:
         """Store (job id, claim, encoded progress); False for each job that this worker no longer holds."""
-        ...
-
-    async def promote(self, queue: str, limit: int) -> Promotion:
-        """Queue up to `limit` scheduled jobs that are due, and end up to `limit` jobs that have expired."""
-        ...
-
-    async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> RecoveryStep:
-        """Do one step of recovering a dead worker: give back its jobs. Or drop dead jobs over the limit.
-
-        Its lease has ended, or with `dead` it is known to have died, and its id begins with that text.
-        """
         ...
 
     async def workers(self, queue: str) -> list[WorkerLease]:

@@ -1,6 +1,7 @@
-"""Results of the verbs by which workers maintain a queue: to promote what is due, and to recover dead workers."""
+"""The verbs by which workers maintain a queue: to promote what is due, and to recover dead workers."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -41,6 +42,22 @@ class RecoveryStep(msgspec.Struct, frozen=True, gc=False):
     returned: int = 0
     buried: Sequence[str] = ()
     more: bool = False
+
+
+class Upkeep(Protocol):
+    """What workers do for a queue."""
+
+    async def promote(self, queue: str, limit: int) -> Promotion:
+        """Queue up to `limit` scheduled jobs that are due, and end up to `limit` jobs that have expired."""
+        ...
+
+    async def recover(self, queue: str, crash_outcome: bytes, limit: int, *, dead: str = "") -> RecoveryStep:
+        """Do one step of recovering a dead worker: give back its jobs. Or drop dead jobs over the limit.
+
+        The worker is one whose lease has ended. With `dead` it is one whose id begins with that text: such a
+        worker is known to have died, whether or not its lease has ended.
+        """
+        ...
 
 
 class Backlog(msgspec.Struct, frozen=True, gc=False):

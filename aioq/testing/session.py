@@ -293,9 +293,12 @@ class _ObservedStore(MemoryStore):
         known: Collection[str] | None = None,
         idle: bool = False,
         stands: bool = False,
+        shares: Sequence[int] = (),
     ) -> Claim:
         """Take up to `count` jobs, lanes in priority order, and mark them running."""
-        claim = await super().claim(queue, worker, count, tokens, known=known, idle=idle, stands=stands)
+        claim = await super().claim(
+            *(queue, worker, count, tokens), known=known, idle=idle, stands=stands, shares=shares
+        )
         self.claimed += len(claim.jobs)
         return claim
 

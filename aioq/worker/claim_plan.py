@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from aioq.jobs.job import Priority
 from aioq.store.bounds import CLAIM_LIMIT
 from aioq.store.contract import Claim, Claimed, Token
 
@@ -27,6 +28,15 @@ GROWTH = 4
 """How many times as many as the claim before has brought the next claim of such a worker asks for."""
 
 
+SHARES = {Priority.HIGH: 6, Priority.NORMAL: 3, Priority.LOW: 1}
+"""How many of ten jobs come from each lane of a queue with `priorities="weighted"`, as long as all have some. A
+guess: higher lanes still come first, and the lowest one gets on."""
+
+_HIGH, _NORMAL, _LOW = Priority
+TURN = (_HIGH, _NORMAL, _HIGH, _HIGH, _NORMAL, _HIGH, _LOW, _HIGH, _NORMAL, _HIGH)
+"""The same, spread evenly: where a worker claims one job after the other, the lanes take turns in this order."""
+
+
 class ClaimRequest(NamedTuple):
     """One claim.
 
@@ -36,12 +46,14 @@ class ClaimRequest(NamedTuple):
             not know.
         wakes: how often `wake` had been called when the claim was made.
         woken: whether the server has woken this worker for it with an entry that names no job.
+        shares: of how many of the jobs each lane has the first go; empty for a queue whose priorities are strict.
     """
 
     most: int
     known: bool
     wakes: int
     woken: bool = False
+    shares: Sequence[int] = ()
 
 
 class ClaimPlan:
@@ -50,14 +62,17 @@ class ClaimPlan:
     Args:
         slots: how many jobs the worker runs at once.
         queues: how many queues it has.
+        weighted: whether lower lanes are served now and then while higher ones have jobs.
 
     Attributes:
         stopping: whether nothing more is to be claimed.
         stands: whether it waits in no call to the server, and messages wake it.
     """
 
-    def __init__(self, slots: int, queues: int = 1) -> None:
+    def __init__(self, slots: int, queues: int = 1, *, weighted: bool = False) -> None:
         self.stopping = False
+        self._weighted = weighted
+        self._turn = 0  # how many jobs the lanes have given in turn
         self._queues = queues
         self.resize(slots)
         self.stands = queues > FEW_QUEUES
@@ -98,7 +113,8 @@ class ClaimPlan:
         expected, self._woken_for = [*self._woken_for, *(len(token.job_ids) for token in tokens)], []
         # One more than are expected, so that the reply shows whether that was all.
         most = min(free, self._next + sum(expected), self._most)
-        request = ClaimRequest(most, self._may_hold_unknown, self._wakes, woken=0 in expected)
+        shares = shares_of(most, self._turn) if self._weighted else ()
+        request = ClaimRequest(most, self._may_hold_unknown, self._wakes, 0 in expected, shares)
         self._under_way = request
         self._may_hold_unknown = False  # it may be set again while the claim is under way
         return request
@@ -124,6 +140,8 @@ class ClaimPlan:
     def answered(self, request: ClaimRequest, claim: Claim) -> Sequence[tuple[str, Claimed]]:
         """Note the reply to a claim; return the dispatched jobs that waited for it, to be taken after its own."""
         self._under_way = None
+        if request.shares:
+            self._turn += len(claim.jobs)
         if self._first < self._most:
             is_full = len(claim.jobs) >= request.most
             base = self._next if is_full else len(claim.jobs)
@@ -143,3 +161,11 @@ class ClaimPlan:
         if len(claim.jobs) >= request.most or free == 0 or self.stopping or claim.more:
             return False  # there may be more
         return self._wakes == request.wakes
+
+
+def shares_of(most: int, done: int) -> tuple[int, ...]:
+    """How many of the next `most` jobs each lane gives, where the lanes have given `done` jobs in turn."""
+    rounds, rest = divmod(most, len(TURN))
+    start = done % len(TURN)
+    part = (TURN + TURN)[start : start + rest]
+    return tuple(rounds * share + part.count(lane) for lane, share in SHARES.items())

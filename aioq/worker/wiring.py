@@ -12,12 +12,11 @@ The promoter also wakes the relays and the operations.
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from aioq.jobs.shards import by_queue
+from aioq.jobs.shards import by_queue, queue_of_shard
 from aioq.schedules.declare import Declared
 from aioq.store.contract import Claimed, Settlement, Store
 from aioq.store.leases import Renewal
@@ -46,6 +45,7 @@ from aioq.worker.health import Health, QueueHealth, judge, merged
 from aioq.worker.held_jobs import HeldJobs
 from aioq.worker.identity import Incarnation, Membership
 from aioq.worker.lending import Lending
+from aioq.worker.queue_duties import QueueDuties
 from aioq.worker.run.call import Caller
 from aioq.worker.run.environment import RunEnvironment
 from aioq.worker.run.run import CANCELLED
@@ -53,23 +53,6 @@ from aioq.worker.run.unique import hold_key
 from aioq.worker.slots import Slots
 
 log = logger("aioq.worker")
-
-
-@dataclass(slots=True)
-class QueueDuties:
-    """The duties of one queue."""
-
-    membership: Membership
-    held: HeldJobs
-    fetcher: Fetcher
-    promoter: Promoter
-    relays: Relays
-    operations: OperationRunner
-    recovery: Recovery
-    canceller: Canceller
-    receiver: Receiver
-    ticker: Ticker
-    pauses: PauseLog
 
 
 class Duties:
@@ -173,6 +156,7 @@ class Duties:
             held=held.ids,
             space=self.hooks.space_after(partial(self.settler.space, queue)),
             queues=len(self._all_queues),
+            weighted=settings.queue(queue_of_shard(queue)).priorities == "weighted",
         )
         canceller = Canceller(
             *(store.inbox, app_parts.name, membership),
@@ -198,7 +182,7 @@ class Duties:
         if self.logs is not None:
             shared.append(self.logs.run())
         served = self.queues.items()
-        beside = [(queue, each) for queue, duties in served for each in _beside_fetching(duties)]
+        beside = [(queue, each) for queue, duties in served for each in duties.beside_fetching()]
         return [*(("", each) for each in shared), *beside, *((name, each.fetcher.run()) for name, each in served)]
 
     def add(self, queue: str) -> list[Coroutine[Any, Any, None]]:
@@ -208,7 +192,7 @@ class Duties:
         self.queues = {**self.queues, queue: duties}  # a new dict: another thread may be asking for the health
         self.burst.add(queue)
         self.lease.add(duties.membership)
-        return [*_beside_fetching(duties), duties.fetcher.run()]
+        return [*duties.beside_fetching(), duties.fetcher.run()]
 
     def begin_to_leave(self, queues: Iterable[str]) -> None:
         """No more jobs of these queues are to be taken, because the worker leaves them."""
@@ -380,12 +364,6 @@ class Duties:
         await self.settler.drain()
         for duties in self.queues.values():
             await duties.fetcher.wake()
-
-
-def _beside_fetching(duties: QueueDuties) -> list[Coroutine[Any, Any, None]]:
-    """What runs for a queue beside its fetcher."""
-    others = duties.recovery, duties.canceller, duties.receiver, duties.ticker, duties.pauses
-    return [each.run() for each in (duties.promoter, duties.relays, duties.operations, *others)]
 
 
 async def _ended(tasks: Sequence["asyncio.Task[Any]"]) -> None:

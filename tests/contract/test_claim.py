@@ -66,6 +66,52 @@ async def test_higher_lanes_come_first(store: Store) -> None:
     assert ids(await take(store, worker, 2)) == ["low"]
 
 
+@pytest.mark.parametrize(
+    ("shares", "taken"),
+    [
+        ((3, 0, 0), "abcde"),
+        ((0, 0, 1), "zabcd"),
+        ((1, 2, 1), "apqzb"),
+        ((0, 3, 2), "pqrzy"),
+        ((0, 9, 0), "pqrst"),
+        ((9, 9, 9), "abcde"),
+    ],
+)
+async def test_each_lane_has_its_share_and_the_rest_goes_by_priority(
+    store: Store, shares: tuple[int, int, int], taken: str
+) -> None:
+    """Also where an entry names more jobs than are taken, and what is left keeps its order."""
+    await send(store, *"abcdef", priority=Priority.HIGH)
+    await send(store, *"pqrstu")
+    await send(store, *"zyx", priority=Priority.LOW)
+    worker = await joined(store, "w")
+
+    claim = await store.claim(QUEUE, worker, 5, shares=shares)
+
+    assert "".join(ids(claim.jobs)) == taken
+    left = "".join(each for each in "abcdefpqrstuzyx" if each not in taken)
+    assert "".join(ids(await take(store, worker, 50))) == left
+
+
+async def test_a_lane_without_jobs_leaves_its_share_to_the_others(store: Store) -> None:
+    await send(store, *"pqr")
+    await send(store, "z", priority=Priority.LOW)
+    worker = await joined(store, "w")
+
+    claim = await store.claim(QUEUE, worker, 9, shares=(6, 2, 1), idle=True)
+
+    assert "".join(ids(claim.jobs)) == "pqzr"
+    assert (await store.claim(QUEUE, worker, 9, shares=(6, 2, 1), idle=True)).jobs == []
+
+
+async def test_while_all_is_paused_no_lane_has_a_share(store: Store) -> None:
+    await send(store, "z", priority=Priority.LOW)
+    worker = await joined(store, "w")
+    await store.operating.pauses.pause(QUEUE, (), None)
+
+    assert (await store.claim(QUEUE, worker, 9, shares=(6, 2, 1))).jobs == []
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 async def test_no_more_than_asked_for(store: Store, count: int) -> None:
     await send(store, *"abcde")

@@ -180,13 +180,15 @@ class MemoryQueue:
             pause=self.pauses.summary(),
         )
 
-    def claim(self, worker: str, count: int, tokens: Sequence[Token], known: Collection[str] | None) -> Claim:
+    def claim(
+        self, worker: str, most: int, tokens: Sequence[Token], known: Collection[str] | None, shares: Sequence[int]
+    ) -> Claim:
         """Take jobs from the lanes and mark them running."""
         if self._leases.is_lost(worker):
             for token in tokens:
                 self._taking.accept(worker, token, 0, [])
             return Claim(lost=True)
-        jobs, more = self._taking.take(worker, count, tokens, known)
+        jobs, more = self._taking.take(worker, most, tokens, known, shares)
         for job in jobs:
             self.history.add_live(self._records[job.id], LiveKind.STARTED)
         due, next_tick_ms = self._next_due(), self.timetable.next_tick_ms()

@@ -123,10 +123,11 @@ class MemoryStore:
         known: Collection[str] | None = None,
         idle: bool = False,
         stands: bool = False,
+        shares: Sequence[int] = (),
     ) -> Claim:
         """Take up to `count` jobs, lanes in priority order, and mark them running."""
         with self._locked(queue) as locked:
-            claim = locked.claim(worker, count, tokens, known)
+            claim = locked.claim(worker, count, tokens, known, shares)
             if stands:
                 locked.lanes.stand(worker, waits=len(claim.jobs) < count and not claim.more and not claim.lost)
             return claim

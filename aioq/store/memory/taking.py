@@ -3,11 +3,11 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import count
 
-from aioq.jobs.job import JobState
+from aioq.jobs.job import JobState, Priority
 from aioq.store.bounds import ASIDE_COST, SKIPPED_LIMIT
 from aioq.store.contract import Claimed, Token
 from aioq.store.memory.hooks import Hooks
-from aioq.store.memory.lanes import LANES, WAKE_UP, Lanes
+from aioq.store.memory.lanes import FRONT, LANES, WAKE_UP, Lanes
 from aioq.store.memory.pauses import QueuePauses
 from aioq.store.memory.records import Record
 from aioq.util.clock import Clock
@@ -47,10 +47,16 @@ class Taking:
         self._claims = count(1)
 
     def take(
-        self, worker: str, most: int, tokens: Sequence[Token], known: Collection[str] | None
+        self,
+        worker: str,
+        most: int,
+        tokens: Sequence[Token],
+        known: Collection[str] | None,
+        shares: Sequence[int] = (),
     ) -> tuple[list[Claimed], bool]:
         """Take up to `most` jobs; returns them, and whether there may be more although fewer were taken.
 
+        Of each lane that `shares` has a number for, so many are taken first.
         While the queue is paused, only jobs that the worker has already, and does not know of.
         """
         jobs: list[Claimed] = []
@@ -62,7 +68,11 @@ class Taking:
                 for token in self._lanes.delivered(worker, lane):
                     self.accept(worker, token, most, jobs)
             self._take_missed(worker, most, jobs, {*known, *(job.id for job in jobs)})
-        skipped = self._take_from_lanes(worker, most, jobs) if is_open else 0
+        skipped = 0
+        for priority, share in zip(Priority, shares if is_open else (), strict=False):
+            lanes, until = (priority.value + FRONT, priority.value), min(len(jobs) + share, most)
+            skipped = self._take_from_lanes(worker, until, jobs, lanes, skipped)
+        skipped = self._take_from_lanes(worker, most, jobs, LANES if is_open else (), skipped)
         return jobs, skipped >= SKIPPED_LIMIT
 
     def accept(self, worker: str, token: Token, most: int, jobs: list[Claimed]) -> None:
@@ -85,10 +95,11 @@ class Taking:
         self._lanes.set_aside(token)
         return True
 
-    def _take_from_lanes(self, worker: str, most: int, jobs: list[Claimed]) -> int:
+    def _take_from_lanes(
+        self, worker: str, most: int, jobs: list[Claimed], lanes: Sequence[str], skipped: int
+    ) -> int:
         """Take jobs until there are as many; returns how many entries were skipped, see `ASIDE_COST`."""
-        skipped = 0
-        for lane in LANES:
+        for lane in lanes:
             while len(jobs) < most and skipped < SKIPPED_LIMIT and (token := self._lanes.pop(lane)) is not None:
                 skipped += self._take(worker, token, jobs)
         return skipped

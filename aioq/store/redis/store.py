@@ -216,11 +216,13 @@ class RedisStore:
         known: Collection[str] | None = None,
         idle: bool = False,
         stands: bool = False,
+        shares: Sequence[int] = (),
     ) -> Claim:
         """Take up to `count` jobs, lanes in priority order, and mark them running."""
         encoded = await known_arg(self._call, queue, worker, known)
         waits = "standing" if stands else "idle" if idle else ""
-        args: list[Arg] = [worker, min(count, MAX_CLAIM), encoded, waits, self._marks]
+        most: Arg = min(count, MAX_CLAIM) if not shares else " ".join(map(str, (min(count, MAX_CLAIM), *shares)))
+        args: list[Arg] = [worker, most, encoded, waits, self._marks]
         for token in tokens:
             args += (token.lane, token.entry, msgspec.msgpack.encode(token.job_ids))
         reply = await self._call("claim", queue, args)

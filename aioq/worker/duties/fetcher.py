@@ -69,6 +69,7 @@ class Fetcher:
         held: returns the ids of the queue's jobs that this worker knows it holds.
         space: waits until there is space for the outcomes of further jobs.
         queues: how many queues the worker has.
+        weighted: whether lower lanes are served now and then while higher ones have jobs.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Fetcher:
         held: Callable[[], Collection[str]],
         space: Callable[[], Awaitable[None]],
         queues: int = 1,
+        weighted: bool = False,
     ) -> None:
         self._store = store
         self._membership = membership
@@ -92,7 +94,7 @@ class Fetcher:
         self._on_answer = on_answer
         self._held = held
         self._space = space
-        self._plan = ClaimPlan(slots.total, queues)
+        self._plan = ClaimPlan(slots.total, queues, weighted=weighted)
         self._waits = WaitPlan(stands=self._plan.stands, now=time.monotonic())
         self._tokens: Sequence[Token] = ()
         self._task: asyncio.Task[None] | None = None
@@ -268,7 +270,11 @@ class Fetcher:
         known, idle = self._held() if request.known else None, not self._plan.stopping
         try:
             claim = await self._store.claim(
-                *(queue, worker, request.most, tokens), known=known, idle=idle, stands=self._plan.stands
+                *(queue, worker, request.most, tokens),
+                known=known,
+                idle=idle,
+                stands=self._plan.stands,
+                shares=request.shares,
             )
             got = len(claim.jobs)
             self._backoff = Backoff()

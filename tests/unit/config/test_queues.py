@@ -46,6 +46,11 @@ def test_a_right_one_is_none(number: int):
             {"mail": {"dead_ttl": 1e12}},
             r"queue 'mail': dead_ttl: 1e\+12 is more than 3\.1.*; is it in another unit",
         ),
+        (
+            {"mail": {"priorities": "fair"}},
+            r"queue 'mail': priorities must be one of strict, weighted, not 'fair'",
+        ),
+        ({"mail": {"priorities": 1}}, r"queue 'mail': priorities must be one of strict, weighted, not 1"),
         ({"mail": {"dead_limit": -1}}, r"queue 'mail': dead_limit must be an integer >= 0, not -1"),
         ({"mail": {"dead_limit": 10**10}}, r"queue 'mail': dead_limit: 1e\+10 is more than 1e\+09"),
         ({"mail": 8}, r"queue 'mail': expected Queue\(shards=8\) or a table of its settings, not 8"),

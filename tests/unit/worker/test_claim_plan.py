@@ -72,6 +72,31 @@ def test_it_waits_for_more_where_an_answer_was_all_there_is(answer: Claim, free:
     assert plan.should_wait(request, answer, free) is waits
 
 
+def test_a_weighted_queue_gives_each_lane_its_share_however_few_jobs_a_claim_takes() -> None:
+    for most in (1, 2, 3, 7, 10, 11, 50):
+        plan = ClaimPlan(2 * most, weighted=True)
+        given = [0, 0, 0]
+        while sum(given) < 10 * most:
+            request = plan.request(most)
+            assert sum(request.shares) == request.most
+            given = [before + share for before, share in zip(given, request.shares, strict=True)]
+            plan.answered(request, claim(*map(str, range(request.most))))
+        assert given == [6 * most, 3 * most, most], most
+
+
+def test_only_what_was_taken_counts_as_a_turn() -> None:
+    plan = ClaimPlan(2, weighted=True)
+    asked: list[tuple[int, ...]] = []
+    for taken in ((), ("a",), (), ("b",)):
+        asked.append(tuple((request := plan.request(1)).shares))
+        plan.answered(request, claim(*taken))
+    assert asked == [(1, 0, 0), (1, 0, 0), (0, 1, 0), (0, 1, 0)]
+
+
+def test_a_strict_queue_has_no_shares() -> None:
+    assert ClaimPlan(4).request(4).shares == ()
+
+
 def test_a_look_that_is_asked_for_during_a_claim_is_another_claim() -> None:
     plan = ClaimPlan(4)
     request = plan.request(2)

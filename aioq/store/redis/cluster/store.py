@@ -84,7 +84,9 @@ class ClusterStore:
         self._limits = limits
         self._durability: Durability = durability
         self._replicas: Replicas = replicas
-        self._router: Router[RedisStore] = Router(servers, shown_url, self._node_store, self._changed)
+        # The inbox is made after the router, because it is given a callback of it.
+        realign = lambda: self._inbox.realign()  # noqa: E731, PLW0108
+        self._router: Router[RedisStore] = Router(servers, shown_url, self._node_store, realign)
         self._inbox = ClusterInbox(lambda channel: self._router.node_of(channel).inbox, self._router.refresh_soon)
         self._timetable = RedisTimetable(
             app,
@@ -104,8 +106,7 @@ class ClusterStore:
         keys = (no_key(self._app, f"~{number}") for number in count())  # which no queue can be named
         own = next(key for key in keys if topology.primaries[slot_of(key)] == address)
         return RedisStore(
-            self._app,
-            url,
+            *(self._app, url),
             shown_url=mask_url(url),
             limits=self._limits,
             durability=self._durability,
@@ -221,10 +222,12 @@ class ClusterStore:
         known: Collection[str] | None = None,
         idle: bool = False,
         stands: bool = False,
+        shares: Sequence[int] = (),
     ) -> Claim:
         """Take up to `count` jobs, lanes in priority order, and mark them running."""
+        call = (queue, worker, count, tokens)
         return await self._begin(
-            queue, lambda node: node.claim(queue, worker, count, tokens, known=known, idle=idle, stands=stands)
+            queue, lambda node: node.claim(*call, known=known, idle=idle, stands=stands, shares=shares)
         )
 
     async def dispatched(
@@ -391,9 +394,6 @@ class ClusterStore:
                 raise
 
         return await self._patiently_at(str(args[1]), send)
-
-    def _changed(self) -> None:
-        self._inbox.realign()
 
 
 async def _failed(error: ServerUnavailableError) -> Any:

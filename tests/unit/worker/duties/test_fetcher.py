@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -40,12 +41,15 @@ class Store(MemoryStore):
         known: Collection[str] | None = None,
         idle: bool = False,
         stands: bool = False,
+        shares: Sequence[int] = (),
     ) -> Claim:
         self.claims.append((count, len(tokens), known))
         self.stood.append(stands)
         if self.faults:
             raise self.faults.pop(0)
-        return await super().claim(queue, worker, count, tokens, known=known, idle=idle, stands=stands)
+        return await super().claim(
+            *(queue, worker, count, tokens), known=known, idle=idle, stands=stands, shares=shares
+        )
 
     async def block(self, queue: str, worker: str, timeout_ms: int) -> list[Token]:
         self.blocking += 1
@@ -203,9 +207,9 @@ async def test_a_claim_whose_reply_got_lost_is_made_up_for():
     await fetching.join()
     claim, lost = fetching.store.claim, True
 
-    async def lossy(*args: object, known: Collection[str] | None, idle: bool, stands: bool) -> Claim:
+    async def lossy(*args: object, known: Collection[str] | None, **how: Any) -> Claim:
         nonlocal lost
-        got = await claim(*args, known=known, idle=idle, stands=stands)  # pyright: ignore[reportArgumentType]
+        got = await claim(*args, known=known, **how)  # pyright: ignore[reportArgumentType]
         if lost:
             lost = False
             raise ServerUnavailableError("the reply got lost")
@@ -295,10 +299,10 @@ async def test_a_job_that_is_claimed_while_it_stops_is_delivered():
     await fetching.join()
     claim, begun, go = fetching.store.claim, asyncio.Event(), asyncio.Event()
 
-    async def slow(*args: object, known: Collection[str] | None, idle: bool, stands: bool) -> Claim:
+    async def slow(*args: object, known: Collection[str] | None, **how: Any) -> Claim:
         begun.set()
         await go.wait()
-        return await claim(*args, known=known, idle=idle, stands=stands)  # pyright: ignore[reportArgumentType]
+        return await claim(*args, known=known, **how)  # pyright: ignore[reportArgumentType]
 
     fetching.store.claim = slow  # pyright: ignore[reportAttributeAccessIssue]
     async with running(fetching.fetcher.run()):
@@ -329,14 +333,14 @@ async def asking(fetching: Fetching, *brings: str, fails: bool = False) -> Async
     """A claim under way, with known jobs where the connection broke before; set the event to let it end."""
     claim, begun, go = fetching.store.claim, asyncio.Event(), asyncio.Event()
 
-    async def slow(*args: object, known: Collection[str] | None, idle: bool, stands: bool) -> Claim:
+    async def slow(*args: object, known: Collection[str] | None, **how: Any) -> Claim:
         first = not begun.is_set()
         begun.set()
         await go.wait()
         if first and fails:
             raise ServerUnavailableError("gone")
         jobs = [claimed(job_id=each, claim=2) for each in brings] if first else []
-        got = await claim(*args, known=known, idle=idle, stands=stands)  # pyright: ignore[reportArgumentType]
+        got = await claim(*args, known=known, **how)  # pyright: ignore[reportArgumentType]
         return Claim(jobs) if jobs else got
 
     fetching.store.claim = slow  # pyright: ignore[reportAttributeAccessIssue]

@@ -14,7 +14,8 @@
 --   unique, watched, workers; writes counters, events, following, held, idle, job, lanes, leftovers, outbox,
 --   paused, scheduled, standing, timers, unique, wakeable, workers; publishes dispatched
 -- KEYS: 1 base key
--- ARGV: 1 worker, 2 the most jobs to take, 3 the known jobs, see below, 4 how the worker waits for jobs after this
+-- ARGV: 1 worker, 2 the most jobs to take, and how many of them to take of each lane first, if it has any: '9', or
+--   '9 5 3 1'; 3 the known jobs, see below, 4 how the worker waits for jobs after this
 --   call when it gets fewer than it asks for: 'idle' if it blocks, 'standing' if it stands, '' if it does not
 --   wait, 5 the marks of lib/events.lua, '' for none,
 --   then three for each entry that a blocking read brought: lane, entry id, ids of its jobs as a MessagePack array
@@ -30,7 +31,12 @@
 -- lost. If the held set is gone, the known jobs are put into it again. If the worker knows very many jobs, the
 -- caller has already compared them with the held set, and this is a map with some jobs that the worker holds
 -- without knowing (`missed`).
-local worker, count = ARGV[1], tonumber(ARGV[2])
+local worker, count, shares = ARGV[1], tonumber(ARGV[2]), nil
+if not count then
+  shares = {}
+  for number in string.gmatch(ARGV[2], '%d+') do shares[#shares + 1] = tonumber(number) end
+  count = table.remove(shares, 1)
+end
 local lost, is_marked, lease_end = Leases.is_lost(q, worker)
 -- While the whole queue is paused, jobs that were delivered to this worker stay where they are.
 local pauses = is_marked and not lost and Pauses.now(q, ARGV[5]) or nil
@@ -430,7 +436,8 @@ local function take_set_aside(stream, lane)
   end
 end
 
-for _, name in ipairs(is_paused and {} or Keys.LANES) do
+-- Takes jobs of a stream, until the call has all that it is to take of it.
+local function serve(name)
   local lane, most = Keys.lane(q, name), Keys.is_rest(name) and ALL or 1
   while not is_full() do
     local entries = read(lane, '>', most)
@@ -459,6 +466,15 @@ for _, name in ipairs(is_paused and {} or Keys.LANES) do
     take_set_aside(Keys.aside_of(Keys.lane_of(name)), Keys.lane_of(name))
   end
 end
+
+local streams, most_of_all = is_paused and {} or Keys.LANES, count
+-- Each lane has three streams. Where a lane has less than its share, the others get that below.
+for i = 1, shares and #streams or 0 do
+  if i % 3 == 1 then count = math.min(most_of_all, taken + shares[(i + 2) / 3]) end
+  serve(streams[i])
+end
+count = most_of_all
+for _, name in ipairs(streams) do serve(name) end
 
 -- Wakes as many workers as there are jobs that this call has put aside, and left there for others.
 if is_full() then
