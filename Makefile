@@ -13,9 +13,8 @@ SERVERS ?=
 export SERVERS
 # How many processes run the tests. Three for each core, since many a test waits for a process that it has started.
 TEST_PROCESSES ?= $(shell echo $$((3 * $$(getconf _NPROCESSORS_ONLN))))
-# A process gets one file after the other, as `tests/handing_out.py` says: long files first. Single tests, as xdist hands
-# them out by default, left one process alone with the last minute of a run.
-SIDE_BY_SIDE = -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+# A process gets one file after the other, as `tests/side_by_side.py` says: long files first.
+SIDE_BY_SIDE = -n $(TEST_PROCESSES)
 # For one's own additions: make test PYTEST_ARGS="-x -k lease"
 PYTEST_ARGS ?=
 # Likewise: make faults FAULTS_ARGS="--faults-seed 7"; --faults-scale 0.1 takes a tenth of the time and proves less
@@ -33,13 +32,14 @@ help: ## list the targets
 demo: $(VENV)/app.stamp ## install aioq into .venv and watch it work: embedded server, worker, jobs
 	$(BIN)/aioq demo
 
-test: test-alone test-beside ## run all tests on the memory store and two servers; on all of them with SERVERS=all
+# Those that measure times come first, with the machine to themselves.
+test: $(VENV)/dev.stamp ## run all tests on the memory store and two servers; on all of them with SERVERS=all
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
-# The tests that measure times come first, with the machine to themselves. Only their files are read, where PYTEST_ARGS
-# name no others: all would take 4 s. Exit code 5: PYTEST_ARGS choose none of them.
+# Only their files are read, where PYTEST_ARGS name no others. Exit code 5: PYTEST_ARGS choose none of them.
 ALONE = $(shell grep -rl --include='test_*.py' 'pytest\.mark\.alone' tests)
-test-alone: $(VENV)/dev.stamp ## of these, run those that measure times, one after the other
-	$(BIN)/python -m pytest -n 0 -m alone $(or $(PYTEST_ARGS),$(ALONE)) || [ $$? = 5 ]
+test-alone: $(VENV)/dev.stamp ## of these, run those that measure times
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m alone $(or $(PYTEST_ARGS),$(ALONE)) || [ $$? = 5 ]
 
 test-beside: $(VENV)/dev.stamp ## of these, run all others, side by side
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone" $(PYTEST_ARGS)
@@ -75,7 +75,7 @@ faults: $(VENV)/dev.stamp ## break everything at full size (40 minutes), and wri
 
 scale: SERVERS = all
 scale: $(VENV)/dev.stamp ## run the tests that have a full size at that size (30 minutes)
-	$(BIN)/python -m pytest -n 0 -m "scale and alone" --full -rP $(PYTEST_ARGS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest -m "scale and alone" --full -rP $(PYTEST_ARGS) || [ $$? = 5 ]
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "scale and not alone" --full $(PYTEST_ARGS)
 
 bench: $(VENV)/dev.stamp ## measure aioq beside its peers: hours; results in benchmarks/results, see docs/performance.md

@@ -28,14 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from xdist.remote import Producer
 
-from tests import hosts, leaks
+from tests import hosts, leaks, side_by_side
 from tests.clusters import Cluster, Clusters
 from tests.databases import Database, Pool, foreign_keys, new_app_name
 from tests.flavours import CHOICE
-from tests.handing_out import FromBothEnds
-from tests.reporting import send_less
 from tests.sentinels import Sentinels, SharedSentinels
 from tests.servers import SERVERS, Server, Tls, available, chosen, missing, with_tls
 
@@ -49,8 +46,7 @@ OVER_TLS = {"start_tls_server", "start_tls_cluster", "start_tls_sentinels"}
 
 _in_ci = os.environ.get("CI") == "true"
 _must_run = _in_ci or os.environ.get(REQUIRED) == "1"
-# A developer's own settings must not reach the apps under test. (The workers of xdist need not know what is
-# required: the process that starts them has checked it.)
+# A developer's own settings must not reach the apps under test.
 for _name in [name for name in os.environ if name.startswith("AIOQ_")]:
     del os.environ[_name]
 if _must_run:
@@ -75,7 +71,9 @@ def _not_run() -> list[str]:
     return lines
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    if not pluginmanager.hasplugin("xdist"):
+        side_by_side.add_options(parser)
     parser.addoption("--full", action="store_true", default=False, help="the full sizes of tests marked `scale`")
 
 
@@ -92,7 +90,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs_host(name): left out where `tests.hosts` finds none of it")
     config.addinivalue_line("markers", "scale(minutes): has a full size (--full), and what that may take at most")
     config.addinivalue_line("markers", "long(seconds): of a file, which is begun before the others")
-    config.addinivalue_line("markers", "alone: measures times, so it runs when nothing else does (`make test`)")
+    config.addinivalue_line(
+        "markers",
+        "alone(waits=False): measures times, so it runs when nothing else does, or beside others that wait",
+    )
+    config.addinivalue_line("markers", "apart: of a file, the tests of which are handed out one by one")
     lacking = [name for name in chosen() if (why := missing(name)) is not None and why.installable]
     if _must_run and lacking:
         raise pytest.UsageError(f"these must run here (CI or {REQUIRED}); servers not run: {_servers_not_run()}")
@@ -104,7 +106,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out what no server here can, or not this host: an empty parameter set would be an error, rightly.
 
     Full sizes get their time. The longest files come first, so that none of them is all that runs at the end, then
-    those that mostly wait, and last those that mostly compute (`tests/handing_out.py` begins at both ends).
+    those that mostly wait, and last those that mostly compute (`tests/side_by_side.py` begins at both ends).
     """
     left_out = [item for item in items if _lacks_its_server(item) or _lacks_its_host(item)]
     if left_out:
@@ -116,22 +118,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=_turn, reverse=True)
 
 
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Send no more than is shown, where this process runs tests beside others."""
-    if hasattr(session.config, "workerinput"):
-        send_less(session.config)
-
-
 def pytest_collection_finish() -> None:
     """Look for garbage from here on, and not among what was collected: 9,000 items take a tenth of a second."""
     gc.freeze()
     gc.enable()
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FromBothEnds | None:
-    """Hand out files from both ends, where files are what is handed out."""
-    return FromBothEnds(config, log) if config.getoption("dist") == "loadfile" else None
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Run them in several processes, where that is wanted."""
+    processes = session.config.getoption("processes", 0)
+    if not processes or session.config.option.collectonly or session.testsfailed or not session.items:
+        return None
+    side_by_side.SideBySide(session, processes).run()
+    return True
 
 
 def _turn(item: pytest.Item) -> tuple[float, bool]:
@@ -196,7 +195,7 @@ def _fail_for(left: list[str]) -> None:
 
 @pytest.fixture(scope="session")
 def _pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
-    """The shared servers of this process; each xdist worker has its own."""
+    """The shared servers of this process; each process of tests has its own."""
     pool = Pool(tmp_path_factory.mktemp("servers"))
     yield pool
     pool.stop()

@@ -23,7 +23,14 @@ GRACE = 3.0  # seconds for what is just ending; costs nothing when nothing is le
 # Inherited by everything a test starts, so that a process whose parent died is still known as this run's. Not
 # AIOQ_*: those are aioq's settings, and one it does not know is an error.
 _MARK = "TEST_RUN_OF_AIOQ"
-os.environ[_MARK] = secrets.token_hex(8)
+
+
+def mark() -> None:
+    """Take a mark of one's own, which all that this process starts will have."""
+    os.environ[_MARK] = secrets.token_hex(8)
+
+
+mark()
 
 HAS_PROC = Path("/proc/self/environ").exists()
 

@@ -14,7 +14,7 @@ import pytest
 from aioq import JobFailed, gather
 from tests.behaviour.kit import Process, Project, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=20)]
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=20), pytest.mark.apart]
 
 
 async def start(project: Project, *arguments: str, **settings: str) -> tuple[Any, Process]:

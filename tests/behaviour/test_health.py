@@ -15,7 +15,7 @@ import pytest
 
 from tests.behaviour.kit import Process, Project, state_is, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=25)]
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=25), pytest.mark.apart]
 
 
 def get(port: int, path: str) -> tuple[int, dict[str, Any]]:

@@ -11,7 +11,7 @@ import pytest
 from aioq import JobFailed
 from tests.behaviour.kit import Process, Project
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=15)]
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=15), pytest.mark.apart]
 
 
 async def start(project: Project, **settings: str) -> tuple[Any, Process]:

@@ -12,7 +12,7 @@ from aioq import JobFailed, gather
 from aioq.store.contract import MAX_CUTS
 from tests.behaviour.kit import Process, Project, info_when, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=35)]
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=35), pytest.mark.apart]
 
 NEIGHBOURS = 2  # the last run of each has a process of its own, which takes a third of a second
 

@@ -223,7 +223,7 @@ async def test_a_delay_survives_the_restart_of_the_worker_and_of_the_server(
 EACH_SECOND = 1000
 
 
-@pytest.mark.alone
+@pytest.mark.alone(waits=True)
 @pytest.mark.scale(minutes=3)
 async def test_delayed_jobs_start_on_time(project: Project, size: Callable[[int, int], int]) -> None:
     """1,000 jobs due in each second, on a worker with nothing else to do: started at most 20 ms late, 99 of 100.

@@ -25,7 +25,7 @@ from tests.behaviour.pages import Block, alike, held_by, shown_by
 from tests.conftest import PREFERENCE
 from tests.servers import Login, Server, available, find
 
-pytestmark = pytest.mark.long(seconds=30)
+pytestmark = [pytest.mark.long(seconds=30), pytest.mark.apart]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "two_hosts"
 PASSWORD = "between-two-hosts"

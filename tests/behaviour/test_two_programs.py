@@ -7,7 +7,7 @@ import pytest
 from aioq import App
 from tests.behaviour.kit import Project, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=15)]
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=15), pytest.mark.apart]
 
 BOOKS = """
 from aioq import App

@@ -262,7 +262,7 @@ async def stubborn_thread_of_the_loop():
     assert (info.state, info.interruptions) == ("queued", 1)
 
 
-@pytest.mark.alone
+@pytest.mark.alone(waits=True)
 @pytest.mark.parametrize("signals", [1, 2])
 async def test_a_server_that_does_not_answer_does_not_keep_the_worker(
     project: Project, start_server: Callable[..., Server], signals: int

@@ -28,7 +28,7 @@ from tests.failovers import AT_ONCE
 from tests.proxies import Proxy
 from tests.servers import Server, available
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=25)]
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=25), pytest.mark.apart]
 
 Start = Callable[..., Server]
 SOON = 300  # ms: how long these tests let a server take to confirm

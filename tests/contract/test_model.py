@@ -27,7 +27,7 @@ from tests.contract.model import MESSAGE_LIMIT, Model, named_by, shown
 from tests.contract.walks import drive, one_of
 from tests.databases import Database
 
-pytestmark = pytest.mark.long(seconds=25)
+pytestmark = [pytest.mark.long(seconds=25), pytest.mark.apart]
 
 T = TypeVar("T")
 

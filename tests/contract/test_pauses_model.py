@@ -21,7 +21,7 @@ from tests.contract.kit import CRASHED, LONG, QUEUE, THREE
 from tests.contract.walks import Walk, drive, in_memory, on, one_of
 from tests.databases import Database
 
-pytestmark = pytest.mark.long(seconds=15)
+pytestmark = [pytest.mark.long(seconds=15), pytest.mark.apart]
 
 WALKS = (10, 1000)
 WALKS_IN_MEMORY = (20, 1000)

@@ -20,7 +20,7 @@ from tests.contract.kit import eventually, no_clients
 from tests.sentinels import Sentinels
 from tests.servers import Server
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=20)]
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=20), pytest.mark.apart]
 
 FIRST_JOB_WITHIN = 3.0  # seconds after the promotion
 NOTICED_WITHIN = 8.0  # seconds after a primary was stopped, the second until the sentinels find that included

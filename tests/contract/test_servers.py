@@ -47,7 +47,7 @@ from tests.databases import Database
 from tests.proxies import Proxy
 from tests.servers import Login, Server, available, free_port
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=30)]
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=30), pytest.mark.apart]
 
 StartServer = Callable[..., Server]
 WITH_FUNCTIONS = [name for name in available() if name != "redis-6.2"]

@@ -23,7 +23,7 @@ from tests.contract.test_model import LIMITS
 from tests.contract.walks import Walk, drive, in_memory, on, one_of
 from tests.databases import Database
 
-pytestmark = pytest.mark.long(seconds=15)
+pytestmark = [pytest.mark.long(seconds=15), pytest.mark.apart]
 
 T = TypeVar("T")
 

@@ -31,7 +31,7 @@ from aioq.util.clock import ManualClock
 from tests.contract.kit import BROKEN, CALL, LONG, REASON
 from tests.databases import Database
 
-pytestmark = pytest.mark.long(seconds=15)
+pytestmark = [pytest.mark.long(seconds=15), pytest.mark.apart]
 
 TICKS = ("s@1", "s@2", "s@3", "s@4")
 SCHEDULES = ("s", "t")

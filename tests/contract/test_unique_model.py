@@ -20,7 +20,7 @@ from tests.contract.kit import BROKEN, CRASHED, LONG, QUEUE, REASON, THREE
 from tests.contract.walks import Walk, drive, in_memory, on, one_of
 from tests.databases import Database
 
-pytestmark = pytest.mark.long(seconds=15)
+pytestmark = [pytest.mark.long(seconds=15), pytest.mark.apart]
 
 WALKS, WALKS_IN_MEMORY = (20, 1000), (40, 2000)
 """How many walks of 60 steps, small and full."""

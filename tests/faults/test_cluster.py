@@ -14,7 +14,7 @@ from tests.faults.figures import Case, Report
 from tests.faults.harness import Crew, Load, Numbered, Rig, condition, mixed_seconds
 from tests.networks import Network
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120), pytest.mark.long(seconds=60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120), pytest.mark.long(seconds=60), pytest.mark.apart]
 
 RATE = 100
 """Jobs a second in each of the two queues."""

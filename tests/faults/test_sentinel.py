@@ -10,7 +10,7 @@ from tests.faults.figures import Case, Report
 from tests.faults.harness import Crew, Load, Rig, mixed_seconds
 from tests.sentinels import Sentinels
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120), pytest.mark.long(seconds=25)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120), pytest.mark.long(seconds=25), pytest.mark.apart]
 
 RATE = 150  # jobs a second
 CONCURRENCY = 20

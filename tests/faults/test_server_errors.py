@@ -26,7 +26,7 @@ from tests.faults.ledger import Ledger
 from tests.proxies import Proxy
 from tests.servers import Server, available
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=60)]
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=60), pytest.mark.apart]
 
 HEALS_WITHIN = 3.0
 """Seconds after the cause's end within which a new job must have its result, and all earlier ones theirs."""

@@ -11,7 +11,7 @@ from tests.behaviour.kit import Process
 from tests.faults.figures import Case, Report
 from tests.faults.harness import Crew, Load, Rig, condition
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=15)]
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=15), pytest.mark.apart]
 
 LEASE = 2.0  # seconds, the shortest there is
 REFUSED = r"the outcome \(\w+\) of job (\S+) was refused"

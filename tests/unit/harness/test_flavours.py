@@ -67,7 +67,7 @@ def test_what_only_one_of_them_can_do_is_run_on_that_one(
 
 def test_an_invalid_name_stops_the_run() -> None:
     refused = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "0", "--collect-only", __file__],
+        [sys.executable, "-m", "pytest", "--collect-only", __file__],
         cwd=ROOT, env=os.environ | {"SERVERS": "redis-6.2,redis-6"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert refused.returncode == pytest.ExitCode.USAGE_ERROR

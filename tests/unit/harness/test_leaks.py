@@ -132,7 +132,7 @@ def test_last(shell):
 @pytest.mark.timeout(240)  # a run of pytest within one
 def test_what_a_shared_process_has_started_fails_its_module(tmp_path: Path) -> None:
     (tmp_path / "test_leaky.py").write_text(LEAKY)
-    options = ["-n", "0", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "tests.conftest", "-rE"]
+    options = ["-p", "no:randomly", "-p", "no:cacheprovider", "-p", "tests.conftest", "-rE"]
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", *options, "-c", ROOT / "pyproject.toml", tmp_path],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,

@@ -46,14 +46,14 @@ SAID = [
 ]
 
 # A run of pytest within one: on a busy machine it takes longer than a test may.
-pytestmark = [pytest.mark.timeout(240), pytest.mark.long(seconds=20)]
+pytestmark = [pytest.mark.timeout(240), pytest.mark.long(seconds=20), pytest.mark.apart]
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Run:
-    """Run pytest there; as a plugin, the change reaches the processes of xdist too."""
+    """Run pytest there."""
     (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
     inherited = {key: value for key, value in os.environ.items() if key not in {"CI", "SERVERS"}}
     inherited |= {"PYTEST_PLUGINS": "elsewhere", "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
@@ -86,7 +86,7 @@ MAY_BE_LEFT_OUT = re.compile(r"start_tls_\w+\b|needs_host|needs_server")
 
 def test_nothing_else_is_left_out(elsewhere: Run) -> None:
     files = [str(path) for path in (ROOT / "tests").rglob("test_*.py") if MAY_BE_LEFT_OUT.search(path.read_text())]
-    collected = elsewhere("-n", "0", "--collect-only", "-q", *files, SERVERS="all")
+    collected = elsewhere("--collect-only", "-q", *files, SERVERS="all")
     names = [line.rpartition("::")[2] for line in collected.stdout.splitlines() if "::" in line]
 
     assert collected.returncode == pytest.ExitCode.OK, collected.stdout

@@ -10,7 +10,7 @@ from aioq.config.urls import parse_servers
 from tests.sentinels import MASTER, Sentinels
 from tests.servers import NO_RETRY, Login, Server, available, owned_pids
 
-pytestmark = pytest.mark.long(seconds=15)
+pytestmark = [pytest.mark.long(seconds=15), pytest.mark.apart]
 
 StartSentinels = Callable[..., Sentinels]
 

@@ -1,0 +1,189 @@
+"""The tests are run by several processes: who gets which, what is reported, and what goes wrong in one of them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.side_by_side import Reporter, rounds_of
+
+ROOT = Path(__file__).parents[3]
+SHOWN = {"verbose": 0, "reportchars": "fE", "durations": None}
+
+
+def item(name: str, **marks: dict[str, Any]) -> Any:
+    file, _, test = name.partition("::")
+    found = {mark: SimpleNamespace(kwargs=given) for mark, given in marks.items()}
+    return SimpleNamespace(nodeid=f"{file}::{test}", path=file, get_closest_marker=found.get)
+
+
+# -- who gets which ---------------------------------------------------------------------------------------------
+
+
+def test_every_third_process_gets_files_from_the_end() -> None:
+    items = [item(f"{file}::test_{n}") for file in ("long", "waits", "meets", "computes", "short") for n in (1, 2)]
+    [only] = rounds_of(items, 3)
+    files = [items[part[0]].path for number in (0, 1, 2, 0, 2) if (part := only.take(number))]
+
+    assert files == ["long", "waits", "short", "meets", "computes"]
+    assert only.take(0) is None
+
+
+def test_what_is_apart_is_handed_out_test_by_test() -> None:
+    items = [item("together::1"), item("apart::1", apart={}), item("together::2"), item("apart::2", apart={})]
+
+    assert [[*each.parts] for each in rounds_of(items, 2)] == [[[0, 2], [1], [3]]]
+
+
+def test_what_measures_times_comes_first_and_beside_nothing_that_computes() -> None:
+    waits: dict[str, Any] = {"alone": {"waits": True}}
+    items = [
+        item("a::1"),
+        item("a::2", alone={}),
+        item("b::1", **waits),
+        item("b::2", **waits),
+        item("b::3", alone={}),
+    ]
+    found = rounds_of(items, 6)
+
+    assert [([*each.parts], each.at_once) for each in found] == [([[2], [3]], 2), ([[1], [4]], 1), ([[0]], 6)]
+    assert found[1].take(1) is None
+    assert found[1].take(0) == [1]
+
+
+# -- what is sent -----------------------------------------------------------------------------------------------
+
+
+def sent(change: dict[str, Any], **options: object) -> list[str]:
+    """Which reports are sent of a test that has passed but for this; of a dictionary, its `when`."""
+    hook = SimpleNamespace(pytest_report_to_serializable=lambda config, report: {"when": report.when})
+    config: Any = SimpleNamespace(option=SimpleNamespace(**{**SHOWN, **options}), hook=hook)
+    reporter = Reporter(config)
+    for when in ("setup", "call", "teardown"):
+        report: Any = pytest.TestReport(
+            "a::1", ("a", 1, "1"), {}, "passed", None, when, duration=1, start=2, stop=3
+        )
+        vars(report).update(change)
+        reporter.pytest_runtest_logreport(report)
+    return ["times" if each == (7, 1, 2, 3) else each["when"] for each in reporter.of(7)]
+
+
+def test_of_what_has_passed_only_the_times_of_the_call_are_sent() -> None:
+    assert sent({}) == ["times"]
+
+
+def test_what_has_failed_or_printed_is_sent() -> None:
+    for change in (
+        {"outcome": "failed"},
+        {"outcome": "skipped"},
+        {"sections": [("Captured log", "a line")]},
+        {"user_properties": [("figure", 1)]},
+        {"wasxfail": "a reason"},
+    ):
+        assert sent(change) == ["setup", "call", "teardown"], change
+
+
+@pytest.mark.parametrize(
+    "options", [{"verbose": 1}, {"reportchars": "fEP"}, {"reportchars": "A"}, {"durations": 10}]
+)
+def test_all_is_sent_where_all_is_shown(options: dict[str, object]) -> None:
+    assert sent({}, **options) == ["setup", "call", "teardown"]
+
+
+# -- what goes wrong --------------------------------------------------------------------------------------------
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+OPTIONS = [
+    "-p",
+    "no:randomly",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "tests.conftest",
+    "-c",
+    str(ROOT / "pyproject.toml"),
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run pytest with these files of tests, in two processes."""
+
+    def run(*options: str, **files: str) -> subprocess.CompletedProcess[str]:
+        for name, text in files.items():
+            (tmp_path / f"{name}.py").write_text(text)
+        command = [sys.executable, "-m", "pytest", "-n", "2", *OPTIONS, *options, str(tmp_path)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, start_new_session=True
+        )
+
+    return run
+
+
+SHARED = """
+import os, pytest
+
+@pytest.fixture(scope="session")
+def shared():
+    yield os.getpid()
+    raise RuntimeError("it cannot be ended")
+
+@pytest.fixture(scope="module")
+def of_the_file():
+    yield [os.getpid()]
+
+def test_it(shared, of_the_file):
+    of_the_file.append(1)
+
+def test_it_again(shared, of_the_file):
+    print("it was printed")
+    assert of_the_file == [shared, 2]
+"""
+DIES = """
+import os
+
+def test_before(): ...
+
+def test_dies():
+    os._exit(3)
+
+def test_after(tmp_path):
+    assert tmp_path.exists()
+"""
+
+
+@pytest.mark.timeout(240)  # a run of pytest within one
+def test_what_fails_is_reported_and_what_is_left_goes_on(run: Run) -> None:
+    ran = run(test_dies=DIES, test_shared=SHARED)
+
+    assert ran.returncode == 1
+    assert re.search(r"=+ 3 failed, 3 passed in", ran.stdout), ran.stdout
+    assert re.search(r"^E +assert \[\d+, 1\] == \[\d+, 2\]$", ran.stdout, re.MULTILINE), ran.stdout
+    assert "it was printed" in ran.stdout
+    assert re.search(r"_ test_dies _+\n\[gw\d\].*\n.* has ended with exit code 3\n", ran.stdout), ran.stdout
+    assert re.search(r"_ the end of gw\d _+\n", ran.stdout), ran.stdout
+    assert "RuntimeError: it cannot be ended" in ran.stdout
+
+
+@pytest.mark.timeout(240)
+def test_a_run_ends_with_the_first_failure_or_with_ctrl_c(run: Run) -> None:
+    waits = "import time\n\ndef test_1(): time.sleep(0.5)\n\ndef test_2(): ...\n"
+    first = run("-x", test_fails="def test_it(): assert False\n", test_waits=waits)
+
+    assert "stopping after 1 failures" in first.stdout, first.stdout
+    assert re.search(r"=+ 1 failed in", first.stdout), first.stdout
+
+    interrupts = (
+        f"import os, signal, time\n\ndef test_it():\n    os.killpg(0, {signal.SIGINT:d})\n    time.sleep(30)\n"
+    )
+    second = run("-k", "test_it", test_fails=interrupts)
+    assert "! KeyboardInterrupt !" in second.stdout, second.stdout
+    assert second.returncode == pytest.ExitCode.INTERRUPTED
