@@ -67,7 +67,8 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
         started_ms: when it was claimed, in the same unit.
         claims: how often the job was claimed, this claim included.
         tags: the tags that its sender has given it.
-        ready_ms: when it last came back to its lane, if that was noted; else 0. is_unique: whether it has a key.
+        ready_ms: when it last came back to its lane, if that was noted; else 0.
+        is_unique, is_limited: whether it has a unique key, and limits.
     """
 
     id: str
@@ -82,6 +83,7 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
     tags: tuple[str, ...] = ()
     ready_ms: int = 0
     is_unique: bool = False
+    is_limited: bool = False
 
 
 class Token(msgspec.Struct, frozen=True, gc=False):

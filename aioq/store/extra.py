@@ -50,6 +50,50 @@ class Lock(msgspec.Struct, frozen=True, array_like=True, gc=False):
     begun: int = 0
 
 
+FAIR = "~fair"
+"""The name in `LimitUse` of what is no limit: jobs are served in turn by their keys. No limit can be named so."""
+
+
+class LimitUse(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One limit that a job is under. Its key and the limit's name are a group: of its jobs only so many may run.
+
+    The numbers are those of the code that has sent the job; the store knows which are in force.
+
+    Attributes:
+        name: the limit's name.
+        key: the job's key in it; empty where all jobs have the same one.
+        concurrency: how many jobs of a key may run at once; 0 for no such limit.
+        rate: how many permits there are in `per_us`; 0 for no such limit.
+        per_us: see `rate`; in microseconds.
+        burst: how many of these permits may be taken at once.
+        cost: how many of them this job takes.
+        on_limit: what becomes of a job that may not run at once: see `aioq.jobs.limits.Limit`.
+        ordered: whether a job keeps its permit while it waits for its retry.
+        declared_ms: when the code has declared these numbers, in milliseconds since the Unix epoch: the newest are
+            in force.
+        weight: how many jobs of a key are taken in a turn, where the name is `FAIR`; else 0.
+        refusals: how often a rate has refused the job although it had all permits; only the stores write this.
+    """
+
+    name: str
+    key: str = ""
+    concurrency: int = 0
+    rate: float = 0
+    per_us: int = 0
+    burst: float = 0
+    cost: float = 1
+    on_limit: str = "wait"
+    ordered: bool = False
+    declared_ms: int = 0
+    weight: int = 0
+    refusals: int = 0
+
+    @property
+    def group(self) -> str:
+        """The group's name: no limit's name has a colon."""
+        return f"{self.name}:{self.key}"
+
+
 class Duplicate(msgspec.Struct, frozen=True, gc=False):
     """The reply to a send that was not added because another job holds its unique key. It counts as false.
 
@@ -112,6 +156,7 @@ class Extra(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
             Unix epoch (0 before its end), and the queues that must be notified of its end; only the stores
             write this.
         unique: the unique key that it holds or held.
+        limits: the limits that it is under, in the order in which it asks for permits.
     """
 
     tags: tuple[str, ...] = ()
@@ -119,6 +164,7 @@ class Extra(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     move: Move | None = None
     origins: tuple[int | str, ...] | None = None
     unique: Lock | None = None
+    limits: tuple[LimitUse, ...] | None = None
 
     @property
     def key(self) -> str:

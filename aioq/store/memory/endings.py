@@ -12,7 +12,7 @@ from aioq.store.memory.history import QueueHistory
 from aioq.store.memory.hooks import Hooks
 from aioq.store.memory.pubsub import Mail
 from aioq.store.memory.records import Record
-from aioq.store.memory.timers import OPERATE, RELAY, Timers
+from aioq.store.memory.timers import EXPIRE, OPERATE, RELAY, Timers
 from aioq.store.memory.tombstones import Tombstones
 from aioq.util.clock import Clock
 
@@ -32,6 +32,7 @@ class Endings:
 
     Attributes:
         dead: the failed jobs that are kept for the operator.
+        on_timer: called with the kind and the id of a timer of another feature that is due.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Endings:
         self._on_end = on_end
         self._expiring: list[tuple[int, str]] = []  # a heap of (time, job id)
         self._tombstones = Tombstones()
+        self.on_timer: Callable[[str, str], None] = lambda kind, timer: None
         self.dead = Dead(limits.dead_ttl_ms, limits.dead_limit)
 
     def expire(self) -> None:
@@ -156,6 +158,8 @@ class Endings:
                 relays.append(timer[1])
             elif timer[0] == OPERATE:
                 operations.append(timer[1])
+            elif timer[0] != EXPIRE:
+                self.on_timer(*timer)
             elif record is not None and self._has_expired(record):
                 self.finish(record, JobState.CANCELLED, EXPIRED, self._limits.result_ttl_ms, keeps_call=True)
                 ended += 1

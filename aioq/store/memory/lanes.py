@@ -80,6 +80,10 @@ class Lanes:
         """Keep an entry that was removed, and whose job's task is paused, until `bring_back`."""
         self._aside.append(token)
 
+    def set_aside_job(self, priority: Priority, job_id: str) -> None:
+        """The same of a job that has no entry."""
+        self._aside.append(Token(priority.value, str(next(self._entries)), (job_id,)))
+
     def bring_back(self) -> None:
         """Put all that was set aside into its place in its lane; what still must not run is set aside again."""
         aside, self._aside = self._aside, []

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from aioq.jobs.job import JobState, Priority
 from aioq.store.extra import Duplicate, Way
 from aioq.store.memory.endings import Endings
+from aioq.store.memory.groups import Groups
 from aioq.store.memory.hooks import Hooks
 from aioq.store.memory.lanes import FRONT, Lanes
 from aioq.store.memory.records import Record
@@ -23,6 +24,7 @@ class OperatedJobs:
         endings: ends jobs, and has the dead ones.
         hooks: the queue's hooks.
         uniques: the unique keys.
+        groups: the jobs that wait for a limit.
         held: by worker the ids of the jobs that it holds.
         enqueue: queues a job.
     """
@@ -36,6 +38,7 @@ class OperatedJobs:
         hooks: Hooks,
         *,
         uniques: Uniques,
+        groups: Groups,
         held: Mapping[str, Iterable[str]],
         enqueue: Callable[[Record], None],
     ) -> None:
@@ -47,6 +50,7 @@ class OperatedJobs:
         self._hooks = hooks
         self._enqueue = enqueue
         self._uniques = uniques
+        self._groups = groups
 
     def __len__(self) -> int:
         return len(self._records)
@@ -101,7 +105,9 @@ class OperatedJobs:
         record = self.here(job_id)
         if record is None:
             return None
-        if not record.state.ended and record.priority is not priority:
+        if self._groups.has(job_id) and record.priority is not priority:
+            self._groups.prioritize(record, priority)
+        elif not record.state.ended and record.priority is not priority:
             is_queued = record.state is JobState.QUEUED
             if is_queued:
                 self._hooks.back(record, Way.PRIORITIZE)

@@ -9,6 +9,7 @@ from aioq.store.contract import Limits
 from aioq.store.extra import Duplicate, Lock
 from aioq.store.leases import WorkerLease
 from aioq.store.memory.control import MemoryWorkerControl, QueueRequests
+from aioq.store.memory.limits import MemoryLimits, QueueLimits
 from aioq.store.memory.operations import MemoryOperations, OperationQueue
 from aioq.store.memory.pauses import MemoryPauses, QueuePauses
 from aioq.store.memory.schedules import MemoryQueueTimetable
@@ -22,6 +23,7 @@ class OperatedQueue(OperationQueue, StoryQueue, Protocol):
     """A queue."""
 
     pauses: QueuePauses
+    limits: QueueLimits
     timetable: MemoryQueueTimetable
     requests: QueueRequests
     uniques: Uniques
@@ -42,6 +44,7 @@ class MemoryOperatorVerbs:
 
     Attributes:
         control: asks workers for something.
+        limits: the verbs for limits.
         story: what is known of single jobs.
     """
 
@@ -53,6 +56,7 @@ class MemoryOperatorVerbs:
         limits: Limits,
     ) -> None:
         self.pauses = MemoryPauses(lock)
+        self.limits = MemoryLimits(lock)
         self._locked = lock
         self._queues = queues
         self._clock = clock

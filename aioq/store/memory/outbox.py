@@ -16,6 +16,7 @@ from aioq.jobs.job import JobState
 from aioq.store.contract import Limits
 from aioq.store.extra import LOST_OUTCOME, Extra, Move, MovedJob, Way
 from aioq.store.memory.endings import Endings
+from aioq.store.memory.groups import Groups
 from aioq.store.memory.hooks import Hook, Hooks
 from aioq.store.memory.records import Record
 from aioq.store.memory.timers import OPERATE, RELAY, Timers
@@ -42,6 +43,7 @@ class QueueParts:
         cancel: cancels a job; returns the state it was in.
         wake: wakes a worker, so that it learns when the next timer is due.
         uniques: the unique keys.
+        groups: the jobs that wait for a limit.
     """
 
     records: dict[str, Record]
@@ -54,6 +56,7 @@ class QueueParts:
     cancel: Callable[[str, bytes, int], JobState | None]
     wake: Callable[[], None]
     uniques: Uniques
+    groups: Groups
 
 
 class QueueOutbox:
@@ -98,7 +101,7 @@ class QueueOutbox:
             there = record and record.move and record.move.queue == target
             return JobState(record.move.state) if there and record and record.move else None
         state = record.state
-        if state in {JobState.QUEUED, JobState.SCHEDULED}:
+        if state in {JobState.QUEUED, JobState.SCHEDULED} or self._parts.groups.has(job_id):
             self._parts.hooks.leave(record)
             due_ms = record.due_ms or 0 if state is JobState.SCHEDULED else 0
             move = Move(target, "on its way", state.value, due_ms, self._parts.clock.now_ms())

@@ -9,15 +9,19 @@ from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.contract import Claim, Limits, NewJob, Settlement, Token, WaitReply
 from aioq.store.events import LiveKind
 from aioq.store.extra import Added, Duplicate, Way
-from aioq.store.history import NO_REPORT, End
+from aioq.store.history import NO_REPORT
 from aioq.store.leases import LeaseRequest, Renewal, WorkerLease
 from aioq.store.memory.control import QueueRequests
 from aioq.store.memory.delayed import Delayed
+from aioq.store.memory.emptying import Emptying
 from aioq.store.memory.endings import Endings
+from aioq.store.memory.groups import Groups
 from aioq.store.memory.history import QueueHistory
 from aioq.store.memory.hooks import ExpiryHook, Hook, Hooks
-from aioq.store.memory.lanes import LANES, WAKE_UP, Lanes
+from aioq.store.memory.lanes import WAKE_UP, Lanes
 from aioq.store.memory.leases import Leases
+from aioq.store.memory.limit_book import LimitBook
+from aioq.store.memory.limits import LimitsHook, QueueLimits
 from aioq.store.memory.operated import OperatedJobs
 from aioq.store.memory.outbox import OriginsHook, QueueOutbox, QueueParts
 from aioq.store.memory.outcomes import wait_for
@@ -50,6 +54,7 @@ class MemoryQueue:
         history: what has ended.
         jobs: the jobs as those see them who operate the queue.
         lanes: the jobs that wait to be run.
+        limits: how many jobs of a key may run.
         mail: the messages that the current verb sends.
         pauses: what is paused.
         requests: what its workers are asked for.
@@ -83,12 +88,19 @@ class MemoryQueue:
             *(self._records, revisions, self._leases),
             place=self.uniques.place_tick,
             add=self.add,
-            release=lambda record: self._return(record, Way.LET_NEXT, front=False),
+            release=lambda record: self._place(record, None, Way.LET_NEXT),
             wake=self._wake_one,
         )
         self._delayed = Delayed(self._records)
+        self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        book = LimitBook(clock)
+        self.limits = QueueLimits(
+            *(book, Groups(self._records, self.lanes, self._timers, book, clock), self._timers, self._records),
+            held=self._held,
+            result_ttl_ms=limits.result_ttl_ms,
+        )
         table |= {"expires": ExpiryHook(self._timers, clock), "origins": OriginsHook(lambda: self.outbox, clock)}
-        table["unique"] = UniqueHook(self.uniques)
+        table |= {"unique": UniqueHook(self.uniques), "limits": LimitsHook(self.limits.groups)}
         self.history = QueueHistory(clock, limits)
         self.endings = Endings(
             *(self._records, clock, limits),
@@ -98,25 +110,40 @@ class MemoryQueue:
             history=self.history,
             on_end=self.timetable.ended,
         )
+        self._cancelling: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        self.limits.endings, self.limits.cancel = self.endings, self.cancel
+        self.endings.on_timer = self.limits.timer_ended
+        self.uniques.is_in_group = self.limits.groups.has
+        self._make_parts(clock, limits)
+
+    def _make_parts(self, clock: Clock, limits: Limits) -> None:
+        """Make what takes, ends, moves and shows the jobs."""
         self.outbox = QueueOutbox(
             QueueParts(
                 *(self._records, clock, limits, self._hooks, self._timers, self.endings),
-                *(self._place, self.cancel, self._wake_one, self.uniques),
+                *(self._place, self.cancel, self._wake_one, self.uniques, self.limits.groups),
             )
         )
-        self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._taking = Taking(
-            self._records, self.lanes, self._hooks, self.pauses, clock, held=self._held, put_back=self._put_back
+            *(self._records, self.lanes, self._hooks, self.pauses),
+            groups=self.limits.groups,
+            clock=clock,
+            held=self._held,
+            put_back=self._put_back,
         )
         self.jobs = OperatedJobs(
-            *(name, self._records, self.lanes, self.endings, self._hooks),
+            *(self._name, self._records, self.lanes, self.endings, self._hooks),
             uniques=self.uniques,
+            groups=self.limits.groups,
             held=self._held,
             enqueue=self._queue,
         )
-        self._cancelling: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._settling = Settling(self.endings, self.history, limits, clock, self._place)
         self._settling.is_followed = self.uniques.is_followed
+        self._emptying = Emptying(
+            *(self._records, self._held, self._cancelling, self.lanes, self._leases, self.requests),
+            *(self.endings, self.history, limits, self._put_back, self._return),
+        )
 
     def enqueue(self, job: NewJob, *, again: bool) -> Added:
         """Add a job; False if its id exists already, unless an earlier attempt of this send has added it."""
@@ -151,7 +178,7 @@ class MemoryQueue:
             record.state, record.due_ms = JobState.WAITING, None
         elif due_ms is not None and due_ms > now:
             self._schedule(record, due_ms)
-        else:
+        elif not self.limits.send(record):
             self._queue(record)
 
     def renew(self, request: LeaseRequest) -> Renewal:
@@ -230,8 +257,7 @@ class MemoryQueue:
             self.outbox.remind(operation)
         now, most = self._clock.now_ms(), count + limit
         while count < most and (record := self._delayed.pop_due(now)):
-            self._hooks.back(record, Way.PROMOTE)
-            self._queue(record)
+            self._place(record, None, Way.PROMOTE)
             count += 1
         return Promotion(count, self._next_due(), expired, tuple(relays), operations=tuple(operations))
 
@@ -241,7 +267,7 @@ class MemoryQueue:
         if not found:
             return RecoveryStep()
         self._leases.begin_recovery(found[0])
-        step = self._empty(found[0], limit, crash_outcome, LiveKind.DIED if dead else LiveKind.LAPSED)
+        step = self._emptying.empty(found[0], limit, crash_outcome, LiveKind.DIED if dead else LiveKind.LAPSED)
         return RecoveryStep(step.worker, step.returned, step.buried, step.more or len(found) > 1)
 
     def backlog(self) -> Backlog:
@@ -259,7 +285,7 @@ class MemoryQueue:
 
     def depart(self, worker: str) -> None:
         """Give back what a worker holds, and deregister it."""
-        self._empty(worker, sys.maxsize, None, LiveKind.LEFT)
+        self._emptying.empty(worker, sys.maxsize, None, LiveKind.LEFT)
 
     def wait(self, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
         """Return each job's outcome, or register the channel to be notified of it."""
@@ -293,18 +319,18 @@ class MemoryQueue:
         return None if record is None or record.cancellation is None else record.cancellation[0]
 
     def reschedule(self, job_id: str, delay_ms: int | None, eta_ms: int | None) -> JobState | None:
-        """Move a job that is queued or scheduled to another time; returns the state it was in."""
+        """Move a job that has not begun to another time; returns the state it was in."""
         record = self._records.get(job_id)
         if record is None or record.is_elsewhere:
             return None
         state, now = record.state, self._clock.now_ms()
         due = now + delay_ms if delay_ms else eta_ms
-        if state in {JobState.QUEUED, JobState.SCHEDULED} and due is not None and due > now:
+        waits = state in {JobState.QUEUED, JobState.SCHEDULED} or self.limits.groups.has(job_id)
+        if waits and due is not None and due > now:
             self._hooks.back(record, Way.RESCHEDULE, due)
             self._schedule(record, due)  # the entry of a queued one stays behind in its lane
         elif state is JobState.SCHEDULED:
-            self._hooks.back(record, Way.RESCHEDULE)
-            self._queue(record)
+            self._place(record, None, Way.RESCHEDULE)
         return state
 
     # Queueing again
@@ -312,9 +338,9 @@ class MemoryQueue:
     def _wake_one(self) -> None:
         self.lanes.push(Priority.NORMAL, WAKE_UP)
 
-    def _return(self, record: Record, way: Way, *, front: bool = True) -> None:
+    def _return(self, record: Record, way: Way) -> None:
         self._hooks.back(record, way)
-        self._queue(record, front=front)
+        self._queue(record, front=True)
 
     def _put_back(self, token: Token) -> bool:
         """Put back an entry that was delivered but not claimed."""
@@ -347,7 +373,7 @@ class MemoryQueue:
         self._hooks.back(record, way, due_ms)
         if due_ms is not None:
             self._schedule(record, due_ms)
-        else:
+        elif way not in _ARRIVALS or not self.limits.arrive(record):
             self._queue(record, front=front)
 
     # Ending
@@ -358,42 +384,6 @@ class MemoryQueue:
     def _note_pauses(self, tasks: Iterable[str], what: LiveKind) -> None:
         self.history.add_of_pauses(tasks, what)
 
-    def _empty(self, worker: str, limit: int, crash_outcome: bytes | None, what: LiveKind) -> RecoveryStep:
-        """Take up to `limit` jobs and entries from a worker, and forget it when nothing is left."""
-        buried: list[str] = []
-        returned = 0
-        held = list(self._held[worker])[:limit]
-        for job_id in held:
-            del self._held[worker][job_id]
-            with self.history.settled_by(worker, None):
-                returned += self._restore(self._records[job_id], crash_outcome, buried)
-        tokens = [token for lane in LANES for token in self.lanes.delivered(worker, lane)]
-        tokens = tokens[: limit - len(held)]
-        for token in tokens:
-            returned += self.lanes.accept(token) and self._put_back(token)
-        more = len(held) + len(tokens) >= limit
-        if not more:
-            self.lanes.stand(worker, waits=False)
-            if self._leases.forget(worker):
-                self.history.add_of_worker(worker, what)
-            del self._held[worker]
-            self._cancelling.pop(worker, None)
-            self.requests.forget(worker)
-        return RecoveryStep(worker, returned, buried, more)
 
-    def _restore(self, record: Record, crash_outcome: bytes | None, buried: list[str]) -> bool:
-        """Give back one job, or end it if it was cancelled or has crashed too often; False if it was ended."""
-        record.crashes += crash_outcome is not None
-        if crash_outcome is not None and record.cancellation is None:
-            self.history.log_attempt(record, End.CRASHED, crash_outcome)
-        if record.cancellation is not None:
-            self.endings.finish(record, JobState.CANCELLED, *record.cancellation)
-        elif crash_outcome is not None and record.crashes > self._limits.max_crashes:
-            self.endings.bury(record, crash_outcome, self._limits.result_ttl_ms)
-            buried.append(record.id)
-        else:
-            if crash_outcome is not None:
-                self.history.note(record, End.CRASHED, crash_outcome)
-            self._return(record, Way.DEPART if crash_outcome is None else Way.RECOVER)
-            return True
-        return False
+_ARRIVALS = frozenset({Way.PROMOTE, Way.RESCHEDULE, Way.LET_NEXT, Way.MOVE})
+"""The ways in which a job becomes due, and waits for its limits like a new one."""

@@ -144,6 +144,7 @@ class Record:
             tags=self.tags,
             ready_ms=self.ready_ms,
             is_unique=self.extra is not None and self.extra.unique is not None,
+            is_limited=self.extra is not None and self.extra.limits is not None,
         )
 
     def end(self, state: JobState, outcome: bytes, now: int, *, keeps_call: bool) -> None:

@@ -236,6 +236,7 @@ class MemoryStore:
                 self._queues[name] = queue
             queue.endings.expire()
             queue.pauses.expire()
+            queue.limits.groups.expire()
             yield queue
             queue.lanes.serve(partial(self._wake, name))
             for channel, message in queue.mail.take():

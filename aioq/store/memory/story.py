@@ -8,7 +8,9 @@ from typing import Protocol
 from aioq.jobs.job import JobInfo, JobState
 from aioq.store.contract import Limits
 from aioq.store.events import EventPart, Position
+from aioq.store.limits import Blocked
 from aioq.store.memory.history import QueueHistory
+from aioq.store.memory.limits import QueueLimits
 from aioq.store.memory.operated import OperatedJobs
 from aioq.store.memory.schedules import MemoryQueueTimetable
 from aioq.store.operating import ListQuery
@@ -21,6 +23,7 @@ class StoryQueue(Protocol):
 
     jobs: OperatedJobs
     timetable: MemoryQueueTimetable
+    limits: QueueLimits
 
     @property
     def history(self) -> QueueHistory:
@@ -71,6 +74,11 @@ class MemoryStory:
             if job.id in ids:
                 return Counted(ids.index(job.id))
             return Counted(max(len(ids), locked.jobs.count(query).count - 1), exact=False)
+
+    async def blocked(self, queue: str, job_id: str) -> Blocked | None:
+        """What holds back a job that waits for a limit; None for one that does not."""
+        with self._locked(queue) as locked:
+            return locked.limits.groups.blocked(job_id)
 
     async def held_by(self, queue: str, job_id: str) -> str:
         """The job that the job of a tick waits for."""

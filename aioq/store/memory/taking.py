@@ -6,6 +6,7 @@ from itertools import count
 from aioq.jobs.job import JobState, Priority
 from aioq.store.bounds import ASIDE_COST, SKIPPED_LIMIT
 from aioq.store.contract import Claimed, Token
+from aioq.store.memory.groups import PREFIX, Groups
 from aioq.store.memory.hooks import Hooks
 from aioq.store.memory.lanes import FRONT, LANES, WAKE_UP, Lanes
 from aioq.store.memory.pauses import QueuePauses
@@ -21,6 +22,7 @@ class Taking:
         lanes: its lanes.
         hooks: its hooks.
         pauses: what is paused.
+        groups: the jobs that wait for limits.
         clock: the store's clock.
         held: by worker the jobs that it holds.
         put_back: puts back an entry that was delivered but is not claimed.
@@ -32,8 +34,9 @@ class Taking:
         lanes: Lanes,
         hooks: Hooks,
         pauses: QueuePauses,
-        clock: Clock,
         *,
+        groups: Groups,
+        clock: Clock,
         held: Mapping[str, dict[str, None]],
         put_back: Callable[[Token], bool],
     ) -> None:
@@ -41,6 +44,7 @@ class Taking:
         self._lanes = lanes
         self._hooks = hooks
         self._pauses = pauses
+        self._groups = groups
         self._clock = clock
         self._held = held
         self._put_back = put_back
@@ -82,7 +86,7 @@ class Taking:
         if len(jobs) >= most:
             (self.give_back if most else self._put_back)(token)
         elif not self._lanes.restore(token):
-            self._take(worker, token, jobs)
+            self._take(worker, token, most, jobs)
 
     def give_back(self, token: Token) -> bool:
         """Put back an entry that was delivered to a worker, set aside if its job's task is paused.
@@ -101,22 +105,52 @@ class Taking:
         """Take jobs until there are as many; returns how many entries were skipped, see `ASIDE_COST`."""
         for lane in lanes:
             while len(jobs) < most and skipped < SKIPPED_LIMIT and (token := self._lanes.pop(lane)) is not None:
-                skipped += self._take(worker, token, jobs)
+                skipped += self._take(worker, token, most, jobs)
         return skipped
 
-    def _take(self, worker: str, token: Token, jobs: list[Claimed]) -> int:
-        """Take the job of an entry, if it may be taken; returns as how many skipped entries it counts if not."""
-        record = self._records.get(next(iter(token.job_ids), WAKE_UP))
+    def _take(self, worker: str, token: Token, most: int, jobs: list[Claimed]) -> int:
+        """Take the job of an entry, if it may be taken; returns as how many skipped entries it counts if not.
+
+        A group's token brings several jobs.
+        """
+        name = next(iter(token.job_ids), WAKE_UP)
+        if name.startswith(PREFIX):
+            return self._take_of_group(worker, token, most, jobs)
+        record = self._records.get(name)
         if record is None or record.state is not JobState.QUEUED or not token.lane.startswith(record.priority):
             return 1
         if self._pauses.holds_back(record.envelope):
             self._lanes.set_aside(token)
             return ASIDE_COST
-        if not self._hooks.may_start(record):
+        if not self._groups.admit(record, front=token.lane.endswith(FRONT)):
             return 1
+        return 0 if self._start(worker, record, jobs) else 1
+
+    def _start(self, worker: str, record: Record, jobs: list[Claimed]) -> bool:
+        if not self._hooks.may_start(record):
+            return False
         self._held[worker][record.id] = None
         jobs.append(record.start(worker, next(self._claims), self._clock.now_ms()))
-        return 0
+        return True
+
+    def _take_of_group(self, worker: str, token: Token, most: int, jobs: list[Claimed]) -> int:
+        before = len(jobs)
+
+        def set_aside(record: Record) -> bool:
+            if not self._pauses.holds_back(record.envelope):
+                return False
+            record.state = JobState.QUEUED
+            self._lanes.set_aside_job(record.priority, record.id)
+            return True
+
+        self._groups.serve(
+            next(iter(token.job_ids)),
+            Priority(token.lane.removesuffix(FRONT)),
+            most - before,
+            start=lambda record: self._start(worker, record, jobs),
+            set_aside=set_aside,
+        )
+        return 0 if len(jobs) > before else 1
 
     def _take_missed(self, worker: str, most: int, jobs: list[Claimed], known: set[str]) -> None:
         """Claim again the jobs that the worker holds without knowing, because the reply to its claim was lost."""

@@ -9,6 +9,9 @@ EXPIRE, RELAY, OPERATE = "expire", "relay", "operate"
 """The kinds of timers: one ends a job if it has not been started by then; another relays what is in the outbox
 for a queue, whose name takes the place of the id; the last one carries on the bulk operation of this id."""
 
+LIMIT, RESUME = "limit", "resume"
+"""The same of limits: the rate of a group lets its next job start; the pause of a limit or of one key ends."""
+
 
 class Timers:
     """A heap of (time, kind, id). If a timer is set again or stopped, its old item stays, and is ignored later."""

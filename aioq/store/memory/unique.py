@@ -34,6 +34,9 @@ class Uniques:
         tombstone_ms: for how long after its send a job must be found.
         moves: what puts a job into its lane, or schedules it for a time in ms, and calls its hooks; what moves a
             waiting job to a time in ms, or queues it at once; and the queue's hooks.
+
+    Attributes:
+        is_in_group: whether a job waits for a limit.
     """
 
     def __init__(self, records: dict[str, Record], clock: Clock, tombstone_ms: int, moves: Moves) -> None:
@@ -43,6 +46,7 @@ class Uniques:
         self._tombstone_ms = tombstone_ms
         self._held: dict[str, _Held] = {}
         self._replaced: dict[str, tuple[str, int]] = {}
+        self.is_in_group: Callable[[str], bool] = lambda _: False
 
     def __len__(self) -> int:
         return sum(self._at(key) is not None for key in list(self._held))
@@ -194,11 +198,15 @@ class Uniques:
         """Give a job that waits the call, tags, expiry and time of a new one, as if it had never been run."""
         extra = new.extra or Extra()
         there.envelope = new.envelope
-        there.extra = msgspec.structs.replace(there.extra or Extra(), tags=extra.tags, expires=extra.expires)
+        there.extra = msgspec.structs.replace(
+            there.extra or Extra(), tags=extra.tags, expires=extra.expires, limits=extra.limits
+        )
         _set_begun(there, begun=0)
         there.attempts = there.cuts = 0
         there.outcome = there.progress = there.parked_ms = None
-        if there.state is JobState.WAITING:
+        if self.is_in_group(there.id):
+            self._place(there, due_ms, Way.RESCHEDULE)
+        elif there.state is JobState.WAITING:
             _set_due(there, due_ms or 0)
             self._hooks.back(there, Way.RESCHEDULE, due_ms)
             there.due_ms = None
