@@ -18,7 +18,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -102,10 +102,12 @@ class _View:
     def of(cls, client: redis.Redis) -> Self:
         info: Any = client.execute_command("CLUSTER INFO")
         facts: Any = client.execute_command("CLUSTER NODES")
-        replication: Any = client.info("replication")
         nodes = {fact["node_id"]: fact for fact in facts.values()}
-        linked = replication.get("master_link_status") == "up"
-        return cls(info["cluster_state"], int(info["cluster_slots_assigned"]), linked, nodes)
+        view = cls(info["cluster_state"], int(info["cluster_slots_assigned"]), False, nodes)
+        if view.primary is None:
+            return view
+        replication: Any = client.info("replication")
+        return replace(view, linked=replication.get("master_link_status") == "up")
 
     def __str__(self) -> str:
         nodes = [f"{n[:4]} {f['flags']} {f['master_id'][:4]} {f['slots']}" for n, f in sorted(self.nodes.items())]
@@ -417,6 +419,17 @@ class Cluster:
         """Empty the cluster, and give the keys, as `0/<key>`, that were in it and are not the app's."""
         return sorted(key for node in self.primaries for key in empty(node.server, app_name))
 
+    def emptied_at_once(self, app_name: str) -> list[str] | None:
+        """Do the same where all nodes are there and agree; else None."""
+        try:
+            views = [_View.of(node.server.kept_client) for node in self.nodes if node.answers]
+        except redis.ConnectionError:  # the test has ended all connections
+            return None
+        if len(views) < len(self.nodes) or not self._agreed(views):
+            return None
+        primaries = [node for node, view in zip(self.nodes, views, strict=True) if view.primary is None]
+        return sorted(key for node in primaries for key in empty(node.server, app_name))
+
     def wait_until_agreed(self) -> None:
         """Wait until all nodes that answer take commands, are connected, and know the same owners and replicas."""
         self._wait(self._agreed)
@@ -568,13 +581,15 @@ class Clusters:
         cluster = self._clusters.get(name) or self._start(name)
         yield cluster
         try:
-            cluster.wait_until_whole()  # at once, but where the nodes had no time to hear of each other
+            foreign = cluster.emptied_at_once(app_name)
+            if foreign is None:  # the nodes had no time to hear of each other
+                cluster.wait_until_whole()
+                foreign = cluster.foreign_keys(app_name)
         except TimeoutError as error:
             self._clusters.pop(name).end()
             raise AssertionError(
                 f"the shared cluster of {name} is broken ({error}); a test that breaks one uses `start_cluster`"
             ) from error
-        foreign = cluster.foreign_keys(app_name)
         assert not foreign, f"left keys behind in {name} that are not of app {app_name!r}: {', '.join(foreign)}"
 
     def end(self) -> None:

@@ -178,6 +178,7 @@ class Server:
         self._setup = setup
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
+        self._kept: redis.Redis | None = None
 
     @classmethod
     def start(
@@ -292,6 +293,16 @@ class Server:
             **ANONYMOUS,  # to find its version, the library reads a file for every connection
         )
 
+    @property
+    def kept_client(self) -> redis.Redis:
+        """One for what is asked after each test: its connection, to database 0, stays open until the server ends.
+
+        To make a client and its connection takes ten times as long as to ask.
+        """
+        if self._kept is None:
+            self._kept = self.client(single_connection=True)
+        return self._kept
+
     def stop(self) -> None:
         """End it with SIGTERM, then SIGKILL after `STOP_WITHIN` seconds. Its data stays; its socket goes."""
         self._end(signal.SIGTERM)
@@ -351,6 +362,9 @@ class Server:
     def _end(self, how: signal.Signals) -> None:
         process, watcher = self._process, self._watcher
         self._process = self._watcher = None
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(how)
