@@ -85,6 +85,7 @@ _MODULES = {
     "aioq.jobs.loglines": ("LogLine",),
     "aioq.jobs.events": ("Event", "EventKind"),
     "aioq.operate.events": ("EventStream",),
+    "aioq.jobs.debounce": ("Debounce",),
     "aioq.jobs.unique": ("Unique",),
     "aioq.jobs.verdicts": ("Cancel", "Fail"),
 }

@@ -33,6 +33,7 @@ from aioq.errors import (
     WrongLoopError,
 )
 from aioq.jobs.context import JobContext, NoJobError, current_job
+from aioq.jobs.debounce import Debounce
 from aioq.jobs.events import Event, EventKind
 from aioq.jobs.job import FailedAttempt, JobInfo, JobState, Priority, Progress
 from aioq.jobs.loglines import LogLine
@@ -71,6 +72,7 @@ __all__ = [
     "Call",
     "Cancel",
     "ConfigError",
+    "Debounce",
     "DuplicateJobError",
     "DuplicateTaskError",
     "EmbeddedServerError",

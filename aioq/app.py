@@ -132,9 +132,9 @@ class App:
             function: a coroutine function, or a plain one, which a worker runs in a thread.
             options: all optional. `name`: the task's name, by default its module and qualified name, also where
                 the module runs as a script. `queue`, `timeout`, `retry`, `result_ttl`, `priority`, `expires`,
-                `unique`: as in `task.options`, for every call that does not give its own. `tags`: of every call,
-                which may add more. `executor`: `"process"` runs a plain function in a process pool, for work
-                that holds the interpreter lock.
+                `unique`, `debounce`: as in `task.options`, for every call that does not give its own. `tags`: of
+                every call, which may add more. `executor`: `"process"` runs a plain function in a process pool,
+                for work that holds the interpreter lock.
 
         Raises:
             ConfigError: an option is wrong; the message names it and the task.

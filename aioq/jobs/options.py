@@ -4,13 +4,14 @@ An option that is left out is `None`: then the task's own option applies, and af
 """
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
-from typing import Literal, TypedDict, TypeGuard, TypeVar, Unpack, cast
+from typing import Literal, TypedDict, TypeVar, Unpack, cast
 
 from aioq.errors import ArgumentError, ConfigError
+from aioq.jobs.debounce import Debounce, check_debounce
+from aioq.jobs.headers import is_text, wrong_headers
 from aioq.jobs.job import MAX_JOB_ID, Priority
 from aioq.jobs.retry import Retry, RetryRule, rule_of
 from aioq.jobs.shards import MAX_KEY, SEPARATOR, queue_of_shard
@@ -34,6 +35,7 @@ class TaskArgs(TypedDict, total=False):
     expires: Duration | datetime | None
     tags: Iterable[str] | None
     unique: Unique | None
+    debounce: Debounce | None
 
 
 class CallArgs(TaskArgs, total=False):
@@ -71,6 +73,7 @@ class Options:
         shard_key: chooses the shard of a queue that has several.
         unique: what makes the jobs unique.
         unique_key: the key, in place of one that is made of the arguments.
+        debounce: of which calls only the last one is run.
     """
 
     queue: str | None = None
@@ -88,6 +91,7 @@ class Options:
     shard_key: str | None = None
     unique: Unique | None = None
     unique_key: str | None = None
+    debounce: Debounce | None = None
 
     def merged(self, other: "Options", where: str) -> "Options":
         """These options, replaced by those that `other` sets; its headers and tags are added to these.
@@ -105,7 +109,7 @@ class Options:
         for one, another in _EXCLUSIVE:
             if getattr(other, one) is not None:
                 given[another] = None
-        return _check_order(where, replace(self, **given))
+        return _check_together(where, replace(self, **given))
 
 
 NO_OPTIONS = Options()
@@ -118,9 +122,6 @@ _EXCLUSIVE = (
     ("expires_at_ms", "expires_ms"),
 )
 """Pairs of options that exclude each other: where a call gives the first one, the second is dropped."""
-
-MAX_HEADERS = 16_384
-"""The most bytes of a job's headers, names and values together: as many as web servers accept in a request."""
 
 MAX_TAGS = 16
 """The most tags of a job."""
@@ -161,8 +162,9 @@ def make_options(where: str, /, **given: Unpack[CallArgs]) -> Options:
         shard_key=_shard_key(where, given.get("shard_key")),
         unique=check_unique(where, given.get("unique")),
         unique_key=check_unique_key(where, given.get("unique_key")),
+        debounce=check_debounce(where, given.get("debounce")),
     )
-    return _check_order(where, options)
+    return _check_together(where, options)
 
 
 def unknown_option(where: str, name: str, valid: tuple[str, ...], place: ApiPart = ApiPart.OPTION) -> str:
@@ -230,7 +232,7 @@ def _job_id(where: str, job_id: object) -> str | None:
 def _shard_key(where: str, key: object) -> str | None:
     if key is None:
         return None
-    if not _is_text(key) or not 0 < len(key) <= MAX_KEY:
+    if not is_text(key) or not 0 < len(key) <= MAX_KEY:
         raise ConfigError(
             f"{where}: shard_key={brief(key)}: expected a string of 1 to {MAX_KEY} characters, such as a "
             "customer's id; jobs of one key are in one shard, in order"
@@ -293,6 +295,19 @@ def _expires(where: str, expires: Duration | datetime | None) -> tuple[int | Non
     return max(1, round(number * 1000)), None
 
 
+def _check_together(where: str, options: Options) -> Options:
+    """Return the options if they do not contradict each other."""
+    if options.debounce is not None:
+        if options.unique is not None:
+            raise ConfigError(f"{where}: give unique or debounce, not both: a debounced job has a key already")
+        if options.delay_ms or options.eta_ms is not None:
+            raise ConfigError(
+                f"{where}: delay or eta and debounce: a debounced job is run once there was no further call for "
+                "its wait; leave the time out"
+            )
+    return _check_order(where, options)
+
+
 def _check_order(where: str, options: Options) -> Options:
     """Return the options if the job is due before it expires; checked where a fixed time for that is given."""
     if options.expires_at_ms is None or (options.eta_ms is None and not options.delay_ms):
@@ -317,7 +332,7 @@ def _tags(where: str, tags: object) -> tuple[str, ...]:
         raise ConfigError(f"{where}: tags={brief(cast('object', tags))}: expected a list of strings")
     given = tuple(cast("Iterable[object]", tags))
     for tag in given:
-        if not _is_text(tag) or not 0 < len(tag) <= MAX_TAG or not tag.isprintable():
+        if not is_text(tag) or not 0 < len(tag) <= MAX_TAG or not tag.isprintable():
             raise ConfigError(
                 f"{where}: tags: {brief(tag)}: a tag is a string of 1 to {MAX_TAG} printable characters"
             )
@@ -341,44 +356,6 @@ def _headers(where: str, headers: object) -> Mapping[str, str]:
     if wrong := wrong_headers(headers):
         raise ConfigError(f"{where}: {wrong}")
     return dict(cast("Mapping[str, str]", headers))
-
-
-def plain(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers as they are sent: values of a subclass of `str`, such as a `StrEnum`, become plain text."""
-    return {str.__str__(key): str.__str__(value) for key, value in headers.items()}
-
-
-def too_large(headers: Mapping[str, str]) -> str | None:
-    """The error about headers that are larger than a job may have; None where they are not."""
-    size = sum(
-        len(key.encode("utf-8", "replace")) + len(value.encode("utf-8", "replace"))
-        for key, value in headers.items()
-    )
-    if size <= MAX_HEADERS:
-        return None
-    largest = max(headers, key=lambda key: len(headers[key]))
-    return (
-        f"the headers have {size} bytes, {largest[:100]!r} is the largest; at most {MAX_HEADERS} are sent along: "
-        "they are kept with the job to its end; put larger values into an argument"
-    )
-
-
-def wrong_headers(headers: object) -> str:
-    """The error about the headers of a call, which names the first wrong one; empty where all are right."""
-    if not isinstance(headers, Mapping):
-        return f"headers={brief(headers)}: expected a mapping of strings to strings"
-    for key, value in cast("Mapping[object, object]", headers).items():
-        if not _is_text(key) or not _is_text(value):
-            return f"headers[{brief(key)}]={brief(value)}: headers are strings"
-    return too_large(cast("Mapping[str, str]", headers)) or ""
-
-
-def _is_text(value: object) -> TypeGuard[str]:
-    """Whether it is a string that UTF-8 can hold; it cannot hold half of a surrogate pair."""
-    return isinstance(value, str) and _SURROGATE.search(value) is None
-
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _priority(where: str, priority: object) -> Priority | None:

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from aioq.errors import ArgumentError
 from aioq.jobs.context import JobContext
+from aioq.jobs.headers import plain, too_large
 from aioq.jobs.job import PARENT, ROOT
-from aioq.jobs.options import Options, plain, too_large
+from aioq.jobs.options import Options
 from aioq.store.extra import Expiry, Extra
 from aioq.wire.messages import CallOptions
 

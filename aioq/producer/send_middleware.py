@@ -5,8 +5,8 @@ from functools import partial
 from typing import Any, cast
 
 from aioq.errors import ArgumentError
+from aioq.jobs.headers import wrong_headers
 from aioq.jobs.middleware import Middleware, Outgoing
-from aioq.jobs.options import wrong_headers
 
 Forward = Callable[[Outgoing], Awaitable[bool]]
 

@@ -14,6 +14,7 @@ from typing import Any, cast
 import msgspec
 
 from aioq.errors import ArgumentError, ConfigError, DuplicateJobError
+from aioq.jobs.debounce import Debounce
 from aioq.jobs.options import Options
 from aioq.jobs.unique import Unique
 from aioq.producer.by import called, check_names
@@ -41,13 +42,17 @@ class KeyMaker:
         own: the types that the App has registered.
     """
 
-    def __init__(self, task: str, signature: Signature, unique: Unique, given: str | None, own: OwnTypes) -> None:
+    def __init__(
+        self, task: str, signature: Signature, unique: Unique | Debounce, given: str | None, own: OwnTypes
+    ) -> None:
         self._where = f"task {task!r}"
         self._signature = signature
         self._unique = unique
         self._encoder = own.ordered
         self._name = unique.scope or task
-        self._lock = Lock("", unique.mode, unique.conflict, unique.window_ms)
+        self._kind = type(unique).__name__
+        self._wait_ms = unique.wait_ms if isinstance(unique, Debounce) else 0
+        self._lock = Lock("", unique.mode, unique.conflict, unique.window_ms, wait_ms=self._wait_ms)
         self._given = None if given is None else f"{self._name}:{given}"
         if given is None:
             check_by(self._where, unique, signature)
@@ -59,14 +64,15 @@ class KeyMaker:
         Raises:
             ConfigError: the key cannot be made of these calls, or does not choose their shard.
         """
-        if options.unique is None and options.unique_key is None:
+        unique = options.unique or options.debounce
+        if unique is None and options.unique_key is None:
             return None
         if options.shard_key is not None:
             raise ConfigError(
                 f"task {task!r}: shard_key and a unique key: jobs of one unique key must be in one shard, so that "
                 "key chooses it; leave shard_key out"
             )
-        return KeyMaker(task, signature, options.unique or Unique(), options.unique_key, own)
+        return KeyMaker(task, signature, unique or Unique(), options.unique_key, own)
 
     def put_into(
         self, extra: Extra | None, options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -77,7 +83,8 @@ class KeyMaker:
             ArgumentError: the key cannot be made of these arguments.
         """
         lock = self.lock(args, kwargs)
-        return msgspec.structs.replace(extra or Extra(), unique=lock), replace(options, shard_key=lock.key)
+        options = replace(options, shard_key=lock.key, delay_ms=self._wait_ms or options.delay_ms)
+        return msgspec.structs.replace(extra or Extra(), unique=lock), options
 
     def concede(self, handle: JobHandle[Any], duplicate: Duplicate) -> None:
         """Let the handle of a call that was not added lead to the job which holds its unique key.
@@ -100,7 +107,7 @@ class KeyMaker:
         """
         key = self._given or f"{self._name}:{self._digest(args, kwargs)}"
         lock = self._lock
-        return Lock(key, lock.until, lock.conflict, lock.window_ms)
+        return Lock(key, lock.until, lock.conflict, lock.window_ms, wait_ms=lock.wait_ms)
 
     def _digest(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         value = self._value(self._signature.bound(args, kwargs))
@@ -122,7 +129,7 @@ class KeyMaker:
             return [bound.get(name) for name in names]
         if not callable(by):
             return bound
-        return called(self._where, "Unique", by, bound)
+        return called(self._where, self._kind, by, bound)
 
 
 def _with_whole_numbers(value: Any) -> Any:
@@ -152,7 +159,7 @@ def concede_all(
     return handles
 
 
-def check_by(where: str, unique: Unique, signature: Signature) -> None:
+def check_by(where: str, unique: Unique | Debounce, signature: Signature) -> None:
     """Check that `by` names parameters of the task.
 
     Raises:
@@ -160,5 +167,7 @@ def check_by(where: str, unique: Unique, signature: Signature) -> None:
     """
     if signature is ANYTHING:  # the same call would have another key where the task is known
         by = "" if unique.by is None else f"by={brief(unique.by)}"
-        raise ConfigError(f"{where}: Unique({by}): the task is not known here; give unique_key=...")
-    check_names(where, "Unique", unique.names or (), signature)
+        raise ConfigError(
+            f"{where}: {type(unique).__name__}({by}): the task is not known here; give unique_key=..."
+        )
+    check_names(where, type(unique).__name__, unique.names or (), signature)

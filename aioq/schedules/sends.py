@@ -15,9 +15,9 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from aioq.errors import AioqError, PayloadTooLargeError, WireError
+from aioq.jobs.headers import plain
 from aioq.jobs.hooks import overriding
 from aioq.jobs.middleware import Middleware, Outgoing
-from aioq.jobs.options import plain
 from aioq.jobs.shards import queue_of_shard
 from aioq.producer.send_middleware import inward
 from aioq.store.contract import NewJob

@@ -40,6 +40,8 @@ class Lock(msgspec.Struct, frozen=True, array_like=True, gc=False):
         due_ms: when a job is due that waits for the end of another one, in milliseconds since the Unix epoch; 0
             for at once.
         begun: 1 if a worker has begun the job's present call, else 0.
+        wait_ms: of a debounced job, for how long there must be no further call, in milliseconds; `window_ms` is
+            for how long there may be further ones then, and `due_ms` until when, 0 for no limit.
     """
 
     key: str
@@ -48,6 +50,12 @@ class Lock(msgspec.Struct, frozen=True, array_like=True, gc=False):
     window_ms: int = 0
     due_ms: int = 0
     begun: int = 0
+    wait_ms: int = 0
+
+    @property
+    def is_debounced(self) -> bool:
+        """Whether it holds the key as one of a series of calls."""
+        return self.conflict == "debounce"
 
 
 FAIR = "~fair"
@@ -107,7 +115,7 @@ class Duplicate(msgspec.Struct, frozen=True, gc=False):
         return False
 
 
-_REPLACING = frozenset({"replace", "latest"})
+_REPLACING = frozenset({"replace", "latest", "debounce"})
 
 Added = bool | Duplicate
 """The reply to a send: whether its job was added, or which job holds its unique key."""
@@ -170,6 +178,11 @@ class Extra(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     def key(self) -> str:
         """The job's unique key; empty for none."""
         return "" if self.unique is None else self.unique.key
+
+    @property
+    def wait_ms(self) -> int:
+        """For how long there must be no further call of its series, in milliseconds; 0 if there is none."""
+        return 0 if self.unique is None else self.unique.wait_ms
 
     @property
     def replaces(self) -> bool:

@@ -163,7 +163,8 @@ class Sendable(Generic[P, R]):
                 time zone in the future, or seconds or a timedelta from when the job is due.
                 `unique_key`: a key in place of the one that `Unique` makes of the arguments; 1 to 256 characters.
                 For a task without `unique`, the job holds it until its end.
-                `unique`: a `Unique`, in place of the task's.
+                `unique`: a `Unique`, in place of the task's. `debounce`: a `Debounce`, in place of the task's; not
+                together with `unique`, `delay` or `eta`.
                 `tags`: strings that mark the job, in addition to those of its task: at most 16 in all, each of at
                 most 64 characters.
 
@@ -282,6 +283,7 @@ class Task(Sendable[P, R]):
             expires_at_ms=defaults.expires_at_ms,
             tags=defaults.tags,
             unique=defaults.unique,
+            debounce=defaults.debounce,
         )
         super().__init__(app, name, route, self._compile)
         self.function = function
@@ -296,8 +298,9 @@ class Task(Sendable[P, R]):
         self.__wrapped__ = function
         with suppress(NameError):  # an annotation names something that is defined later: compiled when needed
             self._compiled = Signature(f"task {name!r}", function, app.own_types)
-        if defaults.unique is not None and self._compiled is not None:
-            check_by(f"task {name!r}", defaults.unique, self._compiled)
+        keyed = defaults.unique or defaults.debounce
+        if keyed is not None and self._compiled is not None:
+            check_by(f"task {name!r}", keyed, self._compiled)
 
     def _compile(self) -> Signature:
         if self._compiled is None:

@@ -26,7 +26,7 @@ WALKS, WALKS_IN_MEMORY = (20, 1000), (40, 2000)
 """How many walks of 60 steps, small and full."""
 
 LIMITS = Limits(lease_ms=LONG, max_crashes=1000)
-KEYS = ("shop.sync:1", "shop.sync:2")
+KEYS = ("shop.sync:1", "shop.sync:2", "shop.save:1")
 
 picks = st.integers(0, 999)
 locks = st.tuples(
@@ -34,7 +34,12 @@ locks = st.tuples(
     st.sampled_from(["ended", "ended", "ended", "started"]),
     st.sampled_from(["return", "replace", "latest", "latest", "latest"]),
 )
-sends = st.lists(st.tuples(locks, st.sampled_from([False, False, True])), min_size=1, max_size=3)
+debounced = st.just((KEYS[2], "started", "debounce"))
+sends = st.lists(
+    st.one_of(st.tuples(locks, st.sampled_from([False, False, True])), st.tuples(debounced, st.just(True))),
+    min_size=1,
+    max_size=3,
+)
 counts = st.integers(1, 3)
 Given = list[tuple[tuple[str, str, str], bool]]
 """Jobs that are sent together: the lock of each, and whether it has a delay."""
@@ -57,6 +62,10 @@ class Job:
     def waits(self) -> bool:
         return self.state in {JobState.QUEUED, JobState.SCHEDULED}
 
+    @property
+    def is_debounced(self) -> bool:
+        return self.lock.conflict == "debounce"
+
 
 class Model:
     """Who holds each key, who follows that job, and what became of each."""
@@ -76,7 +85,7 @@ class Model:
         if lock.conflict == "latest" and next_id is not None:
             self.jobs[next_id].call, self.jobs[next_id].due = call, delayed
             return Duplicate(next_id)
-        if lock.conflict != "return" and there.waits and (lock.conflict == "latest" or not there.begun):
+        if lock.conflict != "return" and there.waits and (lock.conflict != "replace" or not there.begun):
             there.call, there.state, there.begun = call, state, False
         elif lock.conflict == "latest":
             self.following[lock.key] = job_id
@@ -117,7 +126,12 @@ class Model:
             self.end(job_id, JobState.FAILED)
             return
         job.state = JobState.SCHEDULED if delayed else JobState.QUEUED
-        if job.lock.until == "started" and (verb in {Verb.RELEASE, Verb.PARK} or key not in self.owners):
+        is_free, was_begun = key not in self.owners, verb not in {Verb.RELEASE, Verb.PARK}
+        if job.is_debounced:
+            takes = is_free and not was_begun
+        else:
+            takes = job.lock.until == "started" and (is_free or not was_begun)
+        if takes:
             self.owners[key] = job_id
 
     def reopen(self, job_id: str) -> JobState | Duplicate | None:
@@ -125,9 +139,10 @@ class Model:
         if job.state is not JobState.FAILED:
             return job.state
         owner = self.owners.get(job.lock.key)
-        if owner not in {None, job_id}:
+        if owner not in {None, job_id} and not job.is_debounced:
             return Duplicate(owner or "")
-        self.owners[job.lock.key] = job_id
+        if not job.is_debounced:
+            self.owners[job.lock.key] = job_id
         job.state, job.begun = JobState.QUEUED, False
         return JobState.FAILED
 
@@ -155,7 +170,7 @@ class UniqueMachine(Walk):
         for (key, until, conflict), delayed in given:
             self.sent += 1
             call = encode_envelope("shop.sync", [self.sent, "x" * (2_000 * (self.sent % 3 == 0))], {}, None)
-            extra = Extra(unique=Lock(key, until, conflict))
+            extra = Extra(unique=Lock(key, until, conflict, wait_ms=LONG if conflict == "debounce" else 0))
             jobs.append(NewJob(f"j{self.sent:04}", call, delay_ms=LONG if delayed else None, extra=extra))
         expected = [
             self.model.send(job.id, job.extra.unique, job.envelope, delayed=job.delay_ms is not None)
@@ -203,9 +218,9 @@ class UniqueMachine(Walk):
     def die(self) -> None:
         while self.run(self.store.recover, QUEUE, CRASHED, 100, dead="w").more:
             pass
-        for (
-            key
-        ) in KEYS:  # a recovery gives jobs back in no order, so any of these may be the one that takes its key
+        for key in KEYS[
+            :2
+        ]:  # a recovery gives jobs back in no order, so any of these may be the one that takes its key
             jobs = [job.id for job in self.running if self.model.jobs[job.id].lock.key == key]
             started = [each for each in jobs if self.model.jobs[each].lock.until == "started"]
             if started and key not in self.model.owners:

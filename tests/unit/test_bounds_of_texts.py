@@ -20,7 +20,7 @@ from aioq import (
     current_job,
 )
 from aioq.jobs.context import MAX_MESSAGE
-from aioq.jobs.options import MAX_HEADERS
+from aioq.jobs.headers import MAX_HEADERS
 from aioq.util.texts import cut
 from tests.unit.kit import within
 

@@ -26,16 +26,16 @@ sent_at snooze state tags task time_left
 """
 SCHEDULES = "get list pause put remove resume run_now"
 PACKAGE = """
-AioqError App ArgumentError Call Cancel ConfigError DuplicateJobError DuplicateTaskError EmbeddedServerError
-Event EventKind EventStream Fail FailedAttempt Failure JobCancelledError JobContext JobCount JobError JobEvent
-JobFailed JobHandle JobInfo JobNotFoundError JobPage JobQuery JobState LoadError LogLine Middleware
-NewerVersionError NoJobError Operation OperationInfo OperationState Outcome OutcomeKind Outgoing PauseInfo
-PayloadTooLargeError Percentiles Priority ProcessDiedError Progress Queue QueueActivity QueueHandle QueueInfo
-QueueStats QueueTask RemoteError ResultError Retry RunningLoopError Schedule ScheduleConflictError
-ScheduleNotFoundError SendError ServerError ServerRejectedError ServerUnavailableError ShardInfo Snooze Stack
-Task TimelineEntry Unique UnknownTaskError Why WhyCode WhyReason WireError WorkerFigures WorkerInfo
-WorkerNotFoundError WorkerQuery WorkerRefusedError WorkerStacks WouldDeadlock WrongLoopError as_completed
-current_job gather gather_sync
+AioqError App ArgumentError Call Cancel ConfigError Debounce DuplicateJobError DuplicateTaskError
+EmbeddedServerError Event EventKind EventStream Fail FailedAttempt Failure JobCancelledError JobContext
+JobCount JobError JobEvent JobFailed JobHandle JobInfo JobNotFoundError JobPage JobQuery JobState LoadError
+LogLine Middleware NewerVersionError NoJobError Operation OperationInfo OperationState Outcome OutcomeKind
+Outgoing PauseInfo PayloadTooLargeError Percentiles Priority ProcessDiedError Progress Queue QueueActivity
+QueueHandle QueueInfo QueueStats QueueTask RemoteError ResultError Retry RunningLoopError Schedule
+ScheduleConflictError ScheduleNotFoundError SendError ServerError ServerRejectedError ServerUnavailableError
+ShardInfo Snooze Stack Task TimelineEntry Unique UnknownTaskError Why WhyCode WhyReason WireError
+WorkerFigures WorkerInfo WorkerNotFoundError WorkerQuery WorkerRefusedError WorkerStacks WouldDeadlock
+WrongLoopError as_completed current_job gather gather_sync
 """
 
 app = App("shop", url="redis://nowhere")

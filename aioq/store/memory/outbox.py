@@ -174,7 +174,8 @@ class QueueOutbox:
         elif there is not None and not self._parts.endings.is_free(there):
             return False
         lock = record.extra.unique if record.extra else None
-        if lock is not None and lock.until != "within" and self._parts.uniques.owner(record.id, lock) is not None:
+        meets = lock is not None and lock.until != "within" and not lock.is_debounced
+        if lock is not None and meets and self._parts.uniques.owner(record.id, lock) is not None:
             return False  # it stays where it is as long as another job holds its unique key here
         if there is not None and not there.is_same(record):
             self._parts.endings.free_id(there)

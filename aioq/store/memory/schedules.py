@@ -233,7 +233,9 @@ class MemoryQueueTimetable:
         if busy and (overlap is Overlap.SKIP or self._unfinished(kept.held)):
             kept.entry = msgspec.structs.replace(entry, skipped=entry.skipped + 1)
             return False
-        record = Record(job_id, envelope, entry.priority, self._clock.now_ms(), extra=entry.extra)
+        now, wait_ms = self._clock.now_ms(), entry.extra.wait_ms if entry.extra else 0
+        due_ms = max(due_ms, now) + wait_ms if wait_ms else due_ms
+        record = Record(job_id, envelope, entry.priority, now, extra=entry.extra)
         if job_id not in self._records:  # else it was made already
             instead = self._place(record, due_ms)
             if instead is not None and instead != job_id:

@@ -83,6 +83,8 @@ class Uniques:
         if new.extra is None or new.extra.unique is None:
             return None
         lock = lock_of(new)
+        if lock.is_debounced:
+            return self._join(new, lock, due_ms)
         owner = self.owner(new.id, lock)
         if owner is None:
             self.take(new.id, lock)
@@ -100,6 +102,8 @@ class Uniques:
         if new.extra is None or new.extra.unique is None:
             return None
         lock = lock_of(new)
+        if lock.is_debounced:
+            return self._join(new, lock, due_ms)
         owner = self.owner(new.id, lock)
         if owner is None:
             self.take(new.id, lock)
@@ -114,14 +118,19 @@ class Uniques:
         """Let a running job hold a key; see `OperatorVerbs.hold_unique`."""
         record = self._records.get(job_id)
         is_run = record is not None and record.state is JobState.RUNNING and record.belongs_to(worker, claim)
-        if record is None or not is_run or (record.extra is not None and record.extra.unique is not None):
+        if record is None or not is_run:
             return None
+        if record.extra is not None and (has := record.extra.unique) is not None:
+            return (job_id, True) if has.is_debounced and not has.begun else None
         send = f"hold {job_id} {claim}"
         if (replaced := self.replaced(send)) is not None:
             return replaced.owner, False
-        owner = self.owner(job_id, lock)
+        return (self._join_running if lock.is_debounced else self._hold)(record, lock, send)
+
+    def _hold(self, record: Record, lock: Lock, send: str) -> tuple[str, bool] | None:
+        owner = self.owner(record.id, lock)
         if owner is None:
-            self.take(job_id, lock)
+            self.take(record.id, lock)
             record.extra = msgspec.structs.replace(record.extra or Extra(), unique=lock)
             return None
         there, latest = self._records.get(owner), lock.conflict == "latest"
@@ -184,6 +193,36 @@ class Uniques:
         # A key that is held for a time, by a job of the same scope, is given back by no job, so none can follow.
         return self._follow(new, lock, due_ms or 0) if latest and held.until_ms is None else owner
 
+    def _join(self, new: Record, lock: Lock, due_ms: int | None) -> str | None:
+        """Decide about a call of a debounced task: None if its job is to be added, else the job that has it now.
+
+        `lua/lib/series.lua` says what a series is.
+        """
+        now, owner = self._clock.now_ms(), self.owner(new.id, lock)
+        there = None if owner is None else self._records.get(owner)
+        if there is None or there.is_elsewhere or (there.state is JobState.RUNNING and lock_of(there).begun):
+            end_ms = now + lock.window_ms if lock.window_ms else 0
+            lock = msgspec.structs.replace(lock, due_ms=end_ms, begun=0)
+            new.extra = msgspec.structs.replace(new.extra or Extra(), unique=lock)
+            self.take(new.id, lock)
+            return None
+        due_ms, end_ms = due_ms or now, lock_of(there).due_ms
+        due_ms = min(due_ms, end_ms) if end_ms else due_ms
+        self._replace(there, new, due_ms if due_ms > now else None)
+        self._note_replaced(new.nonce or new.id, there.id)
+        return there.id
+
+    def _join_running(self, record: Record, lock: Lock, send: str) -> tuple[str, bool]:
+        """The same for a job that runs, because its sender did not know that its task is debounced."""
+        new = Record(record.id, record.envelope, record.priority, record.sent_ms)
+        new.extra = Extra(tags=record.extra.tags if record.extra else (), unique=lock)
+        instead = self._join(new, lock, self._clock.now_ms() + lock.wait_ms)
+        if instead is not None:
+            self._note_replaced(send, instead)
+            return instead, False
+        record.extra = msgspec.structs.replace(record.extra or Extra(), unique=lock_of(new))
+        return record.id, True
+
     def _note_replaced(self, send: str, instead: str) -> None:
         now = self._clock.now_ms()
         self._replaced = {each: noted for each, noted in self._replaced.items() if noted[1] > now}
@@ -195,7 +234,7 @@ class Uniques:
         return new.id
 
     def _replace(self, there: Record, new: Record, due_ms: int | None) -> None:
-        """Give a job that waits the call, tags, expiry and time of a new one, as if it had never been run."""
+        """Give a job the call, tags, expiry, lane and time of a new one, as if it had never been run."""
         extra = new.extra or Extra()
         there.envelope = new.envelope
         there.extra = msgspec.structs.replace(
@@ -204,10 +243,17 @@ class Uniques:
         _set_begun(there, begun=0)
         there.attempts = there.cuts = 0
         there.outcome = there.progress = there.parked_ms = None
+        if there.priority is not new.priority:
+            there.priority = new.priority
+            if there.state is JobState.QUEUED:
+                self._place(there, None, Way.PRIORITIZE)  # its entry in the other lane stays behind
+        if there.state is JobState.RUNNING:
+            return  # its worker has just learned that it belongs to a series, and is about to put it off
         if self.is_in_group(there.id):
             self._place(there, due_ms, Way.RESCHEDULE)
         elif there.state is JobState.WAITING:
-            _set_due(there, due_ms or 0)
+            if not lock_of(there).is_debounced:
+                _set_due(there, due_ms or 0)
             self._hooks.back(there, Way.RESCHEDULE, due_ms)
             there.due_ms = None
         elif there.state is JobState.SCHEDULED or due_ms is not None:
@@ -239,18 +285,32 @@ class UniqueHook(Hook):
         """Give the key back, if the job is to hold it until then."""
         if lock_of(record).until == "started":
             self._uniques.give_back(record.id, lock_of(record))
+        if lock_of(record).is_debounced:
+            _set_begun(record, begun=1)
         return True
 
     def back(self, record: Record, way: Way) -> None:
         """Take the key again, if nobody has it; after a release, which means that the job never began, always."""
         lock = lock_of(record)
         released = way in {Way.RELEASE, Way.PARK}
+        if lock.is_debounced:
+            self._back_in_series(record, way)
+            return
         if way in AFTER_RUN:
             _set_begun(record, begun=1)
         moved = way is Way.MOVE and lock.until != "within"
         if not moved and (lock.until != "started" or not (released or way in AFTER_RUN)):
             return
         if released or self._uniques.owner(record.id, lock) is None:
+            self._uniques.take(record.id, lock)
+
+    def _back_in_series(self, record: Record, way: Way) -> None:
+        """Take the key again only if the job has never begun: what comes after its start is of the next series."""
+        if way in {Way.RELEASE, Way.PARK}:
+            _set_begun(record, begun=0)
+        lock = lock_of(record)
+        comes = way in {Way.RELEASE, Way.PARK, Way.MOVE} or way in AFTER_RUN
+        if comes and not lock.begun and self._uniques.owner(record.id, lock) is None:
             self._uniques.take(record.id, lock)
 
     def ended(self, record: Record) -> None:
@@ -265,7 +325,7 @@ class UniqueHook(Hook):
         """Take the key again; False if another job holds it."""
         _set_begun(record, begun=0)
         lock = lock_of(record)
-        if lock.until == "within":
+        if lock.until == "within" or lock.is_debounced:
             return True
         if self._uniques.owner(record.id, lock) is not None:
             return False

@@ -93,7 +93,7 @@ def bind(run: Run, environment: RunEnvironment) -> Settlement | None:
     if timeout is None:
         timeout = settings.timeout if defaults.timeout is None else defaults.timeout
     run.timeout = timeout or None
-    if defaults.unique is not None:
+    if defaults.unique is not None or defaults.debounce is not None:
         run.lacks_key = lacks_key(task, run)
     if options.result_ttl_ms is None and defaults.result_ttl_ms is not None:
         run.result_ttl_ms = defaults.result_ttl_ms

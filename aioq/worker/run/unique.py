@@ -1,6 +1,6 @@
-"""Unique keys of jobs whose sender did not know that their task is unique, as where a task is sent by its name.
+"""Unique keys of jobs whose sender did not know that their task is unique or debounced.
 
-The worker asks for the key before it calls the function.
+That is so where a task is sent by its name. The worker asks for the key before it calls the function.
 """
 
 import asyncio
@@ -22,9 +22,13 @@ rare, for who imports the task sends them so that they wait without being run.""
 
 
 def lacks_key(task: Task[Any, Any], run: Run) -> bool:
-    """Whether a job has to get its key before it is run; not if its key is held until its start only."""
-    unique = task.defaults.unique
-    return unique is not None and unique.mode != "started" and not run.claimed.is_unique
+    """Whether a job has to get its key before it is run; not if its key is held until its start only.
+
+    A job of a debounced task does: it is put off, or gives its call to the job of its series.
+    """
+    unique, debounce = task.defaults.unique, task.defaults.debounce
+    asks = debounce is not None or (unique is not None and unique.mode != "started")
+    return asks and not run.claimed.is_unique
 
 
 async def hold_key(store: Store, run: Run) -> None:
@@ -32,12 +36,13 @@ async def hold_key(store: Store, run: Run) -> None:
 
     Raises:
         Cancel: another job holds it.
-        Snooze: the job is to run after the one that holds it.
+        Snooze: the job is to run after the one that holds it, or has begun a series of calls.
     """
     task, envelope = run.task, run.envelope
     assert task is not None and envelope is not None  # noqa: PT018 - one fact: resolved
     signature, backoff = signature_of(task), Backoff()
-    maker = KeyMaker.of(task.name, signature, Options(unique=task.defaults.unique), app_of(task).own_types)
+    options = Options(unique=task.defaults.unique, debounce=task.defaults.debounce)
+    maker = KeyMaker.of(task.name, signature, options, app_of(task).own_types)
     if maker is None:
         return
     lock = maker.lock(*signature.decode(envelope.args, envelope.kwargs))
@@ -53,5 +58,5 @@ async def hold_key(store: Store, run: Run) -> None:
         return
     owner, must_wait = holder
     if must_wait:
-        raise Snooze(LOOK_AGAIN)
-    raise Cancel(f"job {owner} holds its unique key")
+        raise Snooze(lock.wait_ms / 1000 or LOOK_AGAIN)
+    raise Cancel(f"job {owner} {'has its call now' if lock.is_debounced else 'holds its unique key'}")

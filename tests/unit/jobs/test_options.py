@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from aioq.errors import ConfigError
+from aioq.jobs.debounce import Debounce
 from aioq.jobs.job import Priority
 from aioq.jobs.options import MAX_DELAY, NAMES, Options, check_name, make_options, unknown_option
 from aioq.jobs.retry import Retry, RetryRule
@@ -48,6 +49,7 @@ ONE_OF_EACH: dict[str, list[Any]] = {
     "shard_key": ["customer-7"],
     "unique": [Unique(by="user_id")],
     "unique_key": ["user-7"],
+    "debounce": [Debounce(by="doc", wait=5)],
     "headers": [{"a": "b"}],
 }
 

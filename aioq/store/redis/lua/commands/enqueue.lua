@@ -6,6 +6,7 @@
 -- Its arguments are few, and long; docs/design.md, "An enqueue has few arguments, and long ones".
 --
 -- NEEDS: keys, msgpack, record_text_write, record, lanes, hooks, dead, history, events, unique, successors
+-- NEEDS: series
 -- USES: reads counters, job, listening, scheduled, standing, tombstone, unique; writes body, counters, dead,
 --   events, following, idle, job, lanes, leftovers, outbox, scheduled, standing, stats, timers, tombstone, unique,
 --   wakeable; publishes dispatched
@@ -127,6 +128,12 @@ end
 -- Decides about a job with a unique key; returns false if it is not to be added.
 local function is_free(position, id, job)
   local lock = job.extra.unique
+  if Series.is_one(lock) then
+    local instead = Series.place(q, id, job, added)
+    if instead ~= id then Successors.leave_tombstone(q, id, job, instead, tombstone) end
+    if instead ~= id then present[#present + 1] = {position, instead} end
+    return instead == id
+  end
   local owner, there, following = Unique.owner(q, id, lock, added)
   if not owner then
     Unique.take(q, id, lock, true)

@@ -73,7 +73,7 @@ function kinds.job(id, said)
   end
   -- It stays where it is as long as another job holds its unique key here.
   local lock = job[Field.EXTRA].unique
-  if lock and lock[2] ~= 'within' and Unique.owner(q, id, lock) then return false end
+  if lock and lock[2] ~= 'within' and lock[3] ~= 'debounce' and Unique.owner(q, id, lock) then return false end
   if there and not is_same(job, there) then
     Dead.free_id(q, id)
     there = nil

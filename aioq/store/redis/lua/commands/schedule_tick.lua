@@ -1,10 +1,10 @@
 -- Makes the jobs of due ticks and sets the next ticks; each schedule in one step, and only if its revision is
 -- still the one that the caller has read. A job whose id exists already is not added again.
 --
--- NEEDS: call, keys, record, lanes, hooks, history, events, overlap, due, newer, unique
+-- NEEDS: call, keys, record, lanes, hooks, history, events, overlap, due, newer, unique, series
 -- USES: reads counters, job, listening, schedule, scheduled, schedules, standing, unique; writes body, counters,
---   events, following, idle, job, lanes, outbox, schedule, scheduled, schedules, standing, stats, timers, unique,
---   wakeable; publishes dispatched
+--   events, following, idle, job, lanes, leftovers, outbox, schedule, scheduled, schedules, standing, stats,
+--   timers, unique, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 the marks of lib/events.lua, '' for none, then six per schedule: id, revision, next tick in ms since the
 --   epoch ('' for none), overlap, the most runs (0 for no limit), and its jobs as a MessagePack array with four
@@ -58,6 +58,14 @@ local function hold_key(job_id, lock, due)
   return true, true
 end
 
+-- The same for a debounced task: a tick is a call as any other. Also returns when its job is due.
+local function join_series(s, job_id, extra, due, envelope)
+  if redis.call('EXISTS', Keys.job(q, job_id)) == 1 then return true, due end
+  local new = {envelope = envelope ~= '' and envelope or s.envelope, lane = s.lane, extra = extra}
+  new.due = math.max(due, q.now) + extra.unique[7]
+  return Series.place(q, job_id, new, {}) == job_id, new.due
+end
+
 -- Makes one tick, following `overlap`; returns whether a job was made.
 local function make(s, job_id, due, envelope, overlap)
   local busy = overlap ~= 'allow' and s.current and unfinished(s.current)
@@ -73,7 +81,11 @@ local function make(s, job_id, due, envelope, overlap)
     return false
   end
   local extra, is_free, follows = s.extra and cmsgpack.unpack(s.extra), true, false
-  if extra and extra.unique then is_free, follows = hold_key(job_id, extra.unique, due) end
+  if extra and Series.is_one(extra.unique) then
+    is_free, due = join_series(s, job_id, extra, due, envelope)
+  elseif extra and extra.unique then
+    is_free, follows = hold_key(job_id, extra.unique, due)
+  end
   if not is_free then
     s.skipped = s.skipped + 1
     return false

@@ -83,10 +83,19 @@ Hooks.all = once(function()
       key = 'unique',
       start = function(q, id, _, extra)
         if extra.unique[2] == 'started' then Hooks.give_back(q, id, extra.unique) end
+        if extra.unique[3] == 'debounce' then extra.unique[6] = 1 end
       end,
       back = function(q, id, _, extra, way)
         local lock, began = extra.unique, after_run[way]
         local was_released = way == 'release' or way == 'park'
+        if lock[3] == 'debounce' then
+          -- Only if it has never begun: what comes after its start is of the next series.
+          if was_released then lock[6] = 0 end
+          if (was_released or way == 'move' or began) and lock[6] == 0 and not Unique.owner(q, id, lock) then
+            Unique.take(q, id, lock)
+          end
+          return
+        end
         if began then lock[6] = 1 end
         if way == 'move' and lock[2] ~= 'within' or lock[2] == 'started' and (began or was_released) then
           -- A job that was released has never begun: whoever came since has taken its place.
@@ -99,7 +108,7 @@ Hooks.all = once(function()
       left = function(q, id, _, extra) Hooks.give_back(q, id, extra.unique) end,
       reopen = function(q, id, _, extra)
         extra.unique[6] = 0
-        if extra.unique[2] == 'within' then return end
+        if extra.unique[2] == 'within' or extra.unique[3] == 'debounce' then return end
         if Unique.owner(q, id, extra.unique) then return false end
         Unique.take(q, id, extra.unique)
       end,

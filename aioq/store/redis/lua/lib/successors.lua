@@ -4,17 +4,35 @@
 -- NEEDS: keys, record_text_write, record, hooks, unique, operated
 local Successors = {}
 
--- Gives a job that waits to be run the call, tags, expiry and time of a new one, as if it had never been run.
-function Successors.replace(q, id, job, new)
-  local had_body, extra, at = job[Field.JOB] == true, job[Field.EXTRA], new.due or q.now
+-- Gives a job the call, tags, expiry and lane of a new one, as if it had never been run; the caller writes its
+-- record, unless it is queued and changes its lane.
+local function change(q, id, job, new)
+  local extra, lane = job[Field.EXTRA], new.lane or false
   if #new.envelope > BODY_LIMIT then redis.call('SET', Keys.body(q, id), new.envelope) end
   job[Field.JOB] = #new.envelope > BODY_LIMIT or new.envelope
   extra.tags, extra.expires, extra.unique[6] = new.extra.tags, new.extra.expires, 0
   for _, field in ipairs({Field.OUTCOME, Field.ATTEMPTS, Field.PROGRESS, Field.PARKED, Field.CUTS}) do
     if job[field] then job[field] = false end
   end
+  if lane == (job[Field.LANE] or false) then return end
+  if not job[Field.STATE] then return Operated.prioritize(q, id, job, lane or Keys.NORMAL) end
+  job[Field.LANE] = lane
+end
+
+-- The same for one that runs, and is put off by its worker.
+function Successors.replace_call(q, id, job, new)
+  local had_body = job[Field.JOB] == true
+  change(q, id, job, new)
+  Record.save(q, id, job)
+  if had_body and job[Field.JOB] ~= true then redis.call('DEL', Keys.body(q, id)) end
+end
+
+-- The same for one that waits to be run; it also gets the time.
+function Successors.replace(q, id, job, new)
+  local had_body, at = job[Field.JOB] == true, new.due or q.now
+  change(q, id, job, new)
   if job[Field.STATE] == 'waiting' then
-    extra.unique[5] = new.due or 0
+    if new.extra.unique[3] ~= 'debounce' then job[Field.EXTRA].unique[5] = new.due or 0 end
     Hooks.run(q, 'back', id, job, 'reschedule', at)
     Record.save(q, id, job)
   elseif job[Field.STATE] or at > q.now then
@@ -28,7 +46,7 @@ end
 
 -- The same for a job that this call is about to add.
 function Successors.replace_new(job, new)
-  job.envelope, job.due = new.envelope, new.due
+  job.envelope, job.due, job.lane = new.envelope, new.due, new.lane
   job.extra.tags, job.extra.expires = new.extra.tags, new.extra.expires
   if job.follows then job.extra.unique[5] = new.due or 0 end
 end
@@ -63,12 +81,17 @@ function Successors.choose(q, id, new, owner, job, following, adding)
   return id
 end
 
--- The same; a send that has changed another job leaves a tombstone, which names that job. If the send is repeated
--- because its reply was lost, it must not overwrite what a later one has changed since.
-function Successors.place(q, id, new, owner, job, following, adding, tombstone)
-  local instead = Successors.choose(q, id, new, owner, job, following, adding)
-  if instead ~= id and tombstone > 0 then
+-- A send that has changed another job leaves a tombstone, which names that job. If the send is repeated because
+-- its reply was lost, it must not overwrite what a later one has changed since.
+function Successors.leave_tombstone(q, id, new, instead, tombstone)
+  if tombstone > 0 then
     redis.call('SET', Keys.tombstone(q, new.nonce ~= '' and new.nonce or id), instead, 'PX', tombstone)
   end
+end
+
+-- Decides about a job as `choose`, and leaves such a tombstone.
+function Successors.place(q, id, new, owner, job, following, adding, tombstone)
+  local instead = Successors.choose(q, id, new, owner, job, following, adding)
+  if instead ~= id then Successors.leave_tombstone(q, id, new, instead, tombstone) end
   return instead
 end

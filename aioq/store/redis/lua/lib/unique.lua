@@ -13,8 +13,9 @@
 local Unique = {}
 
 -- The items of `extra.unique`: 1 the key, 2 until when it is held (`ended`, `started`, `within`), 3 what becomes
--- of a job whose key another one holds (`return`, `raise`, `replace`, `latest`), 4 for how many ms it is held, 5
--- when the job is due that is to follow another one, 6 whether its present call was begun by a worker, 1 or 0.
+-- of a job whose key another one holds (`return`, `raise`, `replace`, `latest`; `debounce`, see lib/series.lua), 4
+-- for how many ms it is held, 5 when the job is due that is to follow another one, 6 whether its present call
+-- was begun by a worker, 1 or 0, 7 see lib/series.lua.
 
 -- The job that holds a key, the one that follows it, and whether the key is held for a time; nil for none.
 function Unique.noted(q, key)
