@@ -1,8 +1,8 @@
 """The command line. Commands are imported when they are called, so that Ctrl-C during the import ends quietly.
 
 `main` has the commands, also those of `cli/top` and `cli/demo`; `check`, `doctor`, `shards` and `schedules` are
-one each. `targets` finds which App is meant, and `loader` imports it; `errors` and `logging` are for all of
-them.
+one each. `targets` finds which App is meant, and `loader` imports it; `queue_slots` reads the queues of a worker;
+`errors` and `logging` are for all of them.
 
 Imports `cli/operate`, `cli/worker`, `app`, `operate`, `worker`, `schedules`, `producer`, `store`, `jobs`,
 `config`, `util` and `errors`.

@@ -18,10 +18,11 @@ from aioq.cli import INTERRUPTED
 from aioq.cli.errors import CommandError, as_command_errors
 from aioq.cli.operate.commands import COMMANDS
 from aioq.cli.operate.options import as_json, for_app
+from aioq.cli.queue_slots import with_slots
 from aioq.cli.worker.child_env import EXIT_REFUSED, ChildMark
 from aioq.config.pyproject import DEFAULT_APP, default_app
 from aioq.config.validators import MAX_COUNT
-from aioq.errors import AioqError
+from aioq.errors import AioqError, ConfigError
 from aioq.util.durations import MAX_DELAY
 from aioq.util.migration import ApiPart, here
 from aioq.util.printable import printable_lines
@@ -81,6 +82,10 @@ def _one_by_one(_: click.Context, __: click.Parameter, queues: tuple[str, ...]) 
         if "," in queue:
             each = " ".join(f"-q {name.strip()}" for name in queue.split(",") if name.strip())
             raise click.BadParameter(f"{queue!r}: one queue at a time: {each}")
+    try:
+        with_slots(queues)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from None
     return queues
 
 
@@ -92,8 +97,8 @@ def _one_by_one(_: click.Context, __: click.Parameter, queues: tuple[str, ...]) 
     "queues",
     multiple=True,
     callback=_one_by_one,
-    metavar="NAME",
-    help="A queue to serve; may be repeated. By default all queues of tasks and schedules.",
+    metavar="NAME[=SLOTS]",
+    help="A queue to serve, with so many slots at most; may be repeated. By default all of tasks and schedules.",
 )
 @click.option("-c", "--concurrency", type=COUNT, metavar="N", help="Jobs that run at once in one process.")
 @click.option("-p", "--processes", type=COUNT, metavar="N", help="Worker processes; one that dies is replaced.")

@@ -16,6 +16,9 @@ from aioq.util.suggestions import did_you_mean
 MAX_SHARDS = 1_024
 """The most shards of a queue. A worker has a lease in each, and so many are more than servers can use."""
 
+MAX_WEIGHT = 1_000
+"""The largest weight of a queue: more would leave others not one slot of any worker."""
+
 
 @public
 class Queue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
@@ -32,6 +35,8 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, repr_
             App's.
         dead_limit: how many dead jobs this queue keeps, or each shard of it; the oldest are dropped first. Default
             None: as the App's.
+        weight: the part of a worker's slots that this queue gets where other queues of the worker have jobs too:
+            with weights of 3 and 1 three slots of four. Default None: 1.
         priorities: "strict": as long as there are jobs of a higher priority, those of a lower one wait; with
             "weighted", of ten jobs that a worker takes, six are of high priority, three of normal and one of low,
             as long as there are some of each. Default None: "strict".
@@ -43,6 +48,7 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, repr_
     shards: Annotated[int | None, integer(1, MAX_SHARDS, optional=True)] = None
     dead_ttl: Annotated[Duration | None, duration(0, optional=True)] = None
     dead_limit: Annotated[int | None, integer(0, optional=True)] = None
+    weight: Annotated[int | None, integer(1, MAX_WEIGHT, optional=True)] = None
     priorities: Annotated[Literal["strict", "weighted"] | None, choice("strict", "weighted", optional=True)] = None
 
     def __post_init__(self) -> None:

@@ -82,6 +82,8 @@ class WorkerInfo:
         python: the version of Python.
         queues: its queues.
         slots: how many jobs it runs at once.
+        queue_slots: by queue, the most of them that its jobs take; a queue that is not in it may take all.
+        queue_weights: by queue, the weight by which it shares the slots with the others; a queue without has 1.
         running: the jobs it runs, with `task` and `started_at`.
         heartbeat_age: how many seconds ago it last renewed a lease, by the server's clock.
         fetch_age: how many seconds ago the server last answered its fetching, for the queue for which that is the
@@ -101,6 +103,8 @@ class WorkerInfo:
     python: str
     queues: tuple[str, ...]
     slots: int
+    queue_slots: Mapping[str, int]
+    queue_weights: Mapping[str, int]
     running: tuple[JobInfo, ...]
     heartbeat_age: float
     fetch_age: float | None
@@ -168,45 +172,60 @@ class WorkerInfo:
         """`resume` for sync code, as `App.run_sync`."""
         return self._sync("resume", lambda: self.resume(timeout=timeout))
 
-    async def resize(self, slots: int, *, timeout: Duration | None = None) -> "WorkerInfo":
+    async def resize(
+        self, slots: int, *, queue: str | None = None, timeout: Duration | None = None
+    ) -> "WorkerInfo":
         """Change how many jobs it runs at once. If more run now, they go on, and it takes no others until then.
 
         Threads for plain functions follow, unless the setting `threads` says how many there are.
 
         Args:
             slots: how many, at least 1.
+            queue: change how many of them the jobs of this queue may take. Default: change how many it has.
             timeout: how long to wait for the answer, see `WorkerInfo`.
 
         Raises:
-            ConfigError: `slots` is no such number.
+            ConfigError: `slots` is no such number, or `queue` cannot be the name of a queue.
         """
         if type(slots) is not int or slots < 1:
             raise ConfigError(
                 f"worker.resize({brief(slots)}): expected 1 or more; to take no jobs: worker.pause()"
             )
-        return await self._changed("resize", timeout, slots=slots)
+        if queue is None:
+            return await self._changed("resize", timeout, slots=slots)
+        return await self._changed("resize", timeout, slots=slots, queue=check_name("worker.resize", queue))
 
-    def resize_sync(self, slots: int, *, timeout: Duration | None = None) -> "WorkerInfo":
+    def resize_sync(
+        self, slots: int, *, queue: str | None = None, timeout: Duration | None = None
+    ) -> "WorkerInfo":
         """`resize` for sync code, as `App.run_sync`."""
-        return self._sync("resize", lambda: self.resize(slots, timeout=timeout))
+        return self._sync("resize", lambda: self.resize(slots, queue=queue, timeout=timeout))
 
-    async def add_queue(self, queue: str, *, timeout: Duration | None = None) -> "WorkerInfo":
+    async def add_queue(
+        self, queue: str, *, slots: int | None = None, timeout: Duration | None = None
+    ) -> "WorkerInfo":
         """Let it serve one more queue, with all of its shards. One that it serves already stays as it is.
 
         Args:
             queue: the queue's name.
+            slots: the most of its slots that jobs of this queue take, at least 1. Default: all.
             timeout: how long to wait for the answer, see `WorkerInfo`.
 
         Raises:
-            ConfigError: there is no such queue; the message names those that there are.
+            ConfigError: there is no such queue; the message names those that there are. Or `slots` is wrong.
         """
         check_name("worker.add_queue", queue)
+        if slots is not None and (type(slots) is not int or slots < 1):
+            raise ConfigError(f"worker.add_queue: slots={brief(slots)}: expected 1 or more")
         await self._asker.check_queue("worker.add_queue", queue)
-        return await self._changed("add_queue", timeout, queue=queue)
+        given = {} if slots is None else {"slots": slots}  # a worker of an older version knows no `slots`
+        return await self._changed("add_queue", timeout, queue=queue, **given)
 
-    def add_queue_sync(self, queue: str, *, timeout: Duration | None = None) -> "WorkerInfo":
+    def add_queue_sync(
+        self, queue: str, *, slots: int | None = None, timeout: Duration | None = None
+    ) -> "WorkerInfo":
         """`add_queue` for sync code, as `App.run_sync`."""
-        return self._sync("add_queue", lambda: self.add_queue(queue, timeout=timeout))
+        return self._sync("add_queue", lambda: self.add_queue(queue, slots=slots, timeout=timeout))
 
     async def remove_queue(self, queue: str, *, timeout: Duration | None = None) -> "WorkerInfo":
         """Let it take no more jobs of a queue, and leave that when those which it has are done.

@@ -223,6 +223,8 @@ class _Register:
             python=about.python,
             queues=about.queues,
             slots=about.slots,
+            queue_slots=about.queue_slots,
+            queue_weights=about.queue_weights,
             running=tuple(running),
             heartbeat_age=heartbeat_age(about.lease_ms, registrations),
             fetch_age=max(fetched) / 1000 if min(fetched) >= 0 else None,

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -60,6 +60,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         python: the version of Python.
         queues: its queues, without their shards.
         slots: how many jobs it runs at once.
+        queue_slots, queue_weights: by queue, the most slots that its jobs take, and its weight; if set.
         lease_ms: how long its lease lasts after a renewal.
         paused: whether it takes no jobs.
         draining: whether it ends.
@@ -76,6 +77,8 @@ class About(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     queues: tuple[str, ...]
     slots: int
     lease_ms: int
+    queue_slots: Mapping[str, int] = {}
+    queue_weights: Mapping[str, int] = {}
     paused: bool = False
     draining: bool = False
     supervised: bool = False

@@ -33,6 +33,7 @@ class _Waiting:
     """A job that waits for other jobs.
 
     Attributes:
+        queue: its queue, or shard.
         in_thread: whether it is a plain function, in a thread.
         waits: for how many jobs it waits at the moment.
         slot_lent: whether its slot is lent.
@@ -40,9 +41,10 @@ class _Waiting:
         left_behind: whether its outcome is written although its function still waits.
     """
 
-    __slots__ = ("in_thread", "left_behind", "slot_lent", "thread_lent", "waits")
+    __slots__ = ("in_thread", "left_behind", "queue", "slot_lent", "thread_lent", "waits")
 
-    def __init__(self, *, in_thread: bool) -> None:
+    def __init__(self, queue: str, *, in_thread: bool) -> None:
+        self.queue = queue
         self.in_thread = in_thread
         self.waits = 0
         self.slot_lent = self.thread_lent = self.left_behind = False
@@ -129,7 +131,7 @@ class Lending:
             left = in_thread is None and self._has_left(job)
             if in_thread is None and not left:
                 return  # the job has ended, and something that it has started waits
-            waiting = self._waiting[job] = _Waiting(in_thread=left or bool(in_thread))
+            waiting = self._waiting[job] = _Waiting(place_of(job), in_thread=left or bool(in_thread))
             waiting.left_behind = left
         waiting.waits += 1
         if waiting.waits == 1:
@@ -162,14 +164,14 @@ class Lending:
         if waiting.in_thread:
             waiting.thread_lent = True
             self._lend_threads(1)
-        self._slots.give_back()
+        self._slots.give_back(1, waiting.queue)
         self._on_lent()
 
     def _take_back_slot(self, waiting: _Waiting) -> None:
         if waiting.slot_lent:
             waiting.slot_lent = False
             self.lent -= 1
-            self._slots.take(1)
+            self._slots.take(1, waiting.queue)
 
     def _lend_next(self) -> None:
         """A lent slot was taken back: lend the slot of the first waiting job that could not lend its own."""

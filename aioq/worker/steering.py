@@ -20,6 +20,7 @@ from aioq.worker.about import About, WorkerFigures, resident_memory
 from aioq.worker.duties.control import ControlVerb
 from aioq.worker.identity import this_host
 from aioq.worker.requests import RefusedError
+from aioq.worker.shares import Share, share_in_words, shares_of
 from aioq.worker.wiring import Duties
 
 log = logger("aioq.worker")
@@ -36,6 +37,7 @@ class Steered(Protocol):
 
     queues: tuple[str, ...]
     concurrency: int
+    queue_slots: dict[str, int]
 
     @property
     def is_stopping(self) -> bool:
@@ -72,6 +74,7 @@ class Steering:
     def __init__(self, worker: Steered, settings: Settings, tasks: Collection[str], *, supervised: bool) -> None:
         self._worker = worker
         self._lease = settings.lease
+        self._weights = {name: queue.weight for name, queue in (settings.queues or {}).items() if queue.weight}
         self._threads_follow = settings.threads is None
         self._supervised = supervised
         self._tasks, self._marks, self._marked = tasks, marks_of(tasks), len(tasks)
@@ -116,6 +119,8 @@ class Steering:
             python=platform.python_version(),
             queues=worker.queues,
             slots=worker.concurrency,
+            queue_slots={queue: most for queue, most in worker.queue_slots.items() if queue in worker.queues},
+            queue_weights={queue: self._weights[queue] for queue in worker.queues if queue in self._weights},
             lease_ms=round(self._lease * 1000),
             paused=self.is_paused,
             draining=worker.is_stopping,
@@ -168,20 +173,33 @@ class Steering:
     async def _figures(self) -> Any:
         return self._now()
 
-    async def _resize(self, slots: int) -> Any:
+    def shares(self) -> Mapping[str, Share]:
+        """The shares that the worker's queues have of its slots."""
+        return shares_of(self._worker.queues, self._worker.queue_slots, self._weights)
+
+    def share_in_words(self, queue: str, words: str) -> str:
+        """A queue of the worker and its share; `words` is the queue in words."""
+        return share_in_words(words, queue, self._worker.queue_slots, self._weights)
+
+    async def _resize(self, slots: int, queue: str | None = None) -> Any:
         if type(slots) is not int or slots < 1:
             raise RefusedError(f"slots={slots!r}: a worker has 1 slot or more; pause it so that it takes no jobs")
         duties, before = self._serving(), self._worker.concurrency
-        self._worker.concurrency = slots
-        if self._threads_follow:
-            duties.caller.lend_threads(slots - before)
-        duties.slots.resize(slots)
+        if queue is not None:
+            self._check_serves(queue)
+            self._worker.queue_slots[queue] = slots
+            duties.slots.share(self.shares())
+        else:
+            self._worker.concurrency = slots
+            if self._threads_follow:
+                duties.caller.lend_threads(slots - before)
+            duties.slots.resize(slots)
         for each in duties.queues.values():
             each.fetcher.resize()
         duties.announce()
         return self._now()
 
-    async def _add_queue(self, queue: str) -> Any:
+    async def _add_queue(self, queue: str, slots: int | None = None) -> Any:
         duties, worker = self._serving(), self._worker
         try:
             check_name("queue", queue)
@@ -191,17 +209,22 @@ class Steering:
             raise RefusedError(
                 f"it still runs jobs of queue {queue!r}, which was removed: wait until they have ended"
             )
+        if slots is not None and (type(slots) is not int or slots < 1):
+            raise RefusedError(f"slots={slots!r}: the jobs of a queue have 1 slot or more")
         if queue not in worker.queues:
             worker.queues = (*worker.queues, queue)
+            worker.queue_slots.pop(queue, None)
+            if slots is not None:
+                worker.queue_slots[queue] = slots
+            if shares := self.shares():
+                duties.slots.share(shares)
             worker.serve_more()
             duties.announce()
         return self._now()
 
     async def _remove_queue(self, queue: str) -> Any:
         duties, worker = self._serving(), self._worker
-        if queue not in worker.queues:
-            hint = did_you_mean(queue, worker.queues)
-            raise RefusedError(f"it does not serve queue {queue!r}{hint}; it serves: {', '.join(worker.queues)}")
+        self._check_serves(queue)
         if len(worker.queues) == 1:
             raise RefusedError(f"{queue!r} is its last queue; pause it or stop it, or add another queue first")
         worker.queues = tuple(each for each in worker.queues if each != queue)
@@ -235,6 +258,12 @@ class Steering:
             log.info("queue %s: this worker does not serve it any more", queue)
         finally:
             del self._leaving[queue]
+
+    def _check_serves(self, queue: str) -> None:
+        queues = self._worker.queues
+        if queue not in queues:
+            hint = did_you_mean(queue, queues)
+            raise RefusedError(f"it does not serve queue {queue!r}{hint}; it serves: {', '.join(queues)}")
 
     def _serving(self) -> Duties:
         if self._duties is None or self._worker.is_stopping:

@@ -50,6 +50,7 @@ from aioq.worker.run.call import Caller
 from aioq.worker.run.environment import RunEnvironment
 from aioq.worker.run.run import CANCELLED
 from aioq.worker.run.unique import hold_key
+from aioq.worker.shares import Share
 from aioq.worker.slots import Slots
 
 log = logger("aioq.worker")
@@ -68,6 +69,7 @@ class Duties:
         declared: the schedules of the code.
         describe: what the worker says of itself; from any thread.
         verbs: what operators can ask for, see `Control`.
+        shares: the queues' shares of the slots; empty if a free slot is for the first that comes.
 
     Attributes:
         gaps: how often the subscription had to be made again.
@@ -85,12 +87,13 @@ class Duties:
         declared: Sequence[Declared],
         describe: Callable[[], About],
         verbs: Mapping[str, ControlVerb] = MappingProxyType({}),
+        shares: Mapping[str, Share] = MappingProxyType({}),
     ) -> None:
         self._app_parts, settings = app_parts, app_parts.settings
         self._store, self._incarnation = store, incarnation
         self._declared, self._all_queues = declared, tuple(queues)
         self._whole = set(worker_queues(app_parts, ())) <= by_queue(queues).keys()
-        self.slots = Slots(concurrency)
+        self.slots = Slots(concurrency, shares)
         self.watchdog = Watchdog(settings.loop_lag_warning)
         self.reporter = Reporter(store, lambda key: self.executor.is_running(*key))
         every = settings.logs_from == "all"
@@ -281,16 +284,16 @@ class Duties:
         self.burst.idle()
 
     def _is_idle(self, queue: str) -> bool:
-        return self.queues[queue].fetcher.waiting and self.slots.free > 0
+        return self.queues[queue].fetcher.waiting and self.slots.free_for(queue) > 0
 
     def _dispatched(self, queue: str, worker: str, claimed: Claimed) -> None:
         duties = self.queues[queue]
         if worker != duties.membership.worker:
             return  # that lease is lost, and the job with it
         # Jobs of another queue have taken the free slots, or the worker leaves this one.
-        was_full = not self.slots.free or queue in self._leaving
-        self.slots.take(1)
-        if is_full := not self.slots.free:
+        was_full = not self.slots.free_for(queue) or queue in self._leaving
+        self.slots.take(1, queue)
+        if is_full := not self.slots.free_for(queue):
             duties.fetcher.filled()
         self._note(queue, claimed)
         if was_full:
@@ -303,7 +306,7 @@ class Duties:
             self._note(queue, claimed)
             self.executor.submit(queue, worker, claimed)
         else:  # the lease was lost while the reply was on its way, and the job with it
-            self.slots.give_back()
+            self.slots.give_back(1, queue)
 
     def _note(self, queue: str, claimed: Claimed) -> None:
         self.burst.delivered()

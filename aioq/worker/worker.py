@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from aioq.errors import ServerError, ServerUnavailableError
@@ -52,6 +53,7 @@ class Worker:
         on_start: called with facts about the server once it answers, before the first job is claimed.
         incarnation: makes its ids; a supervisor gives one, so that it can tell which ids died with its child.
         supervised: whether a supervisor replaces it when it ends.
+        queue_slots: by queue, the most slots that its jobs take; a queue that is not in it may take all.
 
     Attributes:
         queues: its queues.
@@ -75,8 +77,10 @@ class Worker:
         on_start: Callable[[ServerInfo], None] | None = None,
         incarnation: Incarnation | None = None,
         supervised: bool = False,
+        queue_slots: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self._app_parts = app_parts
+        self.queue_slots = dict(queue_slots)
         self._incarnation = incarnation or Incarnation()
         self.queues = tuple(dict.fromkeys(queues))
         self.served: tuple[str, ...] = self.queues
@@ -103,8 +107,11 @@ class Worker:
         return self._duties.left_behind if self._serving.is_set() else 0
 
     def queues_in_words(self) -> list[str]:
-        """Its queues, with the number of shards of those that have several; known when the server has answered."""
-        return [queue if self._shards is None else self._shards.table[queue].in_words() for queue in self.queues]
+        """Its queues, with their numbers of shards and their shares; known when the server has answered."""
+        names = {
+            queue: queue if self._shards is None else self._shards.table[queue].in_words() for queue in self.queues
+        }
+        return [self.steering.share_in_words(queue, words) for queue, words in names.items()]
 
     @property
     def is_stopping(self) -> bool:
@@ -179,6 +186,7 @@ class Worker:
             declared=self._declared,
             describe=self.steering.describe,
             verbs=self.steering.verbs,
+            shares=self.steering.shares(),
         )
         self._first_end = _FirstEnd([], self._ends_by_itself)
         register = self._register = QueueRegister(store.operating.note_queues, lambda: self.queues)

@@ -108,6 +108,26 @@ def priced(app: App, name: str) -> Any:
     return task
 
 
+# -- docs/controls.md
+
+
+@fragment("docs/controls.md", 'app = App("shop", queues={"mail": Queue(weight=3), "reports": Queue(weight=1)})')
+async def _weights(show: Show, _: pytest.MonkeyPatch) -> None:
+    settings = (await show(App=App, Queue=Queue))["app"].settings
+    assert [settings.queue(name).weight for name in ("mail", "reports", "other")] == [3, 1, None]
+
+
+@fragment("docs/controls.md", 'async for worker in app.workers(queue="reports"):')
+async def _shares_from_afar(show: Show, _: pytest.MonkeyPatch) -> None:
+    app = App("shop", queues={"bulk": Queue()})
+    app.task(queue="reports")(_no_mailbox)
+    async with app.test() as session:
+        await session.advance(0)
+        await show(app=app)
+        changed = [each.queue_slots async for each in app.workers(queue="reports")]
+    assert changed == [{"reports": 8, "bulk": 2}]
+
+
 # -- docs/operating.md
 
 

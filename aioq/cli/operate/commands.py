@@ -173,7 +173,9 @@ def why(words: tuple[str, ...], **options: Any) -> None:
     stop="Stop it gracefully, as SIGTERM does.",
 )
 @click.option("--resize", type=COUNT, metavar="N", help="Change how many jobs it runs at once.")
-@click.option("--add-queue", metavar="NAME", help="Let it serve this queue too.")
+@click.option(
+    "--add-queue", metavar="NAME[=SLOTS]", help="Let it serve this queue too, with so many slots at most."
+)
 @click.option("--remove-queue", metavar="NAME", help="Let it serve this queue no more.")
 @confirmed
 @as_json

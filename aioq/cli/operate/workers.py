@@ -13,12 +13,14 @@ import msgspec
 from aioq.app import App
 from aioq.cli.operate.output import Column, print_items, print_json, span
 from aioq.cli.operate.questions import confirm
+from aioq.cli.queue_slots import queue_and_slots
 from aioq.cli.targets import AppTarget, find_app
 from aioq.errors import AioqError, ConfigError
 from aioq.jobs.options import check_name
 from aioq.operate.worker import WorkerInfo
 from aioq.util.plural import counted
 from aioq.util.printable import printable
+from aioq.worker.shares import share_in_words
 from aioq.worker.stacks import WorkerStacks
 
 _WILD = re.compile(r"[*?\[]")
@@ -40,10 +42,11 @@ def run(
 ) -> None:
     """Carry out the command."""
     app, words = find_app(target, "a PATTERN of ids", least=0)
-    for option, name in (("--add-queue", add_queue), ("--remove-queue", remove_queue)):
+    added, slots = (None, None) if add_queue is None else queue_and_slots("--add-queue", add_queue)
+    for option, name in (("--add-queue", added), ("--remove-queue", remove_queue)):
         if name is not None:
             check_name(option, name)
-    ask = _asked(verb, resize, add_queue, remove_queue)
+    ask = _asked(verb, resize, added, slots, remove_queue)
     if ask is not None and not words:
         raise ConfigError("which workers? Give an id, or a pattern of ids such as 'web1-*', or '*' for all")
     pattern = words[0] if words else None
@@ -64,12 +67,14 @@ def run(
     sys.exit(asyncio.run(carry_out()))
 
 
-def _asked(verb: str | None, resize: int | None, add: str | None, remove: str | None) -> Ask | None:
+def _asked(
+    verb: str | None, resize: int | None, add: str | None, slots: int | None, remove: str | None
+) -> Ask | None:
     """What is asked of each worker; None for nothing."""
     if resize is not None:
         return lambda each: each.resize(resize)
     if add is not None:
-        return lambda each: each.add_queue(add)
+        return lambda each: each.add_queue(add, slots=slots)
     if remove is not None:
         return lambda each: each.remove_queue(remove)
     return None if verb is None else lambda each: getattr(each, verb)()
@@ -114,6 +119,10 @@ def as_object(worker: WorkerInfo) -> dict[str, Any]:
     return {**found, "figures": msgspec.structs.asdict(worker.figures)}
 
 
+def _queues(worker: WorkerInfo) -> list[str]:
+    return [share_in_words(each, each, worker.queue_slots, worker.queue_weights) for each in worker.queues]
+
+
 def _state(worker: WorkerInfo) -> str:
     if not worker.alive:
         return "lost"
@@ -135,7 +144,7 @@ LAG_SHOWN_FROM = 0.1
 COLUMNS: Sequence[Column[WorkerInfo]] = (
     Column("id", lambda each: each.id, whole=True),
     Column("host, pid", lambda each: f"{each.host}, {each.pid}"),
-    Column("queues", lambda each: ", ".join(each.queues)),
+    Column("queues", lambda each: ", ".join(_queues(each))),
     Column("busy", lambda each: f"{len(each.running)}/{each.slots}", is_number=True),
     Column("jobs run", lambda each: f"{each.figures.jobs_run}", is_number=True),
     Column("state", _state, whole=True),

@@ -19,6 +19,7 @@ from msgspec import structs
 from aioq.app import App, internals_of
 from aioq.cli.loader import load_app
 from aioq.cli.logging import set_up_logging
+from aioq.cli.queue_slots import with_slots
 from aioq.cli.worker.banner import show_banner
 from aioq.cli.worker.child_env import EXIT_FINISHED, EXIT_STOPPED, ChildMark
 from aioq.cli.worker.lifespan import LifespanError, guarded, report
@@ -57,7 +58,10 @@ LIFESPAN_FAILED = 1
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
-    """The command line of `aioq worker`; None means that the App's setting applies."""
+    """The command line of `aioq worker`; None means that the App's setting applies.
+
+    A queue may have a number of slots: `mail=10`.
+    """
 
     target: str
     queues: tuple[str, ...] = ()
@@ -69,6 +73,16 @@ class WorkerPlan:
     health_port: int | None = None
     log_level: str | None = None
     log_format: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the queues."""
+        return tuple(with_slots(self.queues))
+
+    @property
+    def queue_slots(self) -> dict[str, int]:
+        """The queues that have a number of slots."""
+        return {queue: slots for queue, slots in with_slots(self.queues).items() if slots is not None}
 
 
 def start_worker(plan: WorkerPlan, child: ChildMark | None = None) -> int:
@@ -91,7 +105,7 @@ def start_worker(plan: WorkerPlan, child: ChildMark | None = None) -> int:
     _set_up_logging(plan, settings, child)
     if child is None:
         parts = internals_of(app).app_parts()
-        for words in [*undeclared_queues(parts, plan.queues), *unused_settings(parts)]:
+        for words in [*undeclared_queues(parts, plan.names), *unused_settings(parts)]:
             log.warning("%s", words)
     processes = plan.processes or settings.processes
     if processes > 1 and child is None:
@@ -177,7 +191,7 @@ async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
         app_parts = replace(
             app_parts, settings=structs.replace(app_parts.settings, shutdown_timeout=plan.shutdown_timeout)
         )
-    queues = worker_queues(app_parts, plan.queues)
+    queues = worker_queues(app_parts, plan.names)
     concurrency = plan.concurrency or app_parts.settings.concurrency
 
     def announce(info: ServerInfo) -> None:
@@ -194,6 +208,7 @@ async def _work(app: App, plan: WorkerPlan, child: ChildMark | None) -> int:
         on_start=announce,
         incarnation=incarnation,
         supervised=child is not None,
+        queue_slots=plan.queue_slots,
     )
     loop = asyncio.get_running_loop()
     if child is not None:
@@ -335,7 +350,7 @@ async def _give_back(app: App, plan: WorkerPlan, pid: int, incarnation: str) -> 
     """Give back the jobs of a dead child at once, instead of waiting for the end of its lease."""
     app_parts = internals_of(app).app_parts()
     shards = await app_parts.shards()
-    for queue in [name for each in worker_queues(app_parts, plan.queues) for name in shards.table[each].names]:
+    for queue in [name for each in worker_queues(app_parts, plan.names) for name in shards.table[each].names]:
         try:
             store = await app_parts.store()
             await recover_dead(

@@ -176,7 +176,7 @@ class Executor:
         claims: dict[str, int] = {}
         for run in [run for run in self._backlog if run.key[:2] == (queue, worker)]:
             self._backlog.remove(run)
-            self._slots.give_back()
+            self._slots.give_back(1, queue)
             claims[run.claimed.id] = run.claimed.claim
         for run in tuple(self._running.values()):
             if run.queue == queue and run.worker == worker:
@@ -231,7 +231,7 @@ class Executor:
         )
         present.claimed = run.claimed
         self._attach_reporter(present)
-        self._slots.give_back()
+        self._slots.give_back(1, run.queue)
         return True
 
     def _attach_reporter(self, run: Run) -> None:
@@ -396,4 +396,4 @@ class Executor:
                     settlement.report = report_of(run, settlement, seconds)
                 self._settle(run.queue, run.worker, settlement)
         finally:
-            self._slots.give_back()
+            self._slots.give_back(1, run.queue)

@@ -94,7 +94,7 @@ class Fetcher:
         self._on_answer = on_answer
         self._held = held
         self._space = space
-        self._plan = ClaimPlan(slots.total, queues, weighted=weighted)
+        self._plan = ClaimPlan(slots.total_for(membership.queue), queues, weighted=weighted)
         self._waits = WaitPlan(stands=self._plan.stands, now=time.monotonic())
         self._tokens: Sequence[Token] = ()
         self._task: asyncio.Task[None] | None = None
@@ -118,16 +118,18 @@ class Fetcher:
 
     async def run(self) -> None:
         """Fetch until `stop`. If cancelled, entries that were read but not claimed go back at deregistration."""
-        self._task = asyncio.current_task()
+        self._task, queue = asyncio.current_task(), self._membership.queue
         while not self._plan.stopping:
             self._waits.idle = True
             worker = await self._membership.ready()
             await self._space()
-            while not self._slots.free:  # a loop, because another queue's fetcher may take the slot first
+            while not self._slots.free_for(
+                queue
+            ):  # a loop, because another queue's fetcher may take the slot first
                 await self._give_back()
                 self._waits.fetched_at = None
                 self._rests.set()
-                await self._slots.wait()
+                await self._slots.wait(queue)
                 self._rests.clear()
                 self._waits.fetched_at = time.monotonic()
             self._waits.idle = False
@@ -140,7 +142,7 @@ class Fetcher:
 
     def resize(self) -> None:
         """The worker has another number of slots."""
-        self._plan.resize(self._slots.total)
+        self._plan.resize(self._slots.total_for(self._membership.queue))
 
     async def rest(self) -> None:
         """The slots are paused: let the server send nothing more, and return when nothing is fetched any more."""
@@ -253,9 +255,10 @@ class Fetcher:
     async def _step(self, worker: str, tokens: Sequence[Token]) -> Sequence[Token]:
         """Claim jobs for the free slots; if there are no more, wait for entries and return them."""
         self._roused.clear()
-        request = self._plan.request(self._slots.free, tokens)
+        queue = self._membership.queue
+        request = self._plan.request(self._slots.free_for(queue), tokens)
         claim = await self._claim(worker, request, tokens)
-        waits = not claim.lost and self._plan.should_wait(request, claim, self._slots.free)
+        waits = not claim.lost and self._plan.should_wait(request, claim, self._slots.free_for(queue))
         self._on_answer(ClaimReply(worker, claim, woken=request.woken, empty=waits and not claim.jobs))
         if not claim.lost:
             self._waits.fetched_at, self._served = time.monotonic(), True
@@ -265,7 +268,7 @@ class Fetcher:
     async def _claim(self, worker: str, request: ClaimRequest, tokens: Sequence[Token]) -> Claim:
         """Claim jobs and deliver them, and then the jobs that came by direct dispatch meanwhile."""
         queue = self._membership.queue
-        self._slots.take(request.most)
+        self._slots.take(request.most, queue)
         got = 0
         known, idle = self._held() if request.known else None, not self._plan.stopping
         try:
@@ -282,7 +285,7 @@ class Fetcher:
             self._plan.failed()
             raise
         finally:
-            self._slots.give_back(request.most - got)
+            self._slots.give_back(request.most - got, queue)
         dispatched = self._plan.answered(request, claim)
         for job in claim.jobs:
             self._deliver(queue, worker, job)

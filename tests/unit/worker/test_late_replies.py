@@ -42,4 +42,4 @@ async def test_a_job_that_was_claimed_under_a_lost_lease_is_not_run_under_it(
         await until(lambda: replies)
         await turns()
         assert begun == []
-        assert duties.slots.free == 5
+        assert duties.slots.free_for("default") == 5

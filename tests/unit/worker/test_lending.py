@@ -82,7 +82,7 @@ async def test_one_slot_is_lent_for_as_long_as_a_job_waits_for_any():
     parent = lender.start()
     for child in ("a", "b"):
         lender.begin(parent, child)
-        assert (lender.slots.free, lender.lending.lent, lender.lent) == (1, 1, 1)
+        assert (lender.slots.free_for("default"), lender.lending.lent, lender.lent) == (1, 1, 1)
     other = lender.start(1)
     lender.end(parent, "a")
     assert lender.lending.lent == 1
@@ -125,7 +125,7 @@ async def test_a_thread_lends_its_place_and_may_wait_by_another_loop():
     thread.start()
     thread.join()
     await until(lambda: lender.threads == 1)
-    assert lender.slots.free == 1
+    assert lender.slots.free_for("default") == 1
     await asyncio.to_thread(lender.end, parent)
     await turns()
     assert (lender.threads, lender.slots.used) == (0, 1)

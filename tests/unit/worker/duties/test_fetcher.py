@@ -133,7 +133,7 @@ async def test_it_fills_the_free_slots_and_no_more():
     async with running(fetching.fetcher.run()):
         await until(lambda: fetching.jobs)
         await turns()
-        assert (fetching.jobs, fetching.slots.free) == (["a", "b"], 0)
+        assert (fetching.jobs, fetching.slots.free_for(QUEUE)) == (["a", "b"], 0)
         assert fetching.store.claims == [(2, 0, None)]
         fetching.slots.give_back()
         await until(lambda: len(fetching.jobs) == 3)
@@ -146,7 +146,7 @@ async def test_a_claim_takes_half_of_the_slots_so_that_the_next_one_is_under_way
     await fetching.store.send(*"abcdefg")
     await fetching.join()
     async with running(fetching.fetcher.run()):
-        await until(lambda: fetching.slots.free == 0)
+        await until(lambda: fetching.slots.free_for(QUEUE) == 0)
         await turns()
     assert fetching.store.claims == [(3, 0, None), (3, 0, None)]
     assert fetching.jobs == list("abcdef")
