@@ -5,7 +5,7 @@ from typing import Protocol, cast
 from aioq.jobs.job import Priority
 from aioq.store.contract import Claimed, NewJob, Store
 from aioq.store.extra import FAIR, Expiry, Extra, LimitUse
-from aioq.store.limits import LimitVerbs
+from aioq.store.limits import Blocked, LimitVerbs
 from tests.contract.kit import CALL, CRASHED, QUEUE, eventually, ids, take
 
 HOUR_US = 3_600_000_000
@@ -71,8 +71,17 @@ class _Limited(Protocol):
     def limits(self) -> LimitVerbs: ...
 
 
+class _Telling(Protocol):
+    async def blocked(self, queue: str, job_id: str) -> Blocked | None: ...
+
+
 def verbs(store: Store) -> LimitVerbs:
     return cast("_Limited", store.operating).limits
+
+
+async def blocked(store: Store, job_id: str) -> Blocked | None:
+    """What holds back a job."""
+    return await cast("_Telling", store.operating.story).blocked(QUEUE, job_id)
 
 
 async def look(store: Store, name: str = "customer", key: str = "1") -> tuple[int, int]:

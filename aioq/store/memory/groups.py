@@ -80,10 +80,11 @@ class Groups:
 
     def admit(self, record: Record, *, front: bool) -> bool:
         """Let a job run that is met in its lane; else it waits in a group."""
-        for use in limits_of(record):
+        uses = limits_of(record)
+        for use in uses:
             if self._book.declare(use):
                 self.wake(use.name)
-        return self._ask(record, None, front=front)
+        return not uses or self._ask(record, None, front=front)
 
     def leave(self, record: Record, *, keeps_order: bool = False) -> None:
         """Take a job out of the group in which it waits, and give back its permits.
