@@ -165,6 +165,7 @@ class Extra(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
             write this.
         unique: the unique key that it holds or held.
         limits: the limits that it is under, in the order in which it asks for permits.
+        waits: the group in which it waits, alone in a tuple; only the stores write this.
     """
 
     tags: tuple[str, ...] = ()
@@ -173,6 +174,7 @@ class Extra(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     origins: tuple[int | str, ...] | None = None
     unique: Lock | None = None
     limits: tuple[LimitUse, ...] | None = None
+    waits: tuple[str] | None = None
 
     @property
     def key(self) -> str:

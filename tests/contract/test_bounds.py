@@ -11,7 +11,7 @@ import pytest
 from aioq.jobs.job import JobState, Priority, Progress
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
 from aioq.store.events import LISTENING_MS, MOST_LIVE
-from aioq.store.extra import Expiry, Extra, Lock
+from aioq.store.extra import Expiry, Extra, LimitUse, Lock
 from aioq.store.history import COUNTERS
 from aioq.store.operations import KEPT_MS, MOST_OPERATIONS, Act, OperationStep
 from aioq.store.redis import RedisStore, replies
@@ -145,15 +145,48 @@ def timers(look: Look, key: str) -> None:
         "look": lambda each: "move" in look.record(each)["extra"],
         "relay": lambda each: look.client.xlen(f"{look.base}:outbox:{each}") > 0,
         "follow": lambda each: look.state(each) == "waiting",
+        "group": lambda each: look.client.zcard(f"{look.base}:group:{each}") > 0,
         "operate": lambda each: look.client.exists(f"{look.app_base}:operation:{each}") > 0,
     }
     members = [member.split(" ", 1) for member in look.client.zrange(look.base + key, 0, -1)]
     assert all(there[kind](each) for kind, each in members)
 
 
-def following(look: Look, key: str) -> None:
-    """Jobs that follow another one."""
+def waiting(look: Look, key: str) -> None:
+    """Jobs that follow another one, or wait in a group."""
     assert all(look.state(each) == "waiting" for each in look.client.smembers(look.base + key))
+
+
+def group(look: Look, key: str) -> None:
+    assert {look.state(each) for each in look.client.zrange(look.base + key, 0, -1)} == {"waiting"}
+
+
+def holders(look: Look, key: str) -> None:
+    assert {look.state(each) for each in look.client.zrange(look.base + key, 0, -1)} == {"running"}
+
+
+def bucket(look: Look, key: str) -> None:
+    look.expires_within(key, HOUR)
+
+
+def tokens(look: Look, key: str) -> None:
+    """Entries of groups whose jobs wait."""
+    for place, noted in look.client.hgetall(look.base + key).items():
+        _, stream, entry = noted.split(" ")
+        assert look.client.xrange(f"{look.base}:{stream}", entry, entry)
+        assert look.client.zcard(f"{look.base}:group:{place.partition(' ')[2]}") > 0
+
+
+def blocked(look: Look, key: str) -> None:
+    """Keys with jobs that wait."""
+    limit = key.removeprefix(":blocked:")
+    for each in look.client.smembers(look.base + key):
+        assert look.client.zcard(f"{look.base}:group:{limit}:{each}") > 0
+
+
+def numbers(look: Look, key: str) -> None:
+    assert look.client.hkeys(look.base + key) == ["customer", "api"]
+    look.expires_within(key, 30 * DAY)
 
 
 def outbox(look: Look, key: str) -> None:
@@ -358,7 +391,13 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":body:<id>": ("with its job", body),
     ":scheduled": ("members", scheduled),
     ":timers": ("members", timers),
-    ":following": ("members", following),
+    ":waiting": ("members", waiting),
+    ":group:<group>": ("members", group),
+    ":holders:<group>": ("members", holders),
+    ":bucket:<group>": ("expires", bucket),
+    ":blocked:<limit>": ("members", blocked),
+    ":tokens": ("fields", tokens),
+    ":limits": ("expires", numbers),
     ":outbox:<queue>": ("expires", outbox),
     ":relays": ("members", relays),
     ":inbox": ("members", inbox),
@@ -450,6 +489,16 @@ async def follow_some(store: RedisStore) -> None:
     assert [each.id for each in await take(store, "w1", 9)] == ["built-3"]
 
 
+async def limit_some(store: RedisStore) -> None:
+    """Of the jobs of one key only one runs; another one has used up a rate."""
+    for number in range(3):
+        extra = Extra(limits=(LimitUse("customer", "7", concurrency=1),))
+        await store.enqueue(QUEUE, [NewJob(f"synced-{number}", CALL, extra=extra)])
+    extra = Extra(limits=(LimitUse("api", rate=1, per_us=HOUR * 1000, burst=1),))
+    await store.enqueue(QUEUE, [NewJob("asked", CALL, extra=extra)])
+    assert [each.id for each in await take(store, "w1", 9)] == ["synced-0", "asked"]
+
+
 async def use_everything(store: RedisStore) -> None:
     """Every verb, in the midst of things: jobs in each state, workers that live, are gone, and left."""
     await store.operating.story.events(QUEUE, None, listens=True, watches=True)
@@ -478,6 +527,7 @@ async def use_everything(store: RedisStore) -> None:
     await store.timetable.tick(QUEUE, [msgspec.structs.replace(TICK, rev=revs["ticking"])])
     assert [each.id for each in await take(store, "w1", 9)] == ["ticking@1"]
     await follow_some(store)
+    await limit_some(store)
     awaited = await running(store, "w1", "awaited")
     for number in range(MAX_WAITERS + 6):
         await store.wait(QUEUE, f"process-{number}", ["awaited", "later"])
@@ -509,6 +559,8 @@ async def use_everything(store: RedisStore) -> None:
     await store.operating.note_queues([QUEUE])
     await send(store, "delivered", "waiting", "passed over")
     assert [token.job_ids for token in await store.block(QUEUE, "w2", BLOCK) if token.lane == "normal"]
+    extra = Extra(limits=(LimitUse("customer", "8", concurrency=1),))
+    await store.enqueue(QUEUE, [NewJob("in turn", CALL, extra=extra)])
 
 
 async def set_some_aside(store: RedisStore) -> None:
@@ -639,6 +691,7 @@ async def test_when_all_is_over_only_empty_lanes_and_notes_are_left(redis_store:
         ":stats:<period>",
         ":log:<id>",
         ":events",
+        ":limits",
     }
     for key in look.names():
         assert pattern_of(key) in {*LANES, *rest}

@@ -26,12 +26,15 @@ SYNCED, SCHEDULE_QUEUES, SERVED, SHARDS = "synced", "schedule-queues", "served",
 """The names, after the base key, of keys that no script uses; see the functions below."""
 
 _OF_WORKERS = ("workers", "fetched", "leases", "about", "idle", "standing", "wakeable")
-_OF_JOBS = ("scheduled", "dead", "cut", "timers", "following", "leftovers", "paused", "relays", "inbox")
+_OF_JOBS = ("scheduled", "dead", "cut", "timers", "waiting", "leftovers", "paused", "relays", "inbox")
+_OF_LIMITS = ("tokens", "limits")
 _FOR_PEOPLE = ("events", "listening", "watched", "history", "counters", "tasks", "operations")
 _OF_SCHEDULES = ("schedules", "owners", "declared", "noted")
 _OF_APPS = (SCHEDULE_QUEUES, SERVED, SHARDS)
 
-ONES = frozenset((*LANES, *ASIDE, SYNCED, *_OF_APPS, *_OF_WORKERS, *_OF_JOBS, *_FOR_PEOPLE, *_OF_SCHEDULES))
+ONES = frozenset(
+    (*LANES, *ASIDE, SYNCED, *_OF_APPS, *_OF_WORKERS, *_OF_JOBS, *_OF_LIMITS, *_FOR_PEOPLE, *_OF_SCHEDULES)
+)
 """The names of keys of which a queue has one; `lua/lib/keys.lua` says what is in them."""
 
 MANY = frozenset(
@@ -49,6 +52,7 @@ MANY = frozenset(
         "operation",
         "tombstone",
         "unique",
+        *("group", "holders", "bucket", "blocked"),
     )
 )
 """The names of keys of which a queue has many; an id follows."""

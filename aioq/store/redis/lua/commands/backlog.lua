@@ -2,22 +2,22 @@
 --
 -- Of each lane at most so many entries are read. A job that was cancelled counts until a claim has met its entry.
 --
--- NEEDS: keys
--- USES: reads held, lanes, scheduled, schedules, timers, workers
+-- NEEDS: keys, lanes
+-- USES: reads held, lanes, scheduled, schedules, timers, waiting, workers
 -- KEYS: 1 base key
 -- ARGV: 1 how many entries of a lane are read at most, 2 of how many workers the held jobs are counted at most
--- REPLY: {jobs in lanes, whether there are more of them (1 or 0), scheduled jobs, jobs that workers hold,
---   schedules, timers}
+-- REPLY: {jobs in lanes and jobs that wait, whether there are more of them (1 or 0), scheduled jobs, jobs that
+--   workers hold, schedules, timers}
 local most = tonumber(ARGV[1])
 
--- How many jobs an entry names: none if it only wakes a worker.
+-- How many jobs an entry names: none if it only wakes a worker, or has the token of a group.
 local function named(fields)
-  if fields[1] == 'job' then return fields[2] == '' and 0 or 1 end
+  if fields[1] == 'job' then return (fields[2] == '' or string.byte(fields[2]) == Lanes.TAB) and 0 or 1 end
   local width = tonumber(fields[4])
   return fields[3] == 'width' and width and width > 0 and #fields[6] / width or 0
 end
 
-local queued, more = 0, 0
+local queued, more = redis.call('SCARD', q.base .. Keys.WAITING), 0
 local function count(lane)
   local key, last = Keys.lane(q, lane), '-'
   local groups = redis.pcall('XINFO', 'GROUPS', key)

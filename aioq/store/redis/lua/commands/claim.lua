@@ -9,10 +9,11 @@
 -- it.
 --
 -- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, standing, timers, hooks, leases
--- NEEDS: history, pauses, due, entries, newer, held_set, events
--- USES: reads body, counters, fetched, held, job, lanes, listening, paused, scheduled, schedules, standing,
---   unique, watched, workers; writes counters, events, following, held, idle, job, lanes, leftovers, outbox,
---   paused, scheduled, standing, timers, unique, wakeable, workers; publishes dispatched
+-- NEEDS: history, pauses, due, entries, newer, held_set, events, groups, limits
+-- USES: reads body, bucket, counters, fetched, group, held, holders, job, lanes, limits, listening, paused,
+--   scheduled, schedules, standing, timers, tokens, unique, watched, workers; writes blocked, bucket, counters,
+--   events, group, held, holders, idle, job, lanes, leftovers, limits, outbox, paused, scheduled, standing,
+--   timers, tokens, unique, waiting, wakeable, workers; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 the most jobs to take, and how many of them to take of each lane first, if it has any: '9', or
 --   '9 5 3 1'; 3 the known jobs, see below, 4 how the worker waits for jobs after this
@@ -56,9 +57,6 @@ local GROWTH, MOST, ALL = 4, 100, 1000
 local SKIPPED_LIMIT, LARGE = 2000, 1024
 -- As how many skipped jobs one counts that is set aside: it takes longer. One that stays there counts as two.
 local ASIDE_COST = 4
--- The most ids of the held set that are checked for jobs that the worker does not know: more than any worker has
--- slots.
-local HELD_LIMIT = 10000
 -- The most jobs, and entries without a job, that are taken of what was delivered to the worker: a wait brings nine
 -- entries at most.
 local DELIVERED_LIMIT = 3000
@@ -94,6 +92,10 @@ end
 local number = q.micros -- of this claim, see lib/record.lua
 local reply, taken, bytes, skipped, delivered = {0, number, 0}, 0, 0, 0, 0
 local marked, held = {}, {}
+-- What serves groups of jobs that wait (lib/groups.lua): functions, and the groups `served` since the last call of
+-- `write_taken`.
+local serving = {served = {}}
+Groups.gather_tokens(q)
 -- By stream, the jobs of paused tasks that this call sets aside; the stream that it takes jobs from; and whether
 -- an entry of what was set aside names a job that stays there.
 local put_aside, source, stays, is_accepting = {}, '', false, false
@@ -167,6 +169,25 @@ local function put_off_unreadable(id, text)
   return false
 end
 
+-- Takes a job that may run; returns whether its hooks permit that.
+function serving.run(id, job, envelope, orphan)
+  if not Hooks.run(q, 'start', id, job) then return false end
+  known[id] = 'taken'
+  if orphan then
+    Record.widen(job, Field.CRASHES)
+    job[Field.CRASHES] = (job[Field.CRASHES] or 0) + 1
+  end
+  local claims = (job[Field.CLAIM] or 0) + 1
+  Record.widen(job, Field.STARTED)
+  job[Field.STATE], job[Field.WORKER], job[Field.CLAIM], job[Field.STARTED] = 'running', worker, claims, number
+  local past = {claims, job[Field.ATTEMPTS] or 0, job[Field.CRASHES] or 0, job[Field.INTERRUPTIONS] or 0}
+  if job[Field.READY] then past[5] = job[Field.READY] end
+  if job[Field.EXTRA] then past[5], past[6] = job[Field.READY] or 0, job[Field.EXTRA].tags end
+  if job[Field.EXTRA] and job[Field.EXTRA].unique then past[6], past[7] = past[6] or {}, 1 end
+  add_to_reply(id, envelope, job[Field.SENT], past, cmsgpack.pack(job))
+  return true
+end
+
 -- Takes a job whose record is not a fresh one, if it may be taken: it may have been cancelled or have expired, or
 -- may have two entries. `is_held`: the job comes from the worker's held set. `lane`: that of its entry; if the job
 -- was moved to another lane since, it is taken there. Returns whether it was taken.
@@ -191,21 +212,15 @@ local function take_other(id, text, is_held, lane)
     return false
   end
   if not unknown and is_set_aside(id, envelope, is_held, job[Field.CLAIM]) then return false end
-  if not Hooks.run(q, 'start', id, job) then return false end
-  known[id] = 'taken'
-  if orphan then
-    Record.widen(job, Field.CRASHES)
-    job[Field.CRASHES] = (job[Field.CRASHES] or 0) + 1
+  if Limits.of(job) and not job[Field.STATE] then
+    if is_held or Hooks.has_expired(q, id, job[Field.EXTRA]) then return false end -- its entry is met later
+    if not Limits.admit(q, id, job, is_accepting or Keys.is_front(source)) then
+      Record.save(q, id, job)
+      named_again = named_again + 1
+      return false
+    end
   end
-  local claims = (job[Field.CLAIM] or 0) + 1
-  Record.widen(job, Field.STARTED)
-  job[Field.STATE], job[Field.WORKER], job[Field.CLAIM], job[Field.STARTED] = 'running', worker, claims, number
-  local past = {claims, job[Field.ATTEMPTS] or 0, job[Field.CRASHES] or 0, job[Field.INTERRUPTIONS] or 0}
-  if job[Field.READY] then past[5] = job[Field.READY] end
-  if job[Field.EXTRA] then past[5], past[6] = job[Field.READY] or 0, job[Field.EXTRA].tags end
-  if job[Field.EXTRA] and job[Field.EXTRA].unique then past[6], past[7] = past[6] or {}, 1 end
-  add_to_reply(id, envelope, job[Field.SENT], past, cmsgpack.pack(job))
-  return true
+  return serving.run(id, job, envelope, orphan)
 end
 
 -- Takes a job, or counts it as skipped. `text` is the value of the job's key: false for none or for another type,
@@ -224,15 +239,100 @@ local function take(id, text, is_held, lane)
   skipped = skipped + 1 + math.floor(#(text or '') / LARGE)
 end
 
+-- Takes the jobs that were taken out of their groups, once their records say so; and gives groups that have more
+-- jobs which may run a token.
+function serving.leave_groups()
+  local groups = serving.served
+  serving.served = {}
+  for _, each in ipairs(groups) do
+    for id, job in pairs(each.queued) do Record.save(q, id, job) end
+    if each.gone[1] then
+      redis.call('ZREM', Keys.group(q, each.group), unpack(each.gone))
+      redis.call('SREM', q.base .. Keys.WAITING, unpack(each.gone))
+    end
+    if each.moved[1] then redis.call('ZREM', Keys.group(q, each.group), unpack(each.moved)) end
+    if not each.is_stuck then Limits.wake(q, each.group) end
+  end
+end
+
 -- Writes the held set and the records of the jobs taken so far, and what was set aside; called before their
 -- entries are acknowledged.
 local function write_taken()
   for stream, ids in pairs(put_aside) do Lanes.write_all(q, stream, ids, 1) end
   put_aside = {}
-  if #held == 0 then return end
-  redis.call('SADD', Keys.held(q, worker), unpack(held))
-  Record.set_all(marked)
-  marked, held = {}, {}
+  if #held > 0 then
+    redis.call('SADD', Keys.held(q, worker), unpack(held))
+    Record.set_all(marked)
+    marked, held = {}, {}
+  end
+  if serving.served[1] then serving.leave_groups() end
+end
+
+-- Takes one of the jobs that wait in a group, if it may run. Returns what becomes of it there: `gone`, `moved` to
+-- another group, or nil if it stays.
+function serving.take(each, id, text)
+  local job = Record.unpacked(text)
+  if not job then return not text and 'gone' or nil end
+  local waits = Groups.of(job) == each.group and (not job[Field.STATE] or job[Field.STATE] == 'waiting')
+  if not waits or known[id] or Hooks.has_expired(q, id, job[Field.EXTRA]) then return 'gone' end
+  local envelope = Record.whole(q, id, job[Field.JOB])
+  if not envelope then
+    Timer.set(q, Timer.CALL_GONE, id, q.now)
+    return 'gone'
+  end
+  source = job[Field.LANE] or Keys.NORMAL
+  if is_set_aside(id, envelope, false, false) then
+    Limits.give_back(q, id, Limits.of(job))
+    job[Field.STATE], job[Field.EXTRA].waits = false, nil
+    each.queued[id] = job
+    return 'gone'
+  end
+  if not Limits.admit(q, id, job, false) then
+    if Groups.of(job) == each.group then return nil end
+    Record.save(q, id, job)
+    return 'moved'
+  end
+  job[Field.EXTRA].waits = nil
+  return serving.run(id, job, envelope, false) and 'gone' or nil
+end
+
+-- Takes as many jobs of a group as may run, of a lane and of those that are served before it.
+function serving.group(group, lane)
+  local most = math.min(count - taken, Limits.most(q, group))
+  local each = {group = group, gone = {}, moved = {}, queued = {}}
+  table.insert(serving.served, each)
+  local ids = most > 0 and Groups.first(q, group, lane, most) or {}
+  local texts, before = texts_of(q, ids), source
+  for _, id in ipairs(ids) do
+    if is_full() then break end
+    local became = serving.take(each, id, texts[id])
+    if not became then
+      each.is_stuck = true
+      break
+    end
+    if known[id] ~= 'taken' then skipped = skipped + ASIDE_COST end
+    table.insert(each[became], id)
+  end
+  source, skipped = before, skipped + 1
+end
+
+-- Serves the group whose token this is. A token is not counted among what jobs leave in their lanes.
+function serving.token(token)
+  local serial, lane, group = Groups.parts(token)
+  local named_before, before = named_again, taken
+  skipped = skipped + 1
+  if group and Groups.spend(q, serial, group, lane) then serving.group(group, lane) end
+  named_again = named_before + 1 - (taken - before)
+end
+
+-- Serves groups of a lane that were served before and have more jobs which may run, in turn.
+function serving.serve_again(lane)
+  while not is_full() do
+    local group = Groups.next_gathered(q, lane)
+    if not group then return end
+    serving.group(group, lane)
+    write_taken()
+  end
 end
 
 -- Some of these texts are false. If none of their keys exists, which one command shows, they become nil.
@@ -256,11 +356,15 @@ local function take_all(stream, ids, lane)
     local texts, looked = texts_of(q, some), false
     for _, id in ipairs(some) do
       if taken >= count or bytes >= CLAIM_LIMIT or skipped >= SKIPPED_LIMIT then break end
-      if not texts[id] and not looked then
-        find_missing(some, texts)
-        looked = true
+      if Groups.is_token(id) then
+        serving.token(id)
+      else
+        if not texts[id] and not looked then
+          find_missing(some, texts)
+          looked = true
+        end
+        take(id, texts[id], false, lane)
       end
-      take(id, texts[id], false, lane)
       first = first + 1
     end
     most = taken == before and math.min(most * GROWTH, MOST) or count - taken
@@ -373,7 +477,7 @@ if recheck then
       end
     until #entries < MOST or skipped >= SKIPPED_LIMIT or delivered >= DELIVERED_LIMIT
   end
-  for _, id in ipairs(missed or redis.call('SRANDMEMBER', Keys.held(q, worker), HELD_LIMIT)) do
+  for _, id in ipairs(missed or redis.call('SRANDMEMBER', Keys.held(q, worker), HeldSet.CHECKED)) do
     if is_full() then break end
     if not known[id] then
       local text = redis.pcall('GET', Keys.job(q, id))
@@ -461,6 +565,7 @@ local function serve(name)
     end
     if is_empty then break end
   end
+  if name == Keys.lane_of(name) then serving.serve_again(name) end
   if pauses and Keys.is_front(name) then
     take_set_aside(Keys.aside_of(name), Keys.lane_of(name))
     take_set_aside(Keys.aside_of(Keys.lane_of(name)), Keys.lane_of(name))
@@ -476,6 +581,10 @@ end
 count = most_of_all
 for _, name in ipairs(streams) do serve(name) end
 
+-- The groups get their tokens once the lanes were trimmed.
+for _, lane in ipairs(Groups.LANES) do serving.serve_again(lane) end
+serving.has_more = Groups.give_gathered(q)
+
 -- Wakes as many workers as there are jobs that this call has put aside, and left there for others.
 if is_full() then
   for _ = 1, math.min(for_others, Lanes.SHARING) do Lanes.push(q, Keys.NORMAL, '', false) end
@@ -483,7 +592,7 @@ end
 -- If it is not full, all lanes were read to their end.
 if is_paused then
   -- The worker waits until it is notified, and nobody is woken in its place.
-elseif ARGV[4] ~= '' and not is_full() then
+elseif ARGV[4] ~= '' and not is_full() and not serving.has_more then
   redis.pcall('ZADD', q.base .. Keys.IDLE, q.now, worker)
   if ARGV[4] == 'standing' then Standing.join(q, worker) end
 elseif was_woken and not is_served then
@@ -496,6 +605,7 @@ if taken > 0 and Events.are_recorded(q, ARGV[5]) then
 end
 for lane, number in pairs(passed) do Lanes.leave(q, lane, -number) end
 local is_cut = skipped >= SKIPPED_LIMIT or delivered >= DELIVERED_LIMIT or bytes >= CLAIM_LIMIT
+  or serving.has_more and not is_full()
 if malformed ~= '' or unreadable ~= '' or is_cut then reply[3] = {malformed, unreadable, is_cut and 1 or 0} end
 reply[1] = Pauses.tell(q, Due.times(q), pauses)
 return reply

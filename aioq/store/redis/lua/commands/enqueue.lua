@@ -6,10 +6,11 @@
 -- Its arguments are few, and long; docs/design.md, "An enqueue has few arguments, and long ones".
 --
 -- NEEDS: keys, msgpack, record_text_write, record, lanes, hooks, dead, history, events, unique, successors
--- NEEDS: series
--- USES: reads counters, job, listening, scheduled, standing, tombstone, unique; writes body, counters, dead,
---   events, following, idle, job, lanes, leftovers, outbox, scheduled, standing, stats, timers, tombstone, unique,
---   wakeable; publishes dispatched
+-- NEEDS: series, limits
+-- USES: reads bucket, counters, group, holders, job, lanes, limits, listening, scheduled, standing, timers,
+--   tokens, tombstone, unique; writes blocked, body, counters, dead, events, group, holders, idle, job, lanes,
+--   leftovers, limits, outbox, scheduled, standing, stats, timers, tokens, tombstone, unique, waiting, wakeable;
+--   publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 'again' if an earlier call may have added these jobs, else ''; then, if the call of one of them may take
 --   the place of another job's, for how many ms after its send a job must be found;
@@ -111,7 +112,7 @@ local function record(id, new_job)
   local envelope, nonce, due = new_job.envelope, new_job.nonce, new_job.due
   local is_plain = not (new_job.lane or due or new_job.extra) and nonce == ''
   if is_plain and #envelope <= BODY_LIMIT then return fresh(q, envelope, watched) end
-  local state = new_job.follows and 'waiting' or due and 'scheduled'
+  local state = (new_job.follows or new_job.waits) and 'waiting' or due and 'scheduled'
   local job = Record.new(q, id, envelope, new_job.lane, nonce ~= '' and nonce, state)
   if new_job.extra then
     Record.widen(job, Field.EXTRA)
@@ -184,6 +185,9 @@ for _, job in ipairs(new) do
     Hooks.follow(q, id)
   elseif job.due then
     Lanes.schedule(q, id, job.due, job.lane)
+  elseif job.extra and job.extra.limits then
+    Limits.arrive(q, id, job.lane, job.extra)
+    job.waits = true
   else
     queue(job.lane or Keys.NORMAL, id)
   end

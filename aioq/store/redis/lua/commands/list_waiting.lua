@@ -2,7 +2,7 @@
 -- calls: each continues where the one before has ended. What waits during all calls is named at least once.
 --
 -- NEEDS: call, keys
--- USES: reads following, schedule, schedules
+-- USES: reads schedule, schedules, waiting
 -- KEYS: 1 base key
 -- ARGV: 1 where to continue (0 to begin), 2 about how many schedules, and how many jobs, to look at
 -- REPLY: {where the next call continues ('0' if nothing is left), and the ids of the jobs}
@@ -23,7 +23,7 @@ if in_following == '' then
   if next_cursor ~= '0' then return reply end
   cursor = '0'
 end
-local next_cursor, ids = read(redis.pcall('SSCAN', q.base .. Keys.FOLLOWING, cursor, 'COUNT', ARGV[2]))
+local next_cursor, ids = read(redis.pcall('SSCAN', q.base .. Keys.WAITING, cursor, 'COUNT', ARGV[2]))
 for _, id in ipairs(ids) do reply[#reply + 1] = id end
 if next_cursor ~= '0' then reply[1] = 'f' .. next_cursor end
 return reply

@@ -1,7 +1,8 @@
 -- Has a worker of this queue carry on a bulk operation at some time, or no worker any more.
 --
 -- NEEDS: call, keys, timers, lanes
--- USES: reads scheduled, standing; writes idle, lanes, scheduled, standing, timers, wakeable; publishes dispatched
+-- USES: reads scheduled, standing; writes idle, lanes, scheduled, standing, timers, tokens, wakeable; publishes
+--   dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 the operation, 2 in how many ms; '' for never, 3 '1' if a worker is to learn of it now, '' if it is
 --   enough that one does with its next claim or renewal

@@ -4,7 +4,7 @@
 --
 -- NEEDS: keys, record, outbox
 -- USES: reads job, scheduled, standing; writes body, idle, job, lanes, outbox, scheduled, standing, timers,
---   wakeable; publishes dispatched
+--   tokens, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 the other queue, then two per job: its id, and its send (`Outbox.send_of`)
 -- REPLY: 1 if the outbox of this queue has entries for the other one now, else 0; then the ids of the jobs that

@@ -1,10 +1,11 @@
 -- Handles what is due: queues scheduled jobs, and ends jobs that have expired or whose call is gone.
 --
 -- NEEDS: call, keys, record_text_read, record, results, lanes, timers, hooks, history, finish, due, newer, outbox
--- NEEDS: moves, unique
--- USES: reads body, fetched, held, job, outbox, schedule, scheduled, schedules, standing, timers, unique, workers;
---   writes body, counters, following, history, idle, job, lanes, leftovers, outbox, schedule, scheduled, standing,
---   stats, tasks, timers, tombstone, unique, wakeable; publishes dispatched, waiter
+-- NEEDS: moves, unique, limits
+-- USES: reads body, bucket, fetched, group, held, holders, job, lanes, limits, outbox, schedule, scheduled,
+--   schedules, standing, timers, tokens, unique, workers; writes blocked, body, counters, group, history, holders,
+--   idle, job, lanes, leftovers, outbox, schedule, scheduled, standing, stats, tasks, timers, tokens, tombstone,
+--   unique, waiting, wakeable; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the most jobs in this step, and the most timers, 2 for how many ms after its send a job must be found, 3
 --   result ttl in ms, for jobs that end here, 4 the outcome of a job that has expired, 5 that of a job whose call
@@ -88,6 +89,11 @@ local function handle(timer)
     redis.call('ZADD', q.base .. Keys.TIMERS, q.now + HOLD, timer)
     local asked = kind == Timer.RELAY and relays or operations
     asked[#asked + 1] = id
+    return
+  end
+  if kind == Timer.GROUP then
+    Limits.wake(q, id)
+    redis.call('ZREM', q.base .. Keys.TIMERS, timer)
     return
   end
   local text = id and redis.pcall('GET', Keys.job(q, id))

@@ -1,10 +1,11 @@
 -- Takes or renews a worker's lease, and notes when the server last answered its fetcher: a worker with a valid
 -- lease is alive, and one that fetches does its work.
 --
--- NEEDS: call, keys, timers, leases, pauses, due, events
--- USES: reads about, cancel, counters, dead, fetched, held, lanes, leases, leftovers, paused, scheduled,
---   schedules, watched, workers; writes about, answer, cancel, counters, events, fetched, lanes, leases,
---   leftovers, paused, workers
+-- NEEDS: call, keys, timers, leases, pauses, due, events, limits
+-- USES: reads about, blocked, bucket, cancel, counters, dead, fetched, group, held, holders, job, lanes, leases,
+--   leftovers, limits, paused, scheduled, schedules, standing, timers, tokens, watched, workers; writes about,
+--   answer, blocked, cancel, counters, events, fetched, holders, idle, lanes, leases, leftovers, limits, paused,
+--   scheduled, standing, timers, tokens, wakeable, workers; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 lease in ms, 3 how many ms ago it last fetched, 4 the most dead jobs, 5 the marks of
 --   lib/events.lua, '' for none, 6 'join' for a new worker, 'sweep' to clean up after workers that are gone, ''
@@ -176,6 +177,7 @@ local function sweep()
     if not lease_end then restore_lease(some[i]) end
   end
   forget_leftovers()
+  Limits.sweep(q)
   local dead = redis.pcall('ZCARD', q.base .. Keys.DEAD)
   if type(dead) == 'number' and dead > tonumber(ARGV[4]) then wanted = 1 end
 end

@@ -47,9 +47,9 @@ function Entries.named_by(entry)
   return found
 end
 
--- How many jobs an entry names.
+-- How many jobs an entry names; none if it has the token of a group.
 function Entries.count_in(entry)
   local prefix, width, ids = Entries.parts_of(entry)
   if not prefix then return 0 end
-  return width and #ids / width or prefix ~= '' and 1 or 0
+  return width and #ids / width or prefix ~= '' and string.byte(prefix) ~= 9 and 1 or 0
 end

@@ -3,6 +3,9 @@
 -- NEEDS: keys, record_text_write, record
 local HeldSet = {}
 
+-- The most ids of it that a claim checks for jobs that the worker does not know: more than any worker has slots.
+HeldSet.CHECKED = 10000
+
 -- Adds those of these jobs that a worker holds to its held set again. If that set is gone, because it was evicted
 -- or deleted by hand, nobody could recover the jobs.
 function HeldSet.restore(q, worker, ids)

@@ -4,7 +4,7 @@
 -- A hook is called before the record is written. It may be called twice for the same change, because a script that
 -- fails half-way is repeated: calling it twice must have the same effect as once. It may change the job's EXTRA.
 --
--- NEEDS: call, keys, record, timers, lanes, outbox, history, unique
+-- NEEDS: call, keys, record, timers, lanes, outbox, history, unique, groups, limits
 local Hooks = {}
 
 -- All hooks, in the order in which they are called, each with its key of EXTRA. Their functions:
@@ -35,17 +35,14 @@ Hooks.all = once(function()
   local after_run = {
     retry = true, snooze = true, interrupt = true, cut = true, crash = true, recover = true, depart = true,
   }
+  local holds_on = {release = true, park = true, promote = true, let_next = true, prioritize = true, move = true}
   return {
     {
       key = 'expires',
       enter = function(q, id, _, extra, due) count_from(q, id, extra.expires, due) end,
       start = function(q, id, _, extra)
-        local expires = extra.expires
-        if not expires[3] and expires[1] <= q.now then
-          Timer.set(q, Timer.EXPIRE, id, expires[1]) -- in case it is gone
-          return false
-        end
-        expires[3] = true
+        if Hooks.has_expired(q, id, extra) then return false end
+        extra.expires[3] = true
       end,
       back = function(q, id, _, extra, way, due)
         local expires = extra.expires
@@ -77,6 +74,20 @@ Hooks.all = once(function()
       end,
       forget = function(q, _, _, extra, left) extra.origins[1] = q.now + left end,
       reopen = function(_, _, _, extra) extra.origins[1] = 0 end,
+    },
+    {
+      -- `extra.limits` is a list, see lib/limits.lua. A job that comes back to its lane holds nothing: the claim
+      -- that meets it there asks for its permits, or lets it wait in its group.
+      key = 'limits',
+      back = function(q, id, _, extra, way)
+        if way ~= 'return' then Limits.give_back(q, id, extra.limits, after_run[way] or holds_on[way]) end
+      end,
+      ended = function(q, id, job, extra)
+        Groups.leave(q, id, Groups.of(job))
+        Limits.give_back(q, id, extra.limits)
+      end,
+      leave = function(q, id, _, extra) Limits.give_back(q, id, extra.limits) end,
+      reopen = function(_, _, _, extra) extra.waits = nil end,
     },
     {
       -- `extra.unique` is a list, see lib/unique.lua.
@@ -115,6 +126,14 @@ Hooks.all = once(function()
     },
   }
 end)
+
+-- Whether a job is not to be started any more. Its timer ends it; it is set again in case it is gone.
+function Hooks.has_expired(q, id, extra)
+  local expires = extra.expires
+  if not expires or expires[3] or expires[1] > q.now then return false end
+  Timer.set(q, Timer.EXPIRE, id, expires[1])
+  return true
+end
 
 -- Calls the hooks of a job for one change of its state; returns false if one of them did.
 function Hooks.run(q, move, id, job, ...)
@@ -172,13 +191,13 @@ end
 
 -- Notes that a job follows another one: it is listed among those that wait, and looks whether that one is there.
 function Hooks.follow(q, id)
-  is_unreadable(redis.pcall('SADD', q.base .. Keys.FOLLOWING, id))
+  is_unreadable(redis.pcall('SADD', q.base .. Keys.WAITING, id))
   Timer.set(q, Timer.FOLLOW, id, q.now + Timer.FOLLOW_AFTER)
 end
 
 -- Forgets it: the job is let go, has ended or has vanished.
 function Hooks.stop_following(q, id)
-  is_unreadable(redis.pcall('SREM', q.base .. Keys.FOLLOWING, id))
+  is_unreadable(redis.pcall('SREM', q.base .. Keys.WAITING, id))
   is_unreadable(redis.pcall('ZREM', q.base .. Keys.TIMERS, Timer.FOLLOW .. ' ' .. id))
 end
 

@@ -23,8 +23,10 @@ Keys.SCHEDULED, Keys.DEAD = ':scheduled', ':dead'
 -- Failed jobs that are too many for DEAD, by when they failed, as long as their records are kept.
 Keys.CUT = ':cut'
 Keys.TIMERS = ':timers'
--- The jobs that follow another one; see lib/hooks.lua.
-Keys.FOLLOWING = ':following'
+-- The jobs that follow another one (lib/hooks.lua), or wait in a group (lib/groups.lua).
+Keys.WAITING = ':waiting'
+-- The entries that have the tokens of groups, and the numbers of limits; see lib/groups.lua and lib/limits.lua.
+Keys.TOKENS, Keys.LIMITS = ':tokens', ':limits'
 -- How many ids the entries of each lane name beside those of its queued jobs; see lib/lanes.lua.
 Keys.LEFTOVERS = ':leftovers'
 -- What is paused; see lib/pauses.lua.
@@ -57,6 +59,12 @@ function Keys.outbox(q, target) return q.base .. ':outbox:' .. target end
 function Keys.schedule(q, id) return q.base .. ':schedule:' .. id end
 -- Who holds a unique key; see lib/unique.lua.
 function Keys.unique(q, key) return q.base .. ':unique:' .. key end
+-- The jobs that wait in a group; those that hold its permits; its bucket, where it has a rate; and of a limit, the
+-- keys whose groups have jobs that wait, and no token.
+function Keys.group(q, group) return q.base .. ':group:' .. group end
+function Keys.holders(q, group) return q.base .. ':holders:' .. group end
+function Keys.bucket(q, group) return q.base .. ':bucket:' .. group end
+function Keys.blocked(q, limit) return q.base .. ':blocked:' .. limit end
 -- `name` is a minute or an hour and a task: `m29384756:shop.send`, `h489745:shop.send`.
 function Keys.stats(q, name) return q.base .. ':stats:' .. name end
 function Keys.receipt(q, call) return q.base .. ':receipt:' .. call end

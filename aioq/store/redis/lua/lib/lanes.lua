@@ -14,10 +14,22 @@
 -- is about to end. It is a help for counting only. So its errors are ignored, and a script that fails half-way may
 -- leave it wrong by some jobs, until a sweep finds the lane without entries (renew.lua).
 --
+-- An entry may have the token of a group in the place of a job's id: that begins with a tab, and is no queued job;
+-- see lib/groups.lua.
+--
 -- NEEDS: keys, standing
 local Lanes = {}
+Lanes.TAB = 9
 -- The most jobs of one entry: each claim that takes only some of them writes the others again.
 Lanes.SHARING = 64
+
+-- Notes which entry has the token of a group; nothing for a job.
+function Lanes.note_token(q, stream, entry, id)
+  if string.byte(id) ~= Lanes.TAB then return end
+  local serial, place = string.match(id, '^\t(%S+) (.*)$')
+  if not serial then return end
+  redis.call('HSET', q.base .. Keys.TOKENS, place, serial .. ' ' .. stream .. ' ' .. entry)
+end
 
 -- Queues a job that is given back. If the key of the lane's front holds another type, the job goes to another
 -- stream of the lane.
@@ -25,13 +37,21 @@ function Lanes.push_front(q, lane, id)
   local added
   for _, stream in ipairs({Keys.front_of(lane), lane, Keys.rest_of(lane)}) do
     added = redis.pcall('XADD', Keys.lane(q, stream), '*', 'job', id)
-    if type(added) ~= 'table' or not string.find(added.err, 'WRONGTYPE', 1, true) then break end
+    if type(added) ~= 'table' then
+      Lanes.note_token(q, stream, added, id)
+      return
+    end
+    if not string.find(added.err, 'WRONGTYPE', 1, true) then break end
   end
-  if type(added) == 'table' and added.err then error(added.err) end
+  error(added.err)
 end
 function Lanes.push(q, lane, id, front)
   lane = lane or Keys.NORMAL
-  if front then Lanes.push_front(q, lane, id) else redis.call('XADD', Keys.lane(q, lane), '*', 'job', id) end
+  if front then
+    Lanes.push_front(q, lane, id)
+  else
+    Lanes.note_token(q, lane, redis.call('XADD', Keys.lane(q, lane), '*', 'job', id), id)
+  end
   Standing.added(q, 1, id == '' and 0 or 1)
 end
 
@@ -65,12 +85,13 @@ function Lanes.write_all(q, stream, ids, first)
   local key, entries = Keys.lane(q, stream), 0
   while first <= #ids do
     local prefix, ends, last = Lanes.alike(ids, first)
-    -- Ids with letters of more than one byte get entries of their own, so that no letter is cut in two.
-    if last > first and not string.find(prefix .. ends, '[\128-\255]') then
+    -- Ids with letters of more than one byte get entries of their own, so that no letter is cut in two. So do
+    -- tokens.
+    if last > first and not string.find(prefix .. ends, '[\t\128-\255]') then
       redis.call('XADD', key, '*', 'prefix', prefix, 'width', #ids[first] - #prefix, 'ids', ends)
     else
       last = first
-      redis.call('XADD', key, '*', 'job', ids[first])
+      Lanes.note_token(q, stream, redis.call('XADD', key, '*', 'job', ids[first]), ids[first])
     end
     first, entries = last + 1, entries + 1
   end

@@ -2,7 +2,7 @@
 -- while the job is on its way, and `moved` once it has arrived. It leads to the job, and keeps the processes that
 -- wait for it, which are notified here when the queue that has the job tells of its end.
 --
--- NEEDS: keys, record, timers, lanes, hooks, outbox
+-- NEEDS: keys, record, timers, lanes, hooks, outbox, groups
 local Moves = {}
 
 -- When a job that was moved is looked after for the first time, in ms; later after half of its age. Its record in
@@ -24,19 +24,21 @@ function Moves.queue(q, id, job, state, due)
   job[Field.STATE] = later and 'scheduled'
 end
 
--- Sends a queued or a scheduled job to another queue.
+-- Sends a queued or a scheduled job to another queue, or one that waits in a group.
 function Moves.depart(q, id, job, target)
+  local group = Groups.of(job)
   local state, due = job[Field.STATE] or 'queued', redis.call('ZSCORE', q.base .. Keys.SCHEDULED, id)
   Record.widen(job, Field.EXTRA)
   Hooks.run(q, 'leave', id, job)
   local entry = Outbox.add(q, target, 'job', id)
   job[Field.EXTRA] = job[Field.EXTRA] or {}
   job[Field.EXTRA].move = {target, entry, state, state == 'scheduled' and tonumber(due) or 0, q.now}
-  job[Field.STATE] = 'moving'
+  job[Field.STATE], job[Field.EXTRA].waits = 'moving', nil
   Moves.look_later(q, id, job[Field.EXTRA].move)
   Record.save(q, id, job)
   redis.call('ZREM', q.base .. Keys.SCHEDULED, id)
   if state == 'queued' then Lanes.leave(q, job[Field.LANE], 1) end -- a claim skips its entry
+  Groups.leave(q, id, group)
 end
 
 -- The record of a job that has arrived in the other queue: what leads there, and who waits for it here.

@@ -1,7 +1,7 @@
 -- What operators do to one job, which is given with its record. Commands for jobs that are named call it, and so
 -- does a step of a bulk operation.
 --
--- NEEDS: keys, record, lanes, hooks, finish, unique
+-- NEEDS: keys, record, lanes, hooks, finish, unique, groups, limits
 local Operated = {}
 
 -- Queues a dead job again, as if it had never been run; returns whether it was: that takes its call. If its unique
@@ -43,11 +43,14 @@ end
 -- the lane where it was stays there, and a claim skips it: the record names another lane. Returns whether it was
 -- moved.
 function Operated.prioritize(q, id, job, lane)
-  local before, is_queued = job[Field.LANE], not job[Field.STATE]
+  local before, is_queued, group = job[Field.LANE], not job[Field.STATE], Groups.of(job)
   if Record.has_ended(job) or (before or Keys.NORMAL) == lane then return false end
   if is_queued then
     Hooks.run(q, 'back', id, job, 'prioritize', q.now)
     Lanes.push(q, lane, id, false)
+  elseif group then
+    Groups.change_lane(q, id, lane, group)
+    Limits.wake(q, group)
   end
   -- With NONCE it is not taken for a fresh record, whose lane a claim does not check.
   Record.widen(job, Field.NONCE)
@@ -57,16 +60,18 @@ function Operated.prioritize(q, id, job, lane)
   return true
 end
 
--- Moves a queued or a scheduled job to another time; a queued one stays if that is past.
+-- Moves a job that waits to be run to another time; one that may run now stays if that is past.
 function Operated.reschedule(q, id, job, at)
   if at > q.now then
-    local was_queued = not job[Field.STATE]
+    local was_queued, group = not job[Field.STATE], Groups.of(job)
     Hooks.run(q, 'back', id, job, 'reschedule', at)
+    if group then job[Field.EXTRA].waits = nil end
     Lanes.schedule(q, id, at, job[Field.LANE] or nil)
     Record.widen(job, Field.STATE)
     job[Field.STATE] = 'scheduled'
     Record.save(q, id, job)
     if was_queued then Lanes.leave(q, job[Field.LANE], 1) end -- a claim skips its entry
+    Groups.leave(q, id, group)
   elseif job[Field.STATE] == 'scheduled' then
     Hooks.run(q, 'back', id, job, 'reschedule', q.now)
     Lanes.push(q, job[Field.LANE], id, false)

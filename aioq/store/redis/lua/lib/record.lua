@@ -42,8 +42,24 @@ Record.kinds_in_extra = once(function()
     move = {'string', 'string', 'string', 'number', 'number'},
     origins = {'number', 'string'},
     unique = {'string', 'string', 'string', 'number', 'number'},
+    limits = {'table'},
+    waits = {'string'},
   }
 end)
+
+-- The types of the items of each limit; see lib/limits.lua.
+Record.KINDS_IN_LIMIT = {
+  'string', 'string', 'number', 'number', 'number', 'number', 'number', 'string', 'boolean', 'number', 'number',
+  'number',
+}
+function Record.are_limits(items)
+  for _, use in ipairs(items) do
+    for i, kind in ipairs(Record.KINDS_IN_LIMIT) do
+      if type(use[i]) ~= kind then return false end
+    end
+  end
+  return true
+end
 
 -- The keys of an EXTRA that this version knows, and whether these are all.
 function Record.known_of(extra)
@@ -54,6 +70,7 @@ function Record.known_of(extra)
     for i, item in ipairs(fits and items or {}) do
       if type(item) ~= (kinds[i] or kinds[#kinds]) then fits = false end
     end
+    if fits and key == 'limits' then fits = Record.are_limits(items) end
     if fits then known[key] = items else is_all = false end
   end
   return known, is_all

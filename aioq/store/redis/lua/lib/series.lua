@@ -6,7 +6,7 @@
 -- `debounce`, 4 for how many ms the series may last, 0 for no limit, 5 by when it must be over, 0 for no limit, 6
 -- whether the job was begun, 7 for how many ms there must be no further call.
 --
--- NEEDS: keys, record, unique, successors
+-- NEEDS: record, unique, successors
 local Series = {}
 
 function Series.is_one(lock) return lock and lock[3] == 'debounce' end
@@ -18,7 +18,7 @@ function Series.begin(q, id, lock)
 end
 
 -- When the job of a series is due after a call that alone would be due at `due`.
-local function due_in(lock, due) return lock[5] > 0 and math.min(due, lock[5]) or due end
+function Series.due_in(lock, due) return lock[5] > 0 and math.min(due, lock[5]) or due end
 
 -- Decides about a call: returns the job that has it now. That is `id`, which is to be added then, if there is no
 -- series yet. `adding` are the jobs that the same call of this script is about to add.
@@ -26,7 +26,7 @@ function Series.place(q, id, new, adding)
   local lock = new.extra.unique
   local owner, job = Unique.owner(q, id, lock, adding)
   if owner and adding[owner] then
-    new.due = due_in(adding[owner].extra.unique, new.due or q.now)
+    new.due = Series.due_in(adding[owner].extra.unique, new.due or q.now)
     Successors.replace_new(adding[owner], new)
     return owner
   end
@@ -35,7 +35,7 @@ function Series.place(q, id, new, adding)
     -- Its worker has just learned that it belongs to a series, and is about to put it off (unique_hold.lua).
     Successors.replace_call(q, owner, job, new)
   elseif there and job[Field.STATE] ~= 'running' and not Record.is_elsewhere(job) then
-    new.due = due_in(there, new.due or q.now)
+    new.due = Series.due_in(there, new.due or q.now)
     Successors.replace(q, owner, job, new)
   else
     Series.begin(q, id, lock)

@@ -1,16 +1,18 @@
 -- Calls whose unique key another job holds, and which take the place of that job's call (`replace`, `latest`) or
 -- are run once that job has ended (`latest`).
 --
--- NEEDS: keys, record_text_write, record, hooks, unique, operated
+-- NEEDS: keys, record_text_write, record, hooks, unique, operated, groups, limits
 local Successors = {}
 
 -- Gives a job the call, tags, expiry and lane of a new one, as if it had never been run; the caller writes its
 -- record, unless it is queued and changes its lane.
-local function change(q, id, job, new)
+function Successors.change(q, id, job, new)
   local extra, lane = job[Field.EXTRA], new.lane or false
   if #new.envelope > BODY_LIMIT then redis.call('SET', Keys.body(q, id), new.envelope) end
   job[Field.JOB] = #new.envelope > BODY_LIMIT or new.envelope
   extra.tags, extra.expires, extra.unique[6] = new.extra.tags, new.extra.expires, 0
+  if extra.limits then Limits.give_back(q, id, extra.limits) end
+  extra.limits = new.extra.limits or extra.limits
   for _, field in ipairs({Field.OUTCOME, Field.ATTEMPTS, Field.PROGRESS, Field.PARKED, Field.CUTS}) do
     if job[field] then job[field] = false end
   end
@@ -22,16 +24,23 @@ end
 -- The same for one that runs, and is put off by its worker.
 function Successors.replace_call(q, id, job, new)
   local had_body = job[Field.JOB] == true
-  change(q, id, job, new)
+  Successors.change(q, id, job, new)
   Record.save(q, id, job)
   if had_body and job[Field.JOB] ~= true then redis.call('DEL', Keys.body(q, id)) end
 end
 
 -- The same for one that waits to be run; it also gets the time.
 function Successors.replace(q, id, job, new)
-  local had_body, at = job[Field.JOB] == true, new.due or q.now
-  change(q, id, job, new)
-  if job[Field.STATE] == 'waiting' then
+  local had_body, at, group, lane = job[Field.JOB] == true, new.due or q.now, Groups.of(job), job[Field.LANE]
+  Successors.change(q, id, job, new)
+  if group and at <= q.now then
+    -- It keeps its place in the group, unless it has another lane or other keys now.
+    Hooks.run(q, 'back', id, job, 'reschedule', at)
+    if lane ~= job[Field.LANE] then Groups.change_lane(q, id, job[Field.LANE] or Keys.NORMAL, group) end
+    Limits.arrive(q, id, job[Field.LANE] or nil, job[Field.EXTRA])
+    Record.save(q, id, job)
+    if Groups.of(job) ~= group then Groups.leave(q, id, group) end
+  elseif job[Field.STATE] == 'waiting' and not group then
     if new.extra.unique[3] ~= 'debounce' then job[Field.EXTRA].unique[5] = new.due or 0 end
     Hooks.run(q, 'back', id, job, 'reschedule', at)
     Record.save(q, id, job)
@@ -47,7 +56,7 @@ end
 -- The same for a job that this call is about to add.
 function Successors.replace_new(job, new)
   job.envelope, job.due, job.lane = new.envelope, new.due, new.lane
-  job.extra.tags, job.extra.expires = new.extra.tags, new.extra.expires
+  job.extra.tags, job.extra.expires, job.extra.limits = new.extra.tags, new.extra.expires, new.extra.limits
   if job.follows then job.extra.unique[5] = new.due or 0 end
 end
 

@@ -1,0 +1,297 @@
+-- Limits: which jobs may run now, and which wait in a group until they may. See lib/groups.lua for groups, and
+-- `LimitUse` in aioq/store/extra.py for what a job says of each limit that it is under.
+--
+-- A job that runs is a holder of each of its groups with a concurrency: HOLDERS has its id, by when it got there.
+-- There is no counter. A job asks for its permits in the order of its limits, and keeps what it has while it waits
+-- for the next one; a rate is asked last, and gives it all back, because it may refuse for long. A holder without
+-- a record, or whose record says that it holds nothing, is nobody: so a script that failed half-way, or an
+-- eviction, takes no permit away for good. Such holders are looked for where a group is full.
+--
+-- LIMITS has the numbers in force, by the limit's name: those of the code that has declared them last, or an
+-- operator's.
+--
+-- NEEDS: call, keys, record, lanes, timers, groups
+local Limits = {}
+
+-- The items of `extra.limits`, each of which is a list.
+Limits.NAME, Limits.KEY, Limits.CONCURRENCY, Limits.RATE, Limits.PER, Limits.BURST = 1, 2, 3, 4, 5, 6
+Limits.COST, Limits.ON_LIMIT, Limits.ORDERED, Limits.DECLARED, Limits.WEIGHT, Limits.REFUSALS = 7, 8, 9, 10, 11, 12
+-- The name in it of what is no limit: the groups of such jobs are served in turn.
+Limits.FAIR = '~fair'
+-- How many of the holders of a full group are looked up: those that have held their permits the longest.
+Limits.LOOKED_UP = 2
+-- After so many refusals by a rate, a job keeps its permits while it waits.
+Limits.RESERVED_AFTER = 3
+Limits.NO_BOUND = 1000000000
+-- For how long the numbers are kept once no worker serves the queue, in ms: 30 days.
+Limits.KEPT = 2592000000
+-- How many limits, groups of each, and tokens a sweep looks at.
+Limits.SWEPT = 10
+
+function Limits.group_of(use) return use[Limits.NAME] .. ':' .. use[Limits.KEY] end
+function Limits.of(job) return job[Field.EXTRA] and job[Field.EXTRA].limits end
+
+-- What is noted of a limit: 1 the declared numbers (concurrency, rate, per, burst), 2 when they were declared, 3
+-- those of an operator or false, 4 whether something of it is paused. Nil if nothing is.
+function Limits.noted(q, name)
+  q.limits = q.limits or {}
+  local noted = q.limits[name]
+  if noted == nil then
+    local text = redis.pcall('HGET', q.base .. Keys.LIMITS, name)
+    local readable, list = false, nil
+    if text and not is_unreadable(text) then readable, list = pcall(cmsgpack.unpack, text) end
+    noted = readable and type(list) == 'table' and type(list[1]) == 'table' and list
+    q.limits[name] = noted
+  end
+  return noted or nil
+end
+
+function Limits.note(q, name, noted)
+  q.limits[name] = noted
+  redis.call('HSET', q.base .. Keys.LIMITS, name, cmsgpack.pack(noted))
+  redis.call('PEXPIRE', q.base .. Keys.LIMITS, Limits.KEPT)
+end
+
+-- The numbers in force of a limit that a job is under, and whether something of it is paused. Numbers that were
+-- declared later than the noted ones take their place.
+function Limits.numbers(q, use)
+  if use[Limits.NAME] == Limits.FAIR then return {0, 0, 0, 0}, false end
+  local noted = Limits.noted(q, use[Limits.NAME])
+  local given = {use[Limits.CONCURRENCY], use[Limits.RATE], use[Limits.PER], use[Limits.BURST]}
+  local differs = not noted
+  for i = 1, 4 do differs = differs or noted[1][i] ~= given[i] end
+  if differs and (not noted or use[Limits.DECLARED] > noted[2]) then
+    noted = {given, use[Limits.DECLARED], false, noted and noted[4] or false}
+    Limits.note(q, use[Limits.NAME], noted)
+  end
+  return noted[3] or noted[1], noted[4]
+end
+
+-- Whether a job holds a permit of a group, by its record.
+function Limits.is_holder(job, group)
+  for _, use in ipairs(Limits.of(job) or {}) do
+    if Limits.group_of(use) == group then
+      local waits = Groups.of(job)
+      if Record.has_ended(job) or Record.is_elsewhere(job) then return false end
+      return job[Field.STATE] == 'running' or waits ~= nil and waits ~= group or use[Limits.ORDERED]
+    end
+  end
+  return false
+end
+
+-- Takes the permits back of holders that are none; returns how many these were. The records of those to which this
+-- call has given permits do not say so yet (`q.admitted`).
+function Limits.drop_strays(q, group)
+  local key, dropped = Keys.holders(q, group), 0
+  for _, id in ipairs(redis.call('ZRANGE', key, 0, Limits.LOOKED_UP - 1)) do
+    local text = redis.pcall('GET', Keys.job(q, id))
+    local job = not is_unreadable(text) and text and Record.unpacked(text)
+    local is_unknown = text and not job -- this version cannot read it, so it may hold a permit
+    local is_new = q.admitted and q.admitted[id]
+    if not is_new and not is_unknown and not (job and Limits.is_holder(job, group)) then
+      redis.call('ZREM', key, id)
+      dropped = dropped + 1
+    end
+  end
+  return dropped
+end
+
+-- How many more jobs of a group may run at once, without its rate.
+function Limits.room(q, group, numbers)
+  if numbers[1] == 0 then return Limits.NO_BOUND end
+  local held = redis.pcall('ZCARD', Keys.holders(q, group))
+  if is_unreadable(held) then return 0 end
+  local room = numbers[1] - held
+  return room > 0 and room or room + Limits.drop_strays(q, group)
+end
+
+-- The generic cell rate algorithm: a group's bucket is one number, when it will be full again, in µs. It is kept
+-- until then. A job takes its cost times the time in which one permit comes; the bucket is empty if it would be
+-- full only after `span`. See https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm, "virtual scheduling".
+--
+-- Returns when the bucket will be full again once it has given this cost; or nil, and when it can. If the server's
+-- clock is set back, it is full after `span` at the latest.
+function Limits.ask_bucket(q, group, numbers, cost)
+  local rate, per, burst = numbers[2], numbers[3], numbers[4]
+  local span = math.ceil(burst * per / rate)
+  local taken = math.min(math.ceil(cost * per / rate), span)
+  local noted = redis.pcall('GET', Keys.bucket(q, group))
+  local full = not is_unreadable(noted) and tonumber(noted or nil) or 0
+  local after = math.min(math.max(full, q.micros), q.micros + span) + taken
+  if after - q.micros <= span then return after end
+  return nil, after - span
+end
+function Limits.charge(q, group, after)
+  redis.call('SET', Keys.bucket(q, group), Groups.digits(after), 'PX', math.ceil((after - q.micros) / 1000))
+end
+
+-- Sets the timer at which a group is looked at again; `at` is in µs. A claim's worker learns of it from the reply;
+-- else one worker is woken, if it is the first timer.
+function Limits.look_again(q, group, at)
+  local head = not q.tokens and redis.call('ZRANGE', q.base .. Keys.SCHEDULED, 0, 0, 'WITHSCORES')
+  local due = math.ceil(at / 1000)
+  Timer.set(q, Timer.GROUP, group, due)
+  if head and (not head[1] or due < tonumber(head[2])) then Lanes.push(q, Keys.NORMAL, '', false) end
+end
+
+-- Whether a timer will look at a group.
+function Limits.is_looked_at(q, group)
+  local at = redis.pcall('ZSCORE', q.base .. Keys.TIMERS, Timer.GROUP .. ' ' .. group)
+  return at and not is_unreadable(at) and tonumber(at) > q.now
+end
+
+-- How many jobs of a group a claim may take now; at least 1 where only the job shows when its rate allows it.
+function Limits.most(q, group)
+  local noted = Limits.noted(q, Groups.limit_of(group))
+  if not noted then return 1 end
+  local numbers = noted[3] or noted[1]
+  local most = Limits.room(q, group, numbers)
+  if numbers[2] > 0 then
+    local each, span = numbers[3] / numbers[2], math.ceil(numbers[4] * numbers[3] / numbers[2])
+    local after = Limits.ask_bucket(q, group, numbers, 1)
+    local left = after and math.floor((span - (after - q.micros)) / each) + 1 or 1
+    most = math.min(most, left)
+  end
+  return most
+end
+
+-- Gives a group a token if one of its jobs may run, or notes that it waits. `use` is that of the job which has
+-- come to it, if it was without others.
+function Limits.wake(q, group, use)
+  if redis.call('EXISTS', Keys.group(q, group)) == 0 then return end
+  local name = Groups.limit_of(group)
+  local noted = name ~= Limits.FAIR and Limits.noted(q, name)
+  local numbers = noted and (noted[3] or noted[1]) or {0, 0, 0, 0}
+  local is_stuck = Limits.room(q, group, numbers) <= 0
+  if not is_stuck and numbers[2] > 0 then
+    is_stuck = Limits.is_looked_at(q, group)
+    local _, at = nil, nil
+    if use and not is_stuck then _, at = Limits.ask_bucket(q, group, numbers, use[Limits.COST]) end
+    if at then Limits.look_again(q, group, at) end
+    is_stuck = is_stuck or at ~= nil
+  end
+  -- Also until a claim has written the token.
+  if is_stuck or q.tokens then Groups.block(q, group) end
+  if not is_stuck then Groups.offer(q, group) end
+  if not is_stuck and not q.tokens then Groups.unblock(q, group) end
+end
+
+-- Gives the permits of a job back; with `keeps_order` not those of an ordered limit.
+function Limits.give_back(q, id, uses, keeps_order)
+  for _, use in ipairs(uses) do
+    if use[Limits.NAME] ~= Limits.FAIR and not (keeps_order and use[Limits.ORDERED]) then
+      local group = Limits.group_of(use)
+      local removed = redis.pcall('ZREM', Keys.holders(q, group), id)
+      local is_broken = is_unreadable(removed)
+      -- If nothing was removed, the call may be repeated; an operator may have let a rate count holders too.
+      if not is_broken and (removed == 1 or use[Limits.CONCURRENCY] > 0) then Limits.wake(q, group) end
+    end
+  end
+end
+
+-- Lets a job wait in a group; one that waits there keeps its place. The caller writes its record.
+function Limits.wait(q, id, job, group, front)
+  local before = Groups.of(job)
+  job[Field.STATE], job[Field.WORKER] = 'waiting', job[Field.WORKER] or false
+  if before == group then return end
+  Groups.join(q, id, job[Field.LANE] or nil, group, front)
+  job[Field.EXTRA].waits = {group}
+end
+
+-- Lets a job wait in its first group: it was just sent. `extra` is what its record is to have.
+function Limits.arrive(q, id, lane, extra)
+  for _, use in ipairs(extra.limits) do Limits.numbers(q, use) end
+  local use = extra.limits[1]
+  local group = Limits.group_of(use)
+  local is_alone = use[Limits.RATE] > 0 and redis.call('EXISTS', Keys.group(q, group)) == 0
+  Groups.join(q, id, lane, group, false)
+  extra.waits = {group}
+  Limits.wake(q, group, is_alone and use)
+end
+
+-- The place of the group in which a job waits among its limits; 0 for none.
+function Limits.place(job)
+  local waits = Groups.of(job)
+  for i, use in ipairs(waits and Limits.of(job) or {}) do
+    if Limits.group_of(use) == waits then return i end
+  end
+  return 0
+end
+
+-- Asks for the permits of a job, in their order; returns whether it has them all. Else it waits.
+function Limits.ask_permits(q, id, job, front)
+  local place = Limits.place(job)
+  q.admitted = q.admitted or {}
+  q.admitted[id] = true
+  for i, use in ipairs(Limits.of(job)) do
+    local group, numbers = Limits.group_of(use), Limits.numbers(q, use)
+    local key = Keys.holders(q, group)
+    if numbers[1] > 0 and not redis.call('ZSCORE', key, id) then
+      local goes_first = front or i <= place
+      local is_free = goes_first or redis.call('EXISTS', Keys.group(q, group)) == 0
+      if not is_free or Limits.room(q, group, numbers) <= 0 then
+        Limits.wait(q, id, job, group, goes_first)
+        if is_free then Groups.block(q, group) end
+        return false
+      end
+      redis.call('ZADD', key, q.now, id)
+    end
+  end
+  return true
+end
+
+-- Asks the rates of a job, which take all or nothing; returns whether they allow it. Else it waits, without its
+-- permits if it was not refused too often.
+function Limits.ask_rates(q, id, job, front)
+  local uses, place, charges = Limits.of(job), Limits.place(job), {}
+  for i, use in ipairs(uses) do
+    local group, numbers = Limits.group_of(use), Limits.numbers(q, use)
+    if numbers[2] > 0 then
+      local is_free = front or i == place or redis.call('EXISTS', Keys.group(q, group)) == 0
+      local after, at = Limits.ask_bucket(q, group, numbers, use[Limits.COST])
+      if not is_free or not after then
+        if i ~= place then use[Limits.REFUSALS] = use[Limits.REFUSALS] + 1 end
+        Limits.wait(q, id, job, group, front or use[Limits.REFUSALS] > 1)
+        if at then Limits.look_again(q, group, at) end
+        if is_free then Groups.block(q, group) end
+        if use[Limits.REFUSALS] < Limits.RESERVED_AFTER then Limits.give_back(q, id, uses, true) end
+        return false
+      end
+      charges[#charges + 1] = {group, after}
+    end
+  end
+  for _, charge in ipairs(charges) do Limits.charge(q, charge[1], charge[2]) end
+  for _, use in ipairs(uses) do use[Limits.REFUSALS] = 0 end
+  return true
+end
+
+-- Asks for all that a job needs which is about to be run. Returns true if it may. Else it waits in the group that
+-- has refused it, and the caller writes its record. `front`: the job was given back, and goes before others.
+function Limits.admit(q, id, job, front)
+  return Limits.ask_permits(q, id, job, front) and Limits.ask_rates(q, id, job, front)
+end
+
+-- Looks at some groups that wait, and at some tokens: a holder's record may have vanished, or a lane.
+function Limits.sweep(q)
+  if redis.call('EXISTS', q.base .. Keys.LIMITS, q.base .. Keys.TOKENS) == 0 then return end
+  is_unreadable(redis.pcall('PEXPIRE', q.base .. Keys.LIMITS, Limits.KEPT))
+  local names = redis.pcall('HRANDFIELD', q.base .. Keys.LIMITS, Limits.SWEPT)
+  names = is_unreadable(names) and {} or names
+  names[#names + 1] = Limits.FAIR
+  for _, name in ipairs(names) do
+    local keys = redis.pcall('SRANDMEMBER', Keys.blocked(q, name), Limits.SWEPT)
+    for _, key in ipairs(is_unreadable(keys) and {} or keys) do
+      local group = name .. ':' .. key
+      if redis.call('EXISTS', Keys.group(q, group)) == 0 then Groups.unblock(q, group) end
+      Limits.wake(q, group)
+    end
+  end
+  local places = redis.pcall('HRANDFIELD', q.base .. Keys.TOKENS, Limits.SWEPT)
+  for _, place in ipairs(is_unreadable(places) and {} or places) do
+    local lane, group = string.match(place, '^(%S+) (.*)$')
+    if lane and not Groups.has_token(q, group, lane) then
+      redis.call('HDEL', q.base .. Keys.TOKENS, place)
+      Limits.wake(q, group)
+    end
+  end
+end
