@@ -10,9 +10,9 @@ DDSketch (https://arxiv.org/abs/1908.10693).
 """
 
 import enum
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from math import ceil, exp, log
 from typing import Protocol
@@ -247,6 +247,20 @@ class Historic(Protocol):
 def bucket_of(seconds: float) -> int:
     """The bucket of a time; `NO_BUCKET` if it is below 0."""
     return NO_BUCKET if seconds < 0 else bisect_left(LONGEST, seconds)
+
+
+def in_buckets(times: Iterable[float]) -> Iterator[tuple[int, int]]:
+    """The buckets of many times, each with how many are in it; there is none for a time below 0.
+
+    Most of many times are in few buckets. So it takes less time to sort them than to look each one up.
+    """
+    ordered = sorted(times)
+    at, count = bisect_left(ordered, 0.0), len(ordered)
+    while at < count:
+        bucket = bisect_left(LONGEST, ordered[at])
+        end = count if bucket == LAST_BUCKET else bisect_right(ordered, LONGEST[bucket], at)
+        yield bucket, end - at
+        at = end
 
 
 def seconds_of(bucket: int) -> float:

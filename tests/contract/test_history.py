@@ -8,7 +8,17 @@ import pytest
 from aioq.jobs.job import JobState
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Store, Verb
 from aioq.store.extra import Expiry, Extra
-from aioq.store.history import COUNTER_OF, SENT, TOTAL, End, HistoryRow, RunReport, counters_of, run_times
+from aioq.store.history import (
+    COUNTER_OF,
+    LONGEST,
+    SENT,
+    TOTAL,
+    End,
+    HistoryRow,
+    RunReport,
+    counters_of,
+    run_times,
+)
 from tests.contract.kit import (
     BROKEN,
     CALL,
@@ -178,6 +188,27 @@ async def test_many_jobs_of_two_tasks_are_counted_each_with_its_times(
         assert await counted(store, name) == {how: n for (task, how), n in ends_of.items() if task == name}
         found = (await store.history.statistics(QUEUE)).hour.tasks[name]
         assert dict(found) == {place: n for (task, place), n in places.items() if task == name}
+
+
+@pytest.mark.parametrize("verb", [Verb.SUCCEEDED, Verb.FAILED])
+async def test_each_time_is_counted_in_its_bucket_whoever_counts_it(store: Store, verb: Verb) -> None:
+    """The worker counts many jobs that have all succeeded. If one has failed, the server counts."""
+    await joined(store, "w")
+    await send(store, *map(str, range(len(LONGEST) + 1)))
+    settlements = [
+        Settlement(job.id, job.claim, Verb.SUCCEEDED, THREE, 0, LONG, RunReport(TASK, longest, longest * 1.001))
+        for job, longest in zip(await take(store, "w", 200), (0.0, *LONGEST), strict=True)
+    ]
+    settlements[0].verb = verb
+    assert all(await store.settle(QUEUE, "w", settlements))
+
+    expected: Counter[int] = Counter()
+    for settlement in settlements:
+        assert settlement.report is not None
+        expected.update(
+            counters_of(End.SUCCEEDED if settlement.verb is Verb.SUCCEEDED else End.FAILED, settlement.report)
+        )
+    assert (await store.history.statistics(QUEUE)).hour.tasks[TASK] == expected
 
 
 async def test_tasks_are_kept_apart(store: Store) -> None:

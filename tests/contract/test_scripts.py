@@ -33,7 +33,7 @@ from aioq.store.outbox import HOLD_MS, DeliveryResult, OutboxEntry, Reading
 from aioq.store.redis import RedisStore, holding, keys, leases, replies
 from aioq.store.redis.arguments import BODY_LIMIT
 from aioq.store.redis.calls import Calls
-from aioq.store.redis.history import ROW_SIZE
+from aioq.store.redis.history import PLACES_SIZE, TIMES_SIZE
 from aioq.store.redis.net.failover import Failover
 from aioq.store.redis.scripts import (
     READS_ONLY,
@@ -469,13 +469,14 @@ SAME_NUMBERS = {
     ("lib/events", "Events.MOST"): MOST_LIVE,
     ("lib/history", "History.HOUR"): history.HOUR_MS,
     ("lib/history", "History.HOUR_KEPT"): history.HOUR_KEPT_MS,
+    ("lib/history", "History.LAST_BUCKET"): history.LAST_BUCKET,
     ("lib/history", "History.MINUTE"): history.MINUTE_MS,
     ("lib/history", "History.MINUTE_KEPT"): history.MINUTE_KEPT_MS,
     ("lib/history", "History.MOST_ATTEMPTS"): history.MOST_ATTEMPTS,
-    ("lib/history", "History.NO_BUCKET"): history.NO_BUCKET,
-    ("lib/history", "History.ROW_SIZE"): ROW_SIZE,
+    ("lib/history", "History.PLACES_SIZE"): PLACES_SIZE,
     ("lib/history", "History.SENT"): history.SENT,
     ("lib/history", "History.SUMMED"): history.SUMMED,
+    ("lib/history", "History.TIMES_SIZE"): TIMES_SIZE,
     ("lib/record_text_write", "BODY_LIMIT"): BODY_LIMIT,
     ("lib/results", "Results.MESSAGE_LIMIT"): MESSAGE_LIMIT,
 }

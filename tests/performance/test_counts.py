@@ -309,13 +309,12 @@ async def test_the_walk_of_a_send_alone(kept_jobs: Jobs, jobs: Jobs) -> None:
 
 
 async def test_the_walk_of_a_run(kept_jobs: Jobs, jobs: Jobs) -> None:
-    # 12 files and 40 functions, as listed in docs/design.md: from the claimed job to the settler.
+    # 12 files and 39 functions, as listed in docs/design.md: from the claimed job to the settler.
     within = frozenset({"Executor.submit", "Executor._execute"})
     walk = await walk_until(kept_jobs, "Settler.put", within=within)
     assert walk == walk_of("run"), shown(walk)
     assert len(walk) <= 12
-    unreported = {file: [name for name in names if name != "report_of"] for file, names in walk.items()}
-    assert await walk_until(jobs, "Settler.put", within=within) == unreported
+    assert await walk_until(jobs, "Settler.put", within=within) == walk
 
 
 async def test_commands_within_the_scripts_of_a_job_alone(redis_server: Database, jobs: Jobs) -> None:

@@ -4,21 +4,22 @@
 """
 
 import struct
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from itertools import compress
+from struct import pack
 from typing import Any
 
 import msgspec
 
-from aioq.store.contract import Limits, Settlement, Verb
+from aioq.store.contract import Limits, Settlement
 from aioq.store.history import (
     COUNTER_OF,
     COUNTERS,
+    FIRST_RUN,
+    FIRST_WAIT,
     HOURS,
-    LONGEST,
     MINUTES,
-    NO_BUCKET,
     NO_REPORT,
     SUMMED,
     End,
@@ -26,6 +27,7 @@ from aioq.store.history import (
     Minutes,
     RunReport,
     Statistics,
+    in_buckets,
     minutes,
     page_of,
     statistics,
@@ -35,7 +37,6 @@ ScriptCall = Callable[[str, str, Sequence[Any]], Awaitable[Any]]
 
 _encode = msgspec.msgpack.encode
 
-_ROW = struct.Struct(">HBBHff")
 COUNTED_HERE, TASKS_COUNTED_HERE = 8, 8
 """From so many settlements on, of at most so many tasks, the worker counts for the statistics. It takes less time
 than a script does, and it is the server that all workers share."""
@@ -46,8 +47,9 @@ TASKS_AT_ONCE = 20
 STRINGS_AT_ONCE = 700
 """About how many strings are read with one call by those who ask every second: a millisecond or two."""
 
-ROW_SIZE = _ROW.size
-"""How many bytes a settlement has in `rows`."""
+_TIMES, _PLACES = struct.Struct(">ff"), struct.Struct(">HH")
+TIMES_SIZE, PLACES_SIZE = _TIMES.size, _PLACES.size
+"""How many bytes a settlement has in `rows`: for its times, and for its task and error, if those are there."""
 
 _ALL = struct.Struct(f">{COUNTERS}I")
 _FIRST = struct.Struct(f">{SUMMED}I")
@@ -84,42 +86,50 @@ def report_args(settlements: Sequence[Settlement], limits: Limits) -> tuple[byte
     """What a settle sends for the history: `about`, `rows` and `counts`; all are empty if nothing is kept."""
     if not limits.history and not limits.stats:
         return b"", b"", b""
-    tasks: dict[str, int] = {}
-    errors: dict[str, int] = {}
-    pack, rows = _ROW.pack, list[bytes]()
-    name, task = None, 0
-    for settlement in settlements:
-        report = settlement.report or NO_REPORT
-        if report.task is not name:  # most of a batch are of one task
-            name = report.task
-            task = tasks.setdefault(name, len(tasks))
-        error = errors.setdefault(report.error, len(errors) + 1) if report.error else 0
-        seconds, waited = report.seconds, report.waited
-        # `bucket_of`, twice: without its call this loop takes a sixth less.
-        run = NO_BUCKET if seconds < 0 else bisect_left(LONGEST, seconds)
-        wait = NO_BUCKET if waited < 0 else bisect_left(LONGEST, waited)
-        rows.append(pack(task, run, wait, error, seconds, waited))
-    joined, counts = b"".join(rows), b""
-    if limits.stats and len(rows) >= COUNTED_HERE and len(tasks) <= TASKS_COUNTED_HERE:
-        verbs = [each.verb for each in settlements]
-        if verbs.count(Verb.SUCCEEDED) == len(verbs):
-            counts = _encode(_counts(joined, len(tasks)))
-    return _encode((limits.history, limits.stats, list(tasks), list(errors))), joined, counts
+    reports = [each.report or NO_REPORT for each in settlements]
+    count = len(reports)
+    times = [time for each in reports for time in (each.seconds, each.waited)]
+    rows, counts = pack(f">{2 * count}f", *times), b""
+    tasks, errors = [each.task for each in reports], [each.error for each in reports]
+    named, known = tasks[:1], list[str]()
+    if tasks.count(tasks[0]) < count or errors.count("") < count:
+        named, known = [*dict.fromkeys(tasks)], [*dict.fromkeys(filter(None, errors))]
+        rows += b"".join(_places(tasks, named, errors, known))
+    if limits.stats and count >= COUNTED_HERE and len(named) <= TASKS_COUNTED_HERE and not known:
+        counts = _encode([_counts(times, tasks, task if len(named) > 1 else None) for task in named])
+    return _encode((limits.history, limits.stats, named, known)), rows, counts
 
 
-def _counts(rows: bytes, tasks: int) -> list[list[int]]:
-    """What jobs that have succeeded add to the counters of each task: counters, each with what is added."""
-    numbers, runs, waits = (rows[place::ROW_SIZE] for place in (1, 2, 3))
-    counts: list[list[int]] = []
-    for task in range(tasks):
-        of_task = [COUNTER_OF[End.SUCCEEDED], numbers.count(task)]
-        for first, column in ((SUMMED, runs), (SUMMED + 1, waits)):
-            buckets = column
-            if tasks > 1:
-                buckets = bytes(bucket for number, bucket in zip(numbers, column, strict=True) if number == task)
-            for bucket in set(buckets) - {NO_BUCKET}:
-                of_task += (first + 2 * bucket, buckets.count(bucket))
-        counts.append(of_task)
+def rows_at(rows: bytes, count: int, positions: Sequence[int]) -> bytes:
+    """The part of the `rows` of so many jobs that is about those at some positions, counted from 1."""
+    times, places = rows[: TIMES_SIZE * count], rows[TIMES_SIZE * count :]
+    parts = ((times, TIMES_SIZE), (places, PLACES_SIZE))
+    return b"".join(part[size * (each - 1) : size * each] for part, size in parts for each in positions)
+
+
+def _places(
+    tasks: Sequence[str], named: Sequence[str], errors: Sequence[str], known: Sequence[str]
+) -> Iterator[bytes]:
+    """For each job the places of its task and of its error among these."""
+    task_places = {task: place for place, task in enumerate(named)}
+    error_places = {"": 0} | {error: place for place, error in enumerate(known, 1)}
+    for task, error in zip(tasks, errors, strict=True):
+        yield _PLACES.pack(task_places[task], error_places[error])
+
+
+def _counts(times: Sequence[float], tasks: Sequence[str], task: str | None) -> list[int]:
+    """What jobs that have succeeded add to the counters of a task: counters, each with what is added.
+
+    `task` is None if all are of it.
+    """
+    runs, waits = times[::2], times[1::2]
+    if task is not None:
+        of_task = [task == each for each in tasks]
+        runs, waits = [*compress(runs, of_task)], [*compress(waits, of_task)]
+    counts = [COUNTER_OF[End.SUCCEEDED], len(runs)]
+    for first, column in ((FIRST_RUN, runs), (FIRST_WAIT, waits)):
+        for bucket, count in in_buckets(column):
+            counts += (first + 2 * bucket, count)
     return counts
 
 
@@ -179,11 +189,15 @@ def _rows_of(entry: bytes, fields: Sequence[bytes]) -> Iterator[HistoryRow]:
         about, ids = _ABOUT.decode(found[b"about"]), _IDS.decode(found[b"ids"])
         worker, ends = found[b"by"].decode(), found[b"ends"].decode("ascii")
         ended = [i for i, letter in enumerate(ends) if letter != _REFUSED]
+        rows, places = found[b"rows"], TIMES_SIZE * len(ends)
         for number, i in enumerate(ended, last - len(ended) + 1):
-            row: tuple[int, int, int, int, float, float] = _ROW.unpack_from(found[b"rows"], ROW_SIZE * i)
-            task, _, _, error, seconds, waited = row
+            times: tuple[float, float] = _TIMES.unpack_from(rows, TIMES_SIZE * i)
+            task_and_error: tuple[int, int] = (0, 0)
+            if len(rows) > places:
+                task_and_error = _PLACES.unpack_from(rows, places + PLACES_SIZE * i)
+            task, error = task_and_error
             text = about.errors[error - 1] if error else ""
-            report = RunReport(about.tasks[task], seconds, waited, text)
+            report = RunReport(about.tasks[task], *times, text)
             yield HistoryRow(number, at_ms, ids[i], End(ends[i]), worker, report)
     except (KeyError, ValueError, IndexError, msgspec.DecodeError, struct.error):
         return

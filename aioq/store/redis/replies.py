@@ -15,7 +15,7 @@ from aioq.store.extra import Added, Duplicate, MovedJob
 from aioq.store.history import AttemptNote, failed_attempt
 from aioq.store.leases import Renewal, WorkerLease
 from aioq.store.pauses import Pause, PausePeriod, Pauses
-from aioq.store.redis.history import ROW_SIZE
+from aioq.store.redis.history import rows_at
 from aioq.store.upkeep import Backlog, Promotion, RecoveryStep
 from aioq.wire.messages import describe, task_in_head
 
@@ -242,7 +242,7 @@ def _settle_rest(args: Sequence[Any], accepted: list[bool], left: list[int], mos
     now, later = left[:most], left[most:]
     rest = [*args[:_SETTLE_HEADER]]
     if rows := args[_SETTLE_ROWS]:
-        rest[_SETTLE_ROWS] = b"".join(rows[ROW_SIZE * (each - 1) : ROW_SIZE * each] for each in now)
+        rest[_SETTLE_ROWS] = rows_at(rows, len(accepted), now)
         rest[_SETTLE_COUNTS] = b""  # they are those of all jobs of the first call
     for position in now:
         end = _SETTLE_HEADER + _SETTLE_WIDTH * position

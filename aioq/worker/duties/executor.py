@@ -361,12 +361,12 @@ class Executor:
         """End a run: first settle it and give its slot back, then call what might raise, guarded."""
         if self._running.get(run.key) is not run:
             return  # it was left behind, and has its outcome
+        seconds = asyncio.get_running_loop().time() - run.started
         if run.settlement is None or run.stop == LOST:
-            run.settlement = classify(run, self._environment)
+            run.settlement = classify(run, self._environment, seconds if self._reports else None)
         del self._running[run.key]
         if self._lending.lent:
             self._lending.drop(run.context)
-        seconds = asyncio.get_running_loop().time() - run.started
         self._end(run, run.settlement, seconds)
         log_ended(run, seconds)
         if self._backlog:
@@ -392,7 +392,7 @@ class Executor:
         """Pass a settlement to the settler, if there is one, and give the slot back."""
         try:
             if settlement is not None:
-                if self._reports:
+                if self._reports and settlement.report is None:
                     settlement.report = report_of(run, settlement, seconds)
                 self._settle(run.queue, run.worker, settlement)
         finally:

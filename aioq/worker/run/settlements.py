@@ -55,20 +55,24 @@ _SUCCEEDED = Verb.SUCCEEDED
 _WITH_ERROR = (Verb.FAILED, Verb.RETRY, Verb.CANCELLED, Verb.CRASH, Verb.CUT, Verb.PARK)
 
 
-def classify(run: Run, environment: RunEnvironment) -> Settlement | None:
-    """The settlement after the call, by `run.result` or `run.error`; None to write none. It raises nothing."""
+def classify(run: Run, environment: RunEnvironment, seconds: float | None = None) -> Settlement | None:
+    """The settlement after the call, by `run.result` or `run.error`; None to write none. It raises nothing.
+
+    With the seconds that the run has taken, the settlement of a success has its report: so most need no
+    `report_of`.
+    """
     try:
-        return _classified(run, environment)
+        return _classified(run, environment, seconds)
     except BaseException as fault:
         return _unclassified(run, fault)
 
 
-def _classified(run: Run, environment: RunEnvironment) -> Settlement | None:
+def _classified(run: Run, environment: RunEnvironment, seconds: float | None) -> Settlement | None:
     if run.stop == LOST:
         return None
     error = run.error = _with_reason(run)
     if error is None:
-        return _succeeded(run, environment)
+        return _succeeded(run, environment, seconds)
     if run.stop in {CANCELLED, INTERRUPTED, CUT_SHORT, WORKER_ENDED}:
         return _stopped(run, environment)
     if run.permanent is not None and error is run.permanent:
@@ -154,14 +158,15 @@ def _failed_attempt(run: Run, error: BaseException) -> Settlement:
     return Settlement(run.claimed.id, run.claimed.claim, Verb.RETRY, outcome, delay_ms=_milliseconds(delay))
 
 
-def _succeeded(run: Run, environment: RunEnvironment) -> Settlement:
+def _succeeded(run: Run, environment: RunEnvironment, seconds: float | None) -> Settlement:
     limit, result = environment.settings.max_result, run.result
-    task, envelope = run.task, run.envelope
+    task, envelope, claimed = run.task, run.envelope, run.claimed
+    name = "" if envelope is None else envelope.task
     returns = ANY_RESULT
     if task is not None:
         returns = (task._compiled or signature_of(task)).returns  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - as in `bind`
     try:
-        outcome = encode_result("" if envelope is None else envelope.task, result, returns.encoder)
+        outcome = encode_result(name, result, returns.encoder)
     except BaseException as error:
         run.error = ResultError(
             f"the result of {run.name} cannot be encoded: {message_of(error)}; got {name_of(run.result)}"
@@ -183,7 +188,12 @@ def _succeeded(run: Run, environment: RunEnvironment) -> Settlement:
     # Tested here to save a call, because most jobs have none.
     if envelope is not None and envelope.options.headers:
         outcome = with_headers(outcome, envelope.options.headers)
-    return Settlement(run.claimed.id, run.claimed.claim, _SUCCEEDED, outcome, 0, run.result_ttl_ms)
+    report = None
+    if seconds is not None and run.begun:
+        # As in `report_of`, without its call and without setting it afterwards.
+        waited_ms = claimed.started_ms - (claimed.ready_ms or claimed.sent_ms)
+        report = RunReport(name, seconds, (waited_ms / 1000 if waited_ms > 0 else 0.0) + run.waited)
+    return Settlement(claimed.id, claimed.claim, _SUCCEEDED, outcome, 0, run.result_ttl_ms, report)
 
 
 def failed(run: Run, failure: Failure) -> Settlement:

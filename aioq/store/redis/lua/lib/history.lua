@@ -10,11 +10,11 @@
 --   by      the worker, '' for none
 --   ids     a MessagePack array of job ids
 --   ends    a letter for each of these jobs, `s` succeeded, `f` failed, `c` cancelled, `r` retried, `x` crashed;
---   '-' for one that was refused, which has no number about   a MessagePack array: the most jobs of the history,
---   whether there are statistics, tasks, errors rows    14 bytes for each of these jobs, big-endian: task (2
---   bytes, from 0), buckets of its run time and of its wait
---           time (1 and 1; 255 for none), error (2, from 1; 0 for none), run time and wait time in seconds (floats
---           of 4 bytes; below 0 for none)
+--           '-' for one that was refused, which has no number
+--   about   a MessagePack array: the most jobs of the history, whether there are statistics, tasks, errors
+--   rows    8 bytes for each of these jobs: its run time and its wait time in seconds (floats of 4 bytes; below 0
+--           for none). Behind them, if there are several tasks or any errors, 4 bytes for each: task (2 bytes,
+--           from 0), error (2, from 1; 0 for none). All is big-endian
 --
 -- A worker sends `about` and `rows` ready-made, so that a script reads no call. With many jobs that have all
 -- succeeded it sends `counts` too, '' otherwise: by task, in a MessagePack array, a list of counters, each with
@@ -24,10 +24,15 @@
 -- NEEDS: keys, msgpack, record
 local History = {}
 
--- Of these `aioq/store/history.py` has the same numbers: the length of a row in bytes; what takes the place of a
--- bucket that there is not; the counter of jobs that were sent, and how many there are before those of the
--- buckets; the most attempts in a job's record.
-History.ROW_SIZE, History.NO_BUCKET, History.SENT, History.SUMMED, History.MOST_ATTEMPTS = 14, 255, 6, 8, 10
+-- Of these `aioq/store/history.py` has the same numbers: the counter of jobs that were sent, and how many there
+-- are before those of the buckets; how much longer the longest time of a bucket is than that of the bucket before,
+-- and the last bucket; the most attempts in a job's record.
+History.SENT, History.SUMMED, History.MOST_ATTEMPTS = 6, 8, 10
+History.GROWTH, History.LAST_BUCKET = 1.2, 119
+-- The bytes of a job in `rows`: of its times, and of its task and error.
+History.TIMES_SIZE, History.PLACES_SIZE = 8, 4
+-- A float of 4 bytes may be larger than the number that it was made of, but by less than this part of a bucket.
+History.ROUNDED = 1e-6
 -- The periods of the statistics, and for how long after its first count each is kept, in ms.
 History.MINUTE, History.MINUTE_KEPT = 60000, 10860000
 History.HOUR, History.HOUR_KEPT = 3600000, 262800000
@@ -47,7 +52,7 @@ function History.begin(q, about, worker, ids, rows, texts)
   local parts = cmsgpack.unpack(about)
   q.history = {
     most = parts[1], has_stats = parts[2], tasks = parts[3], errors = parts[4], about = ids and about,
-    worker = worker, ids = ids or {}, ends = {}, rows = rows or {}, texts = texts or {}, count = 0,
+    worker = worker, ids = ids or {}, ends = {}, rows = rows, of = {}, texts = texts or {}, count = 0,
     places = {tasks = {}, errors = {}},
   }
 end
@@ -89,8 +94,7 @@ function History.note(q, id, letter, at, outcome, task)
   local n, text = #h.ids + 1, h.texts[outcome]
   h.ids[n], h.ends[n] = id, letter
   local error_place = text and History.place_of(h, 'errors', text) or 0
-  h.rows[n] = struct.pack('>HBBHff', History.place_of(h, 'tasks', task) - 1, History.NO_BUCKET, History.NO_BUCKET,
-    error_place, -1, -1)
+  h.of[n] = struct.pack('>HH', History.place_of(h, 'tasks', task) - 1, error_place)
 end
 
 -- Gathers the jobs of a worker that have succeeded: `ends` has their letters by position. `counts` is as above.
@@ -98,6 +102,13 @@ function History.note_succeeded(q, ends, count, counts)
   local h = q.history
   if not h then return end
   h.ends, h.count, h.counts = ends, count, counts ~= '' and counts or nil
+end
+
+-- Of a job at a position among `count` jobs, the place of its task (from 0) and of its error (0 for none).
+function History.places_at(rows, count, at)
+  local places = History.TIMES_SIZE * count
+  if #rows == places then return 0, 0 end
+  return struct.unpack('>HH', rows, places + History.PLACES_SIZE * (at - 1) + 1)
 end
 
 -- Adds the attempt that has just failed to the log in the job's record, which has only the last ones: its letter,
@@ -108,7 +119,8 @@ function History.log_attempt(q, job, letter, outcome, at)
   if not h then return end
   local text, ran = h.texts[outcome], -1
   if at then
-    local number, seconds = struct.unpack('>Hf', h.rows, History.ROW_SIZE * (at - 1) + 5)
+    local _, number = History.places_at(h.rows, #h.ids, at)
+    local seconds = struct.unpack('>f', h.rows, History.TIMES_SIZE * (at - 1) + 1)
     text, ran = h.errors[number], seconds < 0 and -1 or math.floor(seconds * 1000)
   end
   Record.widen(job, Field.ATTEMPT_LOG)
@@ -159,29 +171,29 @@ end
 -- By letter, the counter of such jobs.
 History.COUNTER_OF = {s = 1, f = 2, c = 3, r = 4, x = 5}
 
--- By task, how much is to be added to which counter. This is done for each job that ends: so no counter is looked
--- up more often than it must be, and few functions are called.
+-- The bucket of a time.
+function History.bucket_of(seconds)
+  local bucket = math.ceil(math.log(seconds * 1000) / math.log(History.GROWTH) - History.ROUNDED)
+  return math.max(0, math.min(bucket, History.LAST_BUCKET))
+end
+
+-- By task, how much is to be added to which counter.
 function History.tally(ends, rows)
-  local by_task, counter_of, byte = {}, History.COUNTER_OF, string.byte
-  local size, none, summed = History.ROW_SIZE, History.NO_BUCKET, History.SUMMED
-  local of_task, counters
+  local by_task = {}
   for i, letter in ipairs(ends) do
-    local what = counter_of[letter]
+    local what = History.COUNTER_OF[letter]
     if what then
-      local first = size * (i - 1) + 1
-      local high, low, run, wait = byte(rows, first, first + 3)
-      local task = high * 256 + low + 1
-      if task ~= of_task then
-        of_task, counters = task, by_task[task] or {}
-        by_task[task] = counters
-      end
+      local task = History.places_at(rows, #ends, i) + 1
+      local run, wait = struct.unpack('>ff', rows, History.TIMES_SIZE * (i - 1) + 1)
+      local counters = by_task[task] or {}
+      by_task[task] = counters
       counters[what] = (counters[what] or 0) + 1
-      if run ~= none then
-        local place = summed + 2 * run
+      if run >= 0 then
+        local place = History.SUMMED + 2 * History.bucket_of(run)
         counters[place] = (counters[place] or 0) + 1
       end
-      if wait ~= none then
-        local place = summed + 1 + 2 * wait
+      if wait >= 0 then
+        local place = History.SUMMED + 1 + 2 * History.bucket_of(wait)
         counters[place] = (counters[place] or 0) + 1
       end
     end
@@ -251,7 +263,7 @@ end
 function History.write(q)
   local h = q.history
   if not h or h.count == 0 then return end
-  local rows = type(h.rows) == 'string' and h.rows or table.concat(h.rows)
+  local rows = h.rows or string.rep(struct.pack('>ff', -1, -1), #h.of) .. table.concat(h.of)
   if h.count < #h.ids then
     for i = 1, #h.ids do h.ends[i] = h.ends[i] or '-' end
   end
