@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from aioq.jobs.job import JobInfo
+from aioq.jobs.job import JobInfo, JobState
 from aioq.jobs.shards import SEPARATOR, queue_of_shard
 from aioq.operate.ended import JobLists
 from aioq.operate.filters import time_of
@@ -13,6 +13,12 @@ from aioq.store.operating import MOST_LISTED, Listed, ListPosition, ListQuery
 
 MOST_LOOKED_AT = 1_000
 """The most jobs that one page looks at."""
+
+ON_ITS_WAY = (
+    *(JobState.WAITING, JobState.SCHEDULED, JobState.QUEUED, JobState.RUNNING),
+    *(JobState.FAILED, JobState.SUCCEEDED, JobState.CANCELLED),
+)
+"""All states, in the order in which a job passes them."""
 
 _LEAST = 5
 _GROWTH = 4
@@ -107,7 +113,8 @@ async def step(
 ) -> ListingResult:
     """Look at the jobs of all lists in the order of time, until `size` match or enough were looked at.
 
-    The lists are not read at one moment. So a job that a worker takes meanwhile may be in two, and is found once.
+    The lists are not read at one moment, but in the order in which a job passes their states. So one that a worker
+    takes meanwhile is in the first of two or in both, and is found once.
 
     Args:
         store: reads the lists.
@@ -122,8 +129,7 @@ async def step(
     while len(jobs) < size and looked_at < MOST_LOOKED_AT:
         due = [each for each in lists if each.is_due]
         if due:
-            skipped = await asyncio.gather(*(each.read(store) for each in due))
-            looked_at += sum(skipped) + sum(each.is_due for each in due)  # a part may have no items
+            looked_at += await _read(store, due)
             continue
         best = _first(lists, oldest=oldest)
         if best is None:
@@ -135,6 +141,17 @@ async def step(
             jobs.append(shown(item.info))
             without_call += not item.has_call
     return ListingResult(jobs, looked_at, seen, not any(each.head or each.is_due for each in lists), without_call)
+
+
+async def _read(store: JobLists, due: Sequence[JobList]) -> int:
+    """Read the next part of these lists; returns how many items or parts without a job were looked at."""
+    looked_at = 0
+    for state in ON_ITS_WAY:
+        now = [each for each in due if each.query.state is state]
+        if now:
+            skipped = await asyncio.gather(*(each.read(store) for each in now))
+            looked_at += sum(skipped) + sum(each.is_due for each in now)  # a part may have no items
+    return looked_at
 
 
 def shown(info: JobInfo) -> JobInfo:

@@ -344,6 +344,8 @@ async def test_a_cancellation_is_confirmed_as_any_outcome(start_server: Start) -
                 await store.reschedule(QUEUE, ["b"], delay_ms=1000)
             with pytest.raises(ServerUnavailableError, match="no replica"):
                 await store.operating.reopen(QUEUE, ["b"])
+            with pytest.raises(ServerUnavailableError, match="no replica"):
+                await store.operating.operations.remind(QUEUE, "shards-1", 1000)
 
 
 async def confirms(store: RedisStore, job_id: str) -> bool:

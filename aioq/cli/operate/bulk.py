@@ -138,7 +138,7 @@ def _show_dry_run(found: OperationInfo, *, as_json: bool) -> int:
         return 0
     print_items(found.sample, JOB_COLUMNS, as_json=False)
     more = f", and not on {found.skipped:,} more, whose calls are not kept any more" if found.skipped else ""
-    click.echo(f"nothing was done; {found.action} would act on {_total(found)}{more}", err=True)
+    click.echo(f"nothing was done; {_typed(found)} would act on {_total(found)}{more}", err=True)
     return 0
 
 
@@ -153,6 +153,11 @@ def _show(found: Sequence[OperationInfo], *, as_json: bool) -> int:
     return 0
 
 
+def _typed(info: OperationInfo) -> str:
+    """What is done, as it is typed."""
+    return info.action.replace("_", "-")
+
+
 def _filters(info: OperationInfo) -> str:
     return ", ".join(f"{name}={_value(value)}" for name, value in info.filters.items())
 
@@ -163,7 +168,7 @@ def _value(value: Any) -> str:
 
 COLUMNS: Sequence[Column[OperationInfo]] = (
     Column("id", lambda info: info.id, whole=True),
-    Column("action", lambda info: info.action + (f" {info.target}" if info.target else "")),
+    Column("action", lambda info: _typed(info) + (f" {info.target}" if info.target else "")),
     Column("filters", _filters),
     Column("state", lambda info: info.state.value, whole=True),
     Column("done", lambda info: f"{info.done}", is_number=True),

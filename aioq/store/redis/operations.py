@@ -91,7 +91,7 @@ class RedisOperations:
     async def remind(self, queue: str, operation_id: str, delay_ms: int | None, *, wakes: bool = True) -> None:
         """Have a worker of a queue carry on an operation."""
         delay = "" if delay_ms is None else delay_ms
-        await self._call("operation_remind", queue, [operation_id, delay, "1" if wakes else ""])
+        await self._call_confirmed("operation_remind", queue, [operation_id, delay, "1" if wakes else ""])
 
     async def _update(
         self,

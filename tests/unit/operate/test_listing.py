@@ -1,5 +1,6 @@
 """Several lists as one: the order, the bounds, and where each list is left."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioq.jobs.job import JobInfo, JobState
-from aioq.operate.listing import MOST_LOOKED_AT, JobList, part_size, step
+from aioq.operate.listing import MOST_LOOKED_AT, ON_ITS_WAY, JobList, part_size, step
 from aioq.store.operating import Listed, Listing, ListPosition, ListQuery
 
 pytestmark = pytest.mark.anyio
@@ -100,6 +101,37 @@ async def test_a_job_that_is_in_two_lists_is_found_once() -> None:
     found = await step(cast("Any", Both()), lists, lambda item: True, size=5, oldest=True)
     assert sorted((each.queue, each.id) for each in found.jobs) == [("mail", "same"), ("post", "same")]
     assert (found.looked_at, found.is_over) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (JobState.QUEUED, JobState.RUNNING),
+        (JobState.SCHEDULED, JobState.QUEUED),
+        (JobState.WAITING, JobState.QUEUED),
+        (JobState.RUNNING, JobState.FAILED),
+        (JobState.RUNNING, JobState.SUCCEEDED),
+    ],
+)
+async def test_a_job_that_moves_on_between_two_reads_is_found(before: JobState, after: JobState) -> None:
+    state = before
+
+    class Moving:
+        async def list_jobs(self, queue: str, wanted: ListQuery, *_: object) -> Listing:
+            nonlocal state
+            if wanted.state is before:  # its reply takes longer
+                for _turn in range(5):
+                    await asyncio.sleep(0)
+            found = [Listed(("1",), job("1", 1))] if wanted.state is state else []
+            state = after
+            return Listing(found, None)
+
+    assert set(ON_ITS_WAY) == set(JobState)
+    for states in ((before, after), (after, before)):
+        state = before
+        lists = [JobList("q", ListQuery(each), (), 5) for each in states]
+        found = await step(cast("Any", Moving()), lists, lambda item: True, size=5, oldest=True)
+        assert [each.id for each in found.jobs] == ["1"], states
 
 
 async def test_items_without_a_job_count_too() -> None:

@@ -8,6 +8,7 @@ import pytest
 from aioq import Operation, OperationInfo, OperationState
 from aioq.cli.operate import bulk
 from aioq.cli.targets import AppTarget
+from aioq.store.operations import Act
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,29 @@ def test_a_dry_run_says_how_many_jobs_are_left_alone(
     )
     assert bulk._show_dry_run(found, as_json=False) == 0
     assert capsys.readouterr().err == f"nothing was done; {words}\n"
+
+
+@pytest.mark.parametrize(
+    ("act", "target", "shown"), [(Act.SET_PRIORITY, "high", "set-priority high"), (Act.RUN_NOW, None, "run-now")]
+)
+def test_an_action_is_shown_as_it_is_typed(
+    capsys: pytest.CaptureFixture[str], act: Act, target: str | None, shown: str
+) -> None:
+    found = OperationInfo(
+        id="1",
+        action=act.value,
+        state=OperationState.RUNNING,
+        by="ann",
+        filters={},
+        target=target,
+        began_at=datetime.now(UTC),
+    )
+    assert bulk._show([found], as_json=False) == 0
+    assert bulk._show_dry_run(found, as_json=False) == 0
+    printed = capsys.readouterr()
+    assert printed.out.split("\t")[1] == shown
+    assert f"; {shown.split()[0]} would act" in printed.err
+    assert shown.split()[0] in bulk.ACTIONS
 
 
 def test_who_interrupts_is_shown_how_it_goes_on_only_where_something_was_begun(
