@@ -87,6 +87,7 @@ _MODULES = {
     "aioq.operate.events": ("EventStream",),
     "aioq.jobs.debounce": ("Debounce",),
     "aioq.jobs.unique": ("Unique",),
+    "aioq.limiters.limiter": ("Limiter", "Permit"),
     "aioq.jobs.verdicts": ("Cancel", "Fail"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

@@ -42,6 +42,7 @@ from aioq.jobs.outcome import Outcome, OutcomeKind
 from aioq.jobs.retry import Retry, Snooze
 from aioq.jobs.unique import Unique
 from aioq.jobs.verdicts import Cancel, Fail
+from aioq.limiters.limiter import Limiter, Permit
 from aioq.operate.events import EventStream
 from aioq.operate.jobs import JobCount, JobPage, JobQuery
 from aioq.operate.operations import Operation
@@ -94,6 +95,7 @@ __all__ = [
     "JobPage",
     "JobQuery",
     "JobState",
+    "Limiter",
     "LoadError",
     "LogLine",
     "Middleware",
@@ -108,6 +110,7 @@ __all__ = [
     "PauseInfo",
     "PayloadTooLargeError",
     "Percentiles",
+    "Permit",
     "Priority",
     "ProcessDiedError",
     "Progress",

@@ -10,6 +10,7 @@ from aioq.errors import ConfigError
 from aioq.internals import Internals
 from aioq.jobs.middleware import Layers, Middleware
 from aioq.jobs.options import check_job_id, check_name
+from aioq.limiters.manager import Limiters
 from aioq.operate.events import EventFilters, EventStream
 from aioq.operate.filters import JobFilters
 from aioq.operate.jobs import JobQuery
@@ -71,8 +72,7 @@ class App:
     ) -> None:
         table, source = from_pyproject() if _file is None else _file
         explicit = {key: value for key, value in settings.items() if value is not None}
-        if name:
-            explicit["name"] = name
+        explicit |= {"name": name} if name else {}
         self.settings: Settings = load_settings(explicit, file=table, file_source=source)
         if not self.settings.name:
             raise ConfigError('an App needs a name: App("shop"); its producers and workers use the same one')
@@ -83,14 +83,14 @@ class App:
         self._decorators = ScheduleDecorators(parts.declarations, self.task, parts.task_app)
         parts.declarations.add_named(self.settings.schedules or {}, self.by_name)
         self.schedules = Schedules(
-            parts,
-            parts.queues,
+            *(parts, parts.queues),
             prepare=parts.prepare,
             deliver=parts.deliver_encoded,
             shards=parts.shards,
             default_tz=self.settings.timezone,
         )
-        self.operations, self.unique = Operations(parts), UniqueKeys(parts)
+        self.operations, self.unique, self.limiters = Operations(parts), UniqueKeys(parts), Limiters(parts)
+        self.limiter = self.limiters.declare
 
     @classmethod
     def from_config(

@@ -14,6 +14,7 @@ from aioq.jobs.job import JobInfo, queue_of
 from aioq.jobs.lifespans import Lifespans
 from aioq.jobs.middleware import Middleware
 from aioq.jobs.shards import queue_of_shard, shards_to_search
+from aioq.limiters.pools import Pools
 from aioq.operate.arguments import Parameters
 from aioq.operate.carrying import attend
 from aioq.operate.copies import make_copy
@@ -29,6 +30,7 @@ from aioq.schedules.declare import Declarations
 from aioq.schedules.sends import EncodedSends
 from aioq.store.connector import Connector, limits_of
 from aioq.store.contract import Store
+from aioq.store.limiters import LimiterRule
 from aioq.tasks.registry import checked
 from aioq.tasks.task import Task, TaskApp, signature_of
 from aioq.util.loop_thread import SyncRunner
@@ -56,6 +58,7 @@ class Internals:
         sync: runs coroutines for sync code.
         declarations: the schedules that code declares.
         prepare: checks that a call fits its task and encodes it; gives its queue and the job.
+        limits: the numbers of its limiters.
         lifespans: what a worker sets up before its first job.
         task_app: the parts that tasks need.
         sends: passes calls that are encoded already through the middleware.
@@ -79,12 +82,28 @@ class Internals:
         self.prepare = checked(tasks, self.sender.prepare)
         self.declarations = Declarations(settings.timezone, self.prepare)
         self.lifespans = Lifespans()
+        self.limits: dict[str, LimiterRule] = {}
         self.task_app = TaskApp(settings.name, self.sender, middleware, self.own_types, self.lifespans.entered)
         self.sends = EncodedSends(middleware, tasks, settings.max_payload, self.own_types)
         self.deliver_encoded = partial(self.sends.deliver, self.sender.deliver)
 
     def __repr__(self) -> str:
         return f"<App {self.settings.name}>"
+
+    # -- what limiters ask for
+
+    def pools_here(self) -> Pools | None:
+        """What the running event loop has of the App's limiters; None if it has nothing yet."""
+        client = self.clients.current()
+        return None if client is None else client.pools
+
+    def all_pools(self) -> list[Pools]:
+        """What all event loops have of them."""
+        return [client.pools for client in self.clients.all()]
+
+    async def pools(self) -> Pools:
+        """What the running event loop has of the App's limiters."""
+        return (await self.client()).pools
 
     # -- what handles ask for
 
@@ -245,6 +264,7 @@ class Internals:
             sends=self.sends,
             shards=self.shards,
             attend=partial(attend, self),
+            pools=self.pools_here,
         )
 
     # -- what each event loop holds
@@ -264,6 +284,7 @@ class Internals:
             Waiters(store, settings.name, poll_interval=settings.poll_interval),
             shards,
             shards.table,
+            Pools(store, self.limits, lease=settings.lease, patience=settings.send_timeout),
         )
 
     async def close(self) -> None:

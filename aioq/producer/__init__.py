@@ -2,5 +2,5 @@
 
 `sender` is the first step, `many` that of several calls, `buffer` and `delivery` are the last ones.
 
-Imports `results`, `store`, `wire`, `jobs`, `config`, `util`, `errors` and `public`.
+Imports `results`, `limiters`, `store`, `wire`, `jobs`, `config`, `util`, `errors` and `public`.
 """

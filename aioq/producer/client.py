@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
+from aioq.limiters.pools import Pools
 from aioq.producer.delivery import Buffers
 from aioq.producer.shards import Shards, ShardTable
 from aioq.results.waiters import Waiters
@@ -22,6 +23,7 @@ class Client:
         waiters: wait for outcomes.
         shards: keeps the numbers of shards up to date.
         table: these numbers, by queue.
+        pools: what is here of the App's limiters.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -30,10 +32,12 @@ class Client:
     waiters: Waiters
     shards: Shards
     table: ShardTable
+    pools: Pools
 
     async def close(self) -> None:
         """Wait until all jobs that are being sent are confirmed or given up, then close every connection."""
         await self.buffers.drain()
+        await self.pools.close()
         await self.shards.close()
         await self.waiters.close()
         await self.store.close()
@@ -58,6 +62,10 @@ class Clients:
 
     def __len__(self) -> int:
         return len(self._clients)
+
+    def all(self) -> list[Client]:
+        """The clients of all loops."""
+        return list(self._clients.values())
 
     def current(self) -> Client | None:
         """The client of the running loop; None if it is not open."""

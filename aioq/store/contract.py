@@ -19,6 +19,7 @@ from aioq.store.diagnosis import Diagnosable, ServerInfo
 from aioq.store.extra import Added, Extra
 from aioq.store.history import Historic, RunReport
 from aioq.store.leases import LeaseClient, WorkerLease
+from aioq.store.limiters import HasLimiters
 from aioq.store.operating import OperatorVerbs
 from aioq.store.outbox import Outbox
 from aioq.store.pauses import Pause
@@ -222,7 +223,7 @@ WaitReply = bytes | NoOutcome | None
 """The outcome if there is one; None if the waiter is registered now; MISSING; LATER."""
 
 
-class Store(Diagnosable, Historic, Sharded, Upkeep, Protocol):
+class Store(Diagnosable, HasLimiters, Historic, Sharded, Upkeep, Protocol):
     """The verbs for jobs. One Store belongs to one event loop."""
 
     @property

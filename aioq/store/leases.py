@@ -8,6 +8,7 @@ from zlib import crc32
 import msgspec
 
 from aioq.errors import ServerError
+from aioq.store.limiters import PermitLease
 from aioq.store.pauses import Pause
 
 RenewalMode = Literal["", "join", "sweep"]
@@ -150,6 +151,13 @@ class LeaseClient(Protocol):
 
         This takes one round trip, not one for each queue. An error of one queue changes nothing for the others. A
         server that does not answer is waited for once.
+        """
+        ...
+
+    def renew_permits(self, leases: Sequence[PermitLease]) -> Sequence[int | ServerError]:
+        """Renew the leases of places of limiters: for each how many the process holds, 0 if it has none any more.
+
+        Errors and round trips are as in `renew_all`.
         """
         ...
 

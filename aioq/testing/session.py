@@ -10,6 +10,7 @@ from typing import Self
 import msgspec
 
 from aioq.errors import WrongLoopError
+from aioq.jobs.context import here
 from aioq.jobs.shards import queue_of_shard
 from aioq.schedules.homes import placed
 from aioq.schedules.reconcile import declare
@@ -26,6 +27,13 @@ from aioq.util.durations import seconds as in_seconds
 from aioq.util.loop_thread import SyncRunner
 from aioq.worker import Worker
 from aioq.worker.app_parts import AppParts
+
+TURNS = 50
+"""For how many turns of the event loop all jobs have to wait for limiters until nothing else is about to happen:
+what is sent is claimed within a few, and who is woken goes on."""
+
+LOOK_AGAIN = 0.005
+"""Seconds after which it is looked again whether all jobs wait."""
 
 _NEVER_MS = 10**12
 """The lease in a session. No move of the clock ends it: the only worker is in this process and cannot die."""
@@ -150,8 +158,8 @@ class MemorySession:
         end = self.clock.now_ms() + round(span * 1000)
         # The clock stops at each job and tick that is due, so that each runs at its own time.
         while (step := await self._settle()) and self.clock.now_ms() + step.first_ms <= end:
-            self.clock.advance(max(step.first_ms, 1) / 1000)
-        self.clock.advance(max(end - self.clock.now_ms(), 0) / 1000)
+            self._move(step.first_ms)
+        self._move(max(end - self.clock.now_ms(), 0))
         await self._settle()
 
     async def drain(self) -> None:
@@ -165,7 +173,12 @@ class MemorySession:
         """
         self._check_loop()
         while (step := await self._settle()).job_ms is not None:
-            self.clock.advance(max(step.first_ms, 1) / 1000)
+            self._move(step.first_ms)
+
+    def _move(self, ms: int) -> None:
+        """Move the clock, and wake those that wait for a limiter."""
+        self.clock.advance(ms / 1000)
+        self._store.limiters.time_has_passed()
 
     async def _settle(self) -> "_Ahead":
         """Run all jobs and ticks that are due, and return how long until the next ones."""
@@ -183,6 +196,8 @@ class MemorySession:
         for queue in await self._shards():  # only now, because jobs that ran may have been put off
             jobs.append((await self._store.promote(queue, 0)).next_due_ms)
             ticks.append((await self._store.timetable.read(queue, [])).next_tick_ms)
+        pools = self._app_parts.pools()
+        jobs.append(None if pools is None else pools.next_ms())
         return _Ahead(_least(jobs), _least(ticks))
 
     async def _attend(self, queue: str, operation: str) -> None:
@@ -204,10 +219,24 @@ class MemorySession:
             claimed = self._store.claimed
             for worker, running in tuple(self._workers.items()):
                 idle = asyncio.create_task(worker.wait_empty())
-                await asyncio.wait([idle, running], return_when=asyncio.FIRST_COMPLETED)
+                standing = asyncio.create_task(self._all_stand())
+                await asyncio.wait([idle, running, standing], return_when=asyncio.FIRST_COMPLETED)
+                standing.cancel()
                 if not idle.done():
                     idle.cancel()
-                    running.result()  # the worker has failed: this raises the reason
+                    if not standing.done():
+                        running.result()  # the worker has failed: this raises the reason
+
+    async def _all_stand(self) -> None:
+        """Return when all jobs that run wait for limiters, and so for the clock."""
+        turns = 0
+        while turns < TURNS:
+            await asyncio.sleep(0)
+            pools = self._app_parts.pools()
+            stand = 0 if pools is None else len(pools.waiting_jobs())
+            turns = turns + 1 if 0 < here.jobs <= stand else 0
+            if not turns:
+                await asyncio.sleep(LOOK_AGAIN)
 
 
 class SyncSession:
@@ -235,7 +264,7 @@ class SyncSession:
 
 @dataclass(frozen=True, slots=True)
 class _Ahead:
-    """How long until the next scheduled job and the next tick, in ms; None if there is none."""
+    """How long until the next scheduled job or permit of a limiter, and the next tick, in ms; None for none."""
 
     job_ms: int | None
     tick_ms: int | None

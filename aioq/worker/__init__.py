@@ -8,8 +8,8 @@ work. `slots` is how many jobs it takes, `shares` which queue may take them, `cl
 one, `forks` ends forks that a task leaves to themselves. `failures` makes texts of exceptions, `trouble` decides
 which errors of a duty are logged.
 
-Imports `worker/duties`, `worker/run`, `schedules`, `tasks`, `producer`, `results`, `store`, `wire`, `jobs`,
-`config`, `util`, `errors` and `public`.
+Imports `worker/duties`, `worker/run`, `schedules`, `tasks`, `producer`, `results`, `limiters`, `store`, `wire`,
+`jobs`, `config`, `util`, `errors` and `public`.
 """
 
 from aioq.worker.duties.recovery import recover_dead

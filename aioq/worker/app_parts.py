@@ -8,6 +8,7 @@ from typing import Any
 from aioq.config.settings import Settings
 from aioq.jobs.middleware import Middleware
 from aioq.jobs.options import check_name
+from aioq.limiters.pools import Pools
 from aioq.producer.shards import Shards
 from aioq.results.wait_graph import Waits
 from aioq.schedules.declare import Declared
@@ -39,6 +40,7 @@ class AppParts:
         sends: passes the jobs of ticks through the middleware.
         attend: carries on a bulk operation of which a queue reminds; returns in how many ms it reminds of it
         again.
+        pools: returns what the running event loop has of the App's limiters, if it has anything yet.
     """
 
     name: str
@@ -53,6 +55,7 @@ class AppParts:
     waits: Waits = field(default_factory=Waits)
     sends: EncodedSends | None = None
     attend: Attend | None = None
+    pools: Callable[[], Pools | None] = lambda: None
 
 
 def worker_queues(app_parts: AppParts, wanted: Sequence[str]) -> list[str]:

@@ -25,6 +25,7 @@ from aioq import (
     JobHandle,
     JobQuery,
     JobState,
+    Limiter,
     Middleware,
     Operation,
     Outcome,
@@ -265,7 +266,7 @@ def test_every_sync_method_is_in_the_table() -> None:
     there = {name for kind in (App, Task, JobHandle) for name in dir(kind) if name.endswith("_sync")}
     assert there | {"gather_sync"} == set(re.findall(r"\w+_sync\b", table))
     operators = more.partition("\n- ")[0]
-    kinds = (JobQuery, QueueHandle, Operation, Operations, WorkerQuery, WorkerInfo, UniqueKeys)
+    kinds = (JobQuery, QueueHandle, Operation, Operations, WorkerQuery, WorkerInfo, UniqueKeys, Limiter)
     theirs = {name for kind in kinds for name in dir(kind) if re.fullmatch(r"[a-z]\w*_sync", name)}
     assert theirs == set(re.findall(r"\w+_sync\b", operators))
 

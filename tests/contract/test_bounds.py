@@ -13,6 +13,7 @@ from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
 from aioq.store.events import LISTENING_MS, MOST_LIVE
 from aioq.store.extra import Expiry, Extra, LimitUse, Lock
 from aioq.store.history import COUNTERS
+from aioq.store.limiters import LimiterRule, Take
 from aioq.store.operations import KEPT_MS, MOST_OPERATIONS, Act, OperationStep
 from aioq.store.redis import RedisStore, replies
 from aioq.store.redis.durability import MARK_MS, Confirmation
@@ -83,6 +84,7 @@ class Look:
         """Every key of the database, without the base, the queue's or the App's, where it begins so."""
         keys = [key.removeprefix(self.base) for key in self.client.scan_iter(count=1000)]
         keys = [key for key in keys if not key.startswith(self.base.replace("}", "-2}"))]
+        keys = [key.removeprefix(self.base.replace(QUEUE, "limiter:api")) for key in keys]
         return [key.removeprefix(self.app_base) for key in keys]
 
     def expires_within(self, key: str, most: int) -> None:
@@ -382,6 +384,26 @@ def aside(look: Look, key: str) -> None:
         assert any(look.state(each) == "queued" for each in named_by(fields))
 
 
+def limiter(look: Look, key: str) -> None:
+    base = look.base.replace(QUEUE, "limiter:api")
+    fields = look.client.hkeys(base + key)
+    processes = [each for each in fields if each.startswith(("h:", "w:"))]
+    assert sorted(processes) == ["h:w1", "w:w2"]
+    assert len(fields) - len(processes) <= 12
+    assert 0 < look.client.pttl(base + key) <= 30 * DAY
+
+
+def row(look: Look, key: str) -> None:
+    base = look.base.replace(QUEUE, "limiter:api")
+    assert look.client.zrange(base + key, 0, -1) == ["w2"]
+    assert 0 < look.client.pttl(base + key) <= 30 * DAY
+
+
+def limiters(look: Look, key: str) -> None:
+    assert look.client.smembers(look.app_base + key) == {"api"}
+    assert 0 < look.client.pttl(look.app_base + key) <= 30 * DAY
+
+
 BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     **{f":{priority.value}{end}": ("trimmed", lane) for priority in Priority for end in ("", ":front", ":rest")},
     **{f":aside-{priority.value}{end}": ("entries", aside) for priority in Priority for end in ("", ":front")},
@@ -417,6 +439,9 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":declared": ("one", declared),
     ":owners": ("members", owners),
     ":noted": ("expires", noted),
+    ":limiter": ("fields", limiter),
+    ":row": ("members", row),
+    ":limiters": ("expires", limiters),
     ":schedule-queues": ("members", schedule_queues),
     ":served": ("expires", served),
     ":shards": ("fields", shards),
@@ -499,9 +524,19 @@ async def limit_some(store: RedisStore) -> None:
     assert [each.id for each in await take(store, "w1", 9)] == ["synced-0", "asked"]
 
 
+async def use_a_limiter(store: RedisStore) -> None:
+    """Of one place two processes wait for a third; one of them leaves."""
+    rule = LimiterRule(concurrency=1)
+    await store.limiters.note("api")
+    for member in ("w1", "w2", "w3"):
+        await store.limiters.take("api", Take(member=member, rule=rule, needs=[1]))
+    await store.limiters.take("api", Take(member="w3"))
+
+
 async def use_everything(store: RedisStore) -> None:
     """Every verb, in the midst of things: jobs in each state, workers that live, are gone, and left."""
     await store.operating.story.events(QUEUE, None, listens=True, watches=True)
+    await use_a_limiter(store)
     for worker in ("w1", "w2", "gone", "left"):
         await joined(store, worker)
     await set_some_aside(store)
@@ -692,11 +727,13 @@ async def test_when_all_is_over_only_empty_lanes_and_notes_are_left(redis_store:
         ":log:<id>",
         ":events",
         ":limits",
+        *(":limiter", ":row", ":limiters"),
     }
     for key in look.names():
         assert pattern_of(key) in {*LANES, *rest}
         BOUNDS[pattern_of(key)][1](look, key)
     inside.jump(31 * DAY)
+    ServerInside(look.client, look.base.replace(QUEUE, "limiter:api")).jump(31 * DAY)
     ServerInside(look.client, look.app_base).jump(31 * DAY)  # the App's keys have a time of their own too
     assert set(look.names()) <= {*LANES, ":declared", ":shards"}
     assert sum(look.client.xlen(look.base + key) for key in look.names() if key in LANES) <= NODES

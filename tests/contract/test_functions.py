@@ -16,6 +16,7 @@ from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
 from aioq.store.events import Position
 from aioq.store.extra import Extra, Lock, MovedJob
+from aioq.store.limiters import LimiterRule, PermitLease, Take
 from aioq.store.operating import LISTED_STATES, ListQuery
 from aioq.store.operations import Act, OperationStep, Verdict
 from aioq.store.outbox import Reading
@@ -282,12 +283,27 @@ async def tour(store: RedisStore, queue: str, *, bears: tuple[type[Exception], .
     await add(store.operating.prioritize(queue, list("abc"), Priority.HIGH))
     await add(store.operating.delete(queue, list("abc"), REASON))
     await add(_paused(store, queue))
+    await add(_limited(store, queue))
     await add(_unique(store, queue))
     await add(store.recover(queue, CRASHED, 100, dead="w"))
     await add(asyncio.gather(store.workers(queue), store.history.rows(queue, 100)))
     await add(_tasks(store, queue))
     await add(store.info(queue, list("abcdef")))
     return answers
+
+
+async def _limited(store: RedisStore, queue: str) -> list[Any]:
+    rule = LimiterRule(rate=1, per_ms=LONG, burst=2, concurrency=1)
+    await store.limiters.listen(queue, "v", lambda: None)
+    said = [await store.limiters.take(queue, Take(member=each, rule=rule, needs=[1, 1])) for each in "wv"]
+    client = store.lease_client()
+    try:
+        renewed = await asyncio.to_thread(client.renew_permits, [PermitLease(queue, "w")])
+    finally:
+        client.close()
+    await store.limiters.take(queue, Take(member="w"))
+    await store.limiters.leave(queue, "v")
+    return [len(said), renewed, (await store.limiters.state(queue)) is not None]
 
 
 async def _paused(store: RedisStore, queue: str) -> list[Any]:

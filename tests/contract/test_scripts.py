@@ -24,6 +24,7 @@ from aioq.store.contract import MAX_CUTS, Limits, NewJob, Settlement, Token, Ver
 from aioq.store.control import ANSWER_TTL_MS
 from aioq.store.events import MOST_LIVE, Position
 from aioq.store.extra import Lock, MovedJob
+from aioq.store.limiters import PermitLease, Take
 from aioq.store.memory import schedules as memory_schedules
 from aioq.store.memory.outcomes import MAX_WAITERS
 from aioq.store.memory.pubsub import MESSAGE_LIMIT
@@ -284,6 +285,8 @@ CALLS: dict[str, Call] = {
         QUEUE, "op", msgspec.structs.replace(STEP, jobs=[("job", b"")] * n)
     ),
     "list_records": lambda store, n: store.operating._call("list_records", QUEUE, ["", *["job"] * n]),
+    "limiter_take": lambda store, n: store.limiters.take("api", Take(member="w", needs=[1] * n)),
+    "limiter_read": lambda store, _: store.limiters.state("api"),
     "log": lambda store, n: store.operating.story.log(QUEUE, "w", [LoggedLines("job", 1, [b"x"])] * n),
     "events": lambda store, n: store.operating.story.events(QUEUE, Position(n, n, 0), listens=n > 0),
     "log_read": lambda store, _: store.operating.story.log_lines(QUEUE, "job", 0),
@@ -295,6 +298,7 @@ CALLS: dict[str, Call] = {
     "schedule_tick": lambda store, n: store.timetable.tick(QUEUE, [TICK] * n),
 }
 OF_THE_APP = {"operation_write", "operation_read", "operation_update"}
+OF_LIMITERS = {"limiter_take", "limiter_read"}
 REPLIES: dict[str, Callable[[int], Any]] = {
     "enqueue_one": lambda n: int(n > 0),
     "claim": lambda _: [[-1, -1], 0, 0],
@@ -356,6 +360,7 @@ async def test_the_caller_sends_what_the_header_names(
 
     header = Header(name)
     key = "aioq:{shop:}" if name in OF_THE_APP else "aioq:{shop:mail}"
+    key = "aioq:{shop:limiter:api}" if name in OF_LIMITERS else key
     assert calls == [(name, key, header.fixed + header.each * number)]
 
 
@@ -382,6 +387,23 @@ async def test_the_lease_client_sends_what_the_header_names(mode: str, monkeypat
     assert args[-1] == mode
 
 
+@pytest.mark.anyio
+async def test_the_lease_client_sends_what_the_header_of_limiters_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    lease_client = leases.RedisLeaseClient("redis://nowhere", "-", "shop", Limits(), Failover(), calls=Calls())
+    sent: list[Sequence[object]] = []
+
+    def exchange(commands: Sequence[Sequence[object]]) -> list[object]:
+        sent.extend(commands)
+        return [2]
+
+    monkeypatch.setattr(lease_client, "_exchange", exchange)
+    assert lease_client.renew_permits([PermitLease("api", "w")]) == [2]
+    (called, function, keys, key, *args) = sent[0]
+    assert (called, function) == ("FCALL", library().functions["limiter_renew"])
+    assert (keys, key) == (1, "aioq:{shop:limiter:api}")
+    assert len(args) == Header("limiter_renew").fixed
+
+
 def test_every_script_is_called_and_every_called_script_is_there() -> None:
     called: set[str] = set()
     for path in Path(aioq.store.redis.__path__[0]).glob("*.py"):
@@ -392,6 +414,8 @@ def test_every_script_is_called_and_every_called_script_is_there() -> None:
                     "_begin",
                     "_call",
                     "_call_all",
+                    "_call_some",
+                    "_call_retried",
                     "call_retried",
                     "call_confirmed",
                     "_call_confirmed",
@@ -401,7 +425,7 @@ def test_every_script_is_called_and_every_called_script_is_there() -> None:
                     called.add(str(node.args[0].value))
 
     assert called == set(SCRIPTS)
-    assert called == {*CALLS, "renew"}, "each has its caller held against its header above"
+    assert called == {*CALLS, "renew", "limiter_renew"}, "each has its caller held against its header above"
 
 
 def test_the_lanes_are_the_same_in_lua_and_in_python() -> None:
@@ -439,9 +463,9 @@ def test_the_names_of_keys_are_the_same_in_lua_and_in_python() -> None:
     ones = re.findall(r"':([a-z]+)'", "\n".join(re.findall(r"^Keys\.[A-Z, Keys.]+ = (':.*)$", text, re.MULTILINE)))
     many = re.findall(r"^function Keys\.\w+\(q, \w+\) return q.base .. ':([a-z]+):'", text, re.MULTILINE)
 
-    of_python = {keys.SYNCED, keys.SCHEDULE_QUEUES, keys.SERVED, keys.SHARDS}
+    of_python = {keys.SYNCED, keys.SCHEDULE_QUEUES, keys.SERVED, keys.SHARDS, keys.LIMITERS}
     assert {*ones, *keys.LANES, *keys.ASIDE} | of_python == keys.ONES
-    assert set(many) - {"worker", "dispatched"} == keys.MANY, "and two channels"
+    assert set(many) - {"worker", "dispatched", "permit"} == keys.MANY, "and three channels"
 
 
 def constants(name: str) -> dict[str, str]:

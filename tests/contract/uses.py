@@ -19,6 +19,7 @@ from aioq.store.redis.scripts import commands, resolved, source, used_by
 LINE_LENGTH = 115
 READING = {"EXISTS", "GET", "MGET", "PTTL", "HGET", "HGETALL", "HMGET", "HRANDFIELD", "SRANDMEMBER", "SSCAN"}
 READING |= {"GETRANGE", "XINFO", "XLEN", "XPENDING", "XRANGE", "XREVRANGE", "ZCARD", "ZCOUNT", "ZMSCORE"}
+READING |= {"HSCAN"}
 READING |= {"SCARD", "ZREVRANGE", "ZRANDMEMBER", "ZRANGE", "ZRANGEBYSCORE", "ZREVRANGEBYSCORE", "ZSCAN", "ZSCORE"}
 KEYLESS = {"TIME", "PUBSUB"}
 WAYS = ("reads", "writes", "publishes")

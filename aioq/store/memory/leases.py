@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from aioq.errors import ServerError
 from aioq.store.leases import LeaseClient, LeaseRequest, Renewal, WorkerLease
+from aioq.store.limiters import PermitLease
 
 _RECOVERING = float("-inf")
 """The end of a lease whose worker is being recovered."""
@@ -103,14 +104,22 @@ class MemoryLeaseClient(LeaseClient):
 
     Args:
         renew: the store's own `renew`, which may be called from any thread.
+        renew_permits: likewise, for places of limiters.
     """
 
-    def __init__(self, renew: Callable[[LeaseRequest], Renewal]) -> None:
+    def __init__(
+        self, renew: Callable[[LeaseRequest], Renewal], renew_permits: Callable[[PermitLease], int]
+    ) -> None:
         self._renew = renew
+        self._renew_permits = renew_permits
 
     def renew_all(self, requests: Sequence[LeaseRequest]) -> Sequence[Renewal | ServerError]:
         """Renew the leases of several queues, or take new ones."""
         return [self._renew(each) for each in requests]
+
+    def renew_permits(self, leases: Sequence[PermitLease]) -> Sequence[int | ServerError]:
+        """Renew the leases of places of limiters."""
+        return [self._renew_permits(each) for each in leases]
 
     def close(self) -> None:
         """Nothing to close."""

@@ -16,6 +16,7 @@ from aioq.store.memory.history import MemoryHistory
 from aioq.store.memory.hooks import Hook
 from aioq.store.memory.lanes import BlockedWorker
 from aioq.store.memory.leases import MemoryLeaseClient
+from aioq.store.memory.limiters import MemoryLimiters
 from aioq.store.memory.operating import MemoryOperatorVerbs
 from aioq.store.memory.outbox import MemoryOutbox
 from aioq.store.memory.pubsub import MemoryInbox
@@ -54,6 +55,7 @@ class MemoryStore:
         self._timetable = MemoryTimetable(app, self._locked, lambda: list(self._queues))
         self.history = MemoryHistory(self._locked)
         self._outbox = MemoryOutbox(self._locked)
+        self.limiters = MemoryLimiters(app, clock, self._inbox, limits.lease_ms)
         self._operating = MemoryOperatorVerbs(self._locked, lambda: list(self._queues), clock, limits)
         # A lease client's thread calls this store too. Nobody awaits or calls back while holding this lock.
         self._lock = threading.Lock()
@@ -106,7 +108,7 @@ class MemoryStore:
 
     def lease_client(self) -> MemoryLeaseClient:
         """A new lease client."""
-        return MemoryLeaseClient(self._renew)
+        return MemoryLeaseClient(self._renew, self.limiters.renew)
 
     async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[Added]:
         """Add jobs; False for each id that the server already has: that job stays as it is."""

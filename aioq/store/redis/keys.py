@@ -22,7 +22,7 @@ ASIDE = tuple(f"{ASIDE_OF}{lane}{part}" for lane in ("high", "normal", "low") fo
 GROUP = "aioq"
 """The consumer group of each lane."""
 
-SYNCED, SCHEDULE_QUEUES, SERVED, SHARDS = "synced", "schedule-queues", "served", "shards"
+SYNCED, SCHEDULE_QUEUES, SERVED, SHARDS, LIMITERS = "synced", "schedule-queues", "served", "shards", "limiters"
 """The names, after the base key, of keys that no script uses; see the functions below."""
 
 _OF_WORKERS = ("workers", "fetched", "leases", "about", "idle", "standing", "wakeable")
@@ -30,11 +30,11 @@ _OF_JOBS = ("scheduled", "dead", "cut", "timers", "waiting", "leftovers", "pause
 _OF_LIMITS = ("tokens", "limits")
 _FOR_PEOPLE = ("events", "listening", "watched", "history", "counters", "tasks", "operations")
 _OF_SCHEDULES = ("schedules", "owners", "declared", "noted")
-_OF_APPS = (SCHEDULE_QUEUES, SERVED, SHARDS)
+_OF_APPS = (SCHEDULE_QUEUES, SERVED, SHARDS, LIMITERS)
+_OF_LIMITERS = ("limiter", "row")
+_QUEUES = (*LANES, *ASIDE, SYNCED, *_OF_WORKERS, *_OF_JOBS, *_OF_LIMITS, *_FOR_PEOPLE, *_OF_SCHEDULES)
 
-ONES = frozenset(
-    (*LANES, *ASIDE, SYNCED, *_OF_APPS, *_OF_WORKERS, *_OF_JOBS, *_OF_LIMITS, *_FOR_PEOPLE, *_OF_SCHEDULES)
-)
+ONES = frozenset((*_QUEUES, *_OF_APPS, *_OF_LIMITERS))
 """The names of keys of which a queue has one; `lua/lib/keys.lua` says what is in them."""
 
 MANY = frozenset(
@@ -86,6 +86,11 @@ def served_queues_key(app: str) -> str:
 def shards_key(app: str) -> str:
     """The key with the numbers of shards of an App's queues."""
     return f"{base_key(app, '')}:{SHARDS}"
+
+
+def limiters_key(app: str) -> str:
+    """The key with the names of an App's limiters."""
+    return f"{base_key(app, '')}:{LIMITERS}"
 
 
 def no_key(app: str, queue: str = "") -> str:

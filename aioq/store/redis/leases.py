@@ -11,6 +11,7 @@ from redis.exceptions import ResponseError
 from aioq.errors import ServerError
 from aioq.store.contract import Limits
 from aioq.store.leases import LeaseClient, LeaseRequest, Renewal
+from aioq.store.limiters import PermitLease
 from aioq.store.redis.calls import MOST_TRIES, Calls
 from aioq.store.redis.errors import CLIENT_ERRORS, translate
 from aioq.store.redis.history import marks_arg
@@ -75,21 +76,32 @@ class RedisLeaseClient(LeaseClient):
 
     def renew_all(self, requests: Sequence[LeaseRequest]) -> Sequence[Renewal | ServerError]:
         """Renew the leases of several queues, or take new ones: one result for each request, in their order."""
-        if self._dropped:
-            self._dropped = False
-            self._disconnect()
-        replies: list[Any] = []
-        for start in range(0, len(requests), MOST_AT_ONCE):
-            some = requests[start : start + MOST_AT_ONCE]
-            replies += self._call_all("renew", [self._args(each) for each in some])
-            if _has_ended_connection(replies[-1]):  # on a new connection the others might wait as long again
-                replies += replies[-1:] * (len(requests) - len(replies))
-                break
+        replies = self._call_some("renew", [self._args(each) for each in requests])
         faults = self._faults(replies)
         return [
             faults.get(id(reply)) or self._renewal(request, reply)
             for request, reply in zip(requests, replies, strict=True)
         ]
+
+    def renew_permits(self, leases: Sequence[PermitLease]) -> Sequence[int | ServerError]:
+        """Renew the leases of places of limiters."""
+        args = [(base_key(self._app, each.queue), each.member, self._limits.lease_ms) for each in leases]
+        replies = self._call_some("limiter_renew", args)
+        faults = self._faults(replies)
+        return [faults.get(id(reply)) or reply for reply in replies]
+
+    def _call_some(self, name: str, calls: Sequence[Sequence[Arg]]) -> list[Any]:
+        """Call a script with each of these arguments, so many at once; returns the reply to each, or the error."""
+        if self._dropped:
+            self._dropped = False
+            self._disconnect()
+        replies: list[Any] = []
+        for start in range(0, len(calls), MOST_AT_ONCE):
+            replies += self._call_all(name, calls[start : start + MOST_AT_ONCE])
+            if _has_ended_connection(replies[-1]):  # on a new connection the others might wait as long again
+                replies += replies[-1:] * (len(calls) - len(replies))
+                break
+        return replies
 
     def close(self) -> None:
         """Close the connection."""

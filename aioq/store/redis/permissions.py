@@ -47,8 +47,8 @@ def trials(key: str, channel: str, confirmation: Confirmation | None) -> list[_C
         ("PTTL", key),
         ("PERSIST", key),
     ]
-    nothing += [("HGET", key, "f"), ("HGETALL", key), ("HMGET", key, "f"), ("HDEL", key, "f"), ("HRANDFIELD", key)]
-    nothing += [("HLEN", key)]
+    nothing += [("HGET", key, "f"), ("HGETALL", key), ("HMGET", key, "f"), ("HDEL", key, "f")]
+    nothing += [("HRANDFIELD", key), ("HLEN", key), ("HSCAN", key, 0)]
     nothing += [("GETRANGE", key, 0, 0), ("XLEN", key), ("XREVRANGE", key, "+", "-")]
     nothing += [
         ("SMEMBERS", key),

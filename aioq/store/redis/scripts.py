@@ -85,6 +85,7 @@ READS_ONLY = frozenset(
             "held",
             "history",
             "info",
+            "limiter_read",
             "list_lane",
             "log_read",
             "list_records",

@@ -30,6 +30,7 @@ from aioq.store.redis.history import RedisHistory, about_arg, marks_arg
 from aioq.store.redis.holding import known_arg
 from aioq.store.redis.keys import base_key, no_key, shards_key
 from aioq.store.redis.leases import RedisLeaseClient
+from aioq.store.redis.limiters import RedisLimiters
 from aioq.store.redis.net.commands import Link, sent_again
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.net.subscription import RedisInbox
@@ -107,6 +108,11 @@ class RedisStore:
         self.history = RedisHistory(self.call_retried)
         self._outbox = RedisOutbox(self.call_retried, self.call_confirmed, limits)
         self.shards = RedisShardRegister(self._link.command, self.call_retried, shards_key(app), shown_url)
+        self.limiters = RedisLimiters(
+            *(app, self._call, self.call_retried, self._link.command, self._inbox),
+            lease_ms=limits.lease_ms,
+            shown_url=shown_url,
+        )
         self._operating = RedisOperatorVerbs(
             self.call_retried, self.call_confirmed, self._timetable.register, limits
         )

@@ -3,12 +3,15 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.store.leases import LeaseClient, LeaseRequest, Renewal
+from aioq.store.limiters import PermitLease
 from aioq.store.redis.cluster.topology import Address
 
-Result = Renewal | ServerError
+Lease = TypeVar("Lease", LeaseRequest, PermitLease)
+R = TypeVar("R")
 
 
 class ClusterLeaseClient(LeaseClient):
@@ -35,14 +38,24 @@ class ClusterLeaseClient(LeaseClient):
         self._clients: dict[Address, LeaseClient] = {}
         self._silent_until: dict[Address, float] = {}
 
-    def renew_all(self, requests: Sequence[LeaseRequest]) -> Sequence[Result]:
+    def renew_all(self, requests: Sequence[LeaseRequest]) -> Sequence[Renewal | ServerError]:
         """Renew the leases of several queues, or take new ones: one round trip for each node."""
+        return self._by_node(requests, lambda client, some: client.renew_all(some))
+
+    def renew_permits(self, leases: Sequence[PermitLease]) -> Sequence[int | ServerError]:
+        """Renew the leases of places of limiters: one round trip for each node."""
+        return self._by_node(leases, lambda client, some: client.renew_permits(some))
+
+    def _by_node(
+        self, requests: Sequence[Lease], renew: Callable[[LeaseClient, Sequence[Lease]], Sequence[R | ServerError]]
+    ) -> list[R | ServerError]:
         by_node: defaultdict[Address | None, list[int]] = defaultdict(list)
         for number, request in enumerate(requests):
             by_node[self._address_of(request.queue)].append(number)
-        results: dict[int, Result] = {}
+        results: dict[int, R | ServerError] = {}
         for address, numbers in by_node.items():
-            results |= zip(numbers, self._at(address, [requests[number] for number in numbers]), strict=True)
+            some = [requests[number] for number in numbers]
+            results |= zip(numbers, self._at(address, some, renew), strict=True)
         failed = [result for result in results.values() if isinstance(result, ServerUnavailableError)]
         for error in {id(each): each for each in failed}.values():  # one error may be that of many queues
             self._failed(error)
@@ -59,7 +72,12 @@ class ClusterLeaseClient(LeaseClient):
             client.close()
         self._clients.clear()
 
-    def _at(self, address: Address | None, requests: Sequence[LeaseRequest]) -> Sequence[Result]:
+    def _at(
+        self,
+        address: Address | None,
+        requests: Sequence[Lease],
+        renew: Callable[[LeaseClient, Sequence[Lease]], Sequence[R | ServerError]],
+    ) -> Sequence[R | ServerError]:
         client = None if address is None else self._client(address)
         if address is None or client is None:
             queues = ", ".join(request.queue for request in requests)
@@ -68,7 +86,7 @@ class ClusterLeaseClient(LeaseClient):
         if began < self._silent_until.get(address, began):
             silent = ServerUnavailableError(f"{address[0]}:{address[1]} did not answer a moment ago")
             return [silent] * len(requests)
-        results = client.renew_all(requests)
+        results = renew(client, requests)
         if all(isinstance(result, ServerUnavailableError) for result in results):
             now = time.monotonic()
             self._silent_until[address] = now + (now - began)

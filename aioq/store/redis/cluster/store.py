@@ -18,6 +18,7 @@ from aioq.store.pubsub import dispatch_channel
 from aioq.store.redis.calls import ClusterNode
 from aioq.store.redis.cluster.inbox import ClusterInbox
 from aioq.store.redis.cluster.leases import ClusterLeaseClient
+from aioq.store.redis.cluster.limiters import ClusterLimiters
 from aioq.store.redis.cluster.router import Router
 from aioq.store.redis.cluster.topology import SLOTS, Address, Topology, slot_of
 from aioq.store.redis.diagnosis.cluster import merged, slot_findings
@@ -88,17 +89,14 @@ class ClusterStore:
         realign = lambda: self._inbox.realign()  # noqa: E731, PLW0108
         self._router: Router[RedisStore] = Router(servers, shown_url, self._node_store, realign)
         self._inbox = ClusterInbox(lambda channel: self._router.node_of(channel).inbox, self._router.refresh_soon)
-        self._timetable = RedisTimetable(
-            app,
-            self._call,
-            self._call_confirmed,
-            Register(self._command, app, shown_url),
-            marks=marks_arg(limits),
-        )
+        register = Register(self._command, app, shown_url)
+        self._timetable = RedisTimetable(app, self._call, self._call_confirmed, register, marks=marks_arg(limits))
+        verbs = (self._begin, self._call, self._command)
+        self.limiters = ClusterLimiters(app, *verbs, self._inbox, lease_ms=limits.lease_ms, shown_url=shown_url)
         self.history = RedisHistory(self._call)
         self._outbox = RedisOutbox(self._call, self._call_confirmed, limits)
         self.shards = RedisShardRegister(self._command, self._call, shards_key(app), shown_url)
-        self._operating = RedisOperatorVerbs(self._call, self._call_confirmed, self._timetable.register, limits)
+        self._operating = RedisOperatorVerbs(self._call, self._call_confirmed, register, limits)
         self._blocking: dict[tuple[str, str], RedisStore] = {}
 
     def _node_store(self, address: Address, topology: Topology) -> RedisStore:

@@ -13,6 +13,7 @@ from redis.exceptions import ResponseError
 
 from aioq.errors import ServerRejectedError
 from aioq.store.diagnosis import Check
+from aioq.store.limiters import is_limiter
 from aioq.store.redis.diagnosis.examination import Examination, listed
 from aioq.store.redis.diagnosis.records import Origin, origin_of
 from aioq.store.redis.errors import SlotUnservedError
@@ -107,7 +108,8 @@ async def check_keys(examination: Examination) -> None:
 
 async def _check_queues(examination: Examination, found: AppKeys) -> None:
     """Find keys of queues that the App does not know and no worker serves."""
-    unknown = sorted(found.counts.keys() - {*examination.known, ""})
+    queues = {queue for queue in found.counts if not is_limiter(queue)}
+    unknown = sorted(queues - {*examination.known, ""})
     left = [queue for queue in unknown[:MOST_QUEUES] if not await _is_served(examination, queue)]
     left += unknown[MOST_QUEUES:]
     if left:

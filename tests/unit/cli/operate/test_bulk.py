@@ -56,8 +56,8 @@ def test_an_action_is_shown_as_it_is_typed(
     assert bulk._show_dry_run(found, as_json=False) == 0
     printed = capsys.readouterr()
     assert printed.out.split("\t")[1] == shown
-    assert f"; {shown.split()[0]} would act" in printed.err
-    assert shown.split()[0] in bulk.ACTIONS
+    assert f"; {shown.split(maxsplit=1)[0]} would act" in printed.err
+    assert shown.split(maxsplit=1)[0] in bulk.ACTIONS
 
 
 def test_who_interrupts_is_shown_how_it_goes_on_only_where_something_was_begun(

@@ -46,6 +46,10 @@ Keys.DECLARED, Keys.NOTED = ':declared', ':noted'
 -- Of the App: the bulk operations by when they began; see commands/operation_write.lua.
 Keys.OPERATIONS = ':operations'
 
+-- Of an app-wide limiter, which has a slot of its own: all that is known of it, and the processes that wait for a
+-- place; see commands/limiter_take.lua.
+Keys.LIMITER, Keys.ROW = ':limiter', ':row'
+
 -- The keys of which a queue has one for each job, worker, schedule, call or send.
 function Keys.job(q, id) return q.base .. ':job:' .. id end
 function Keys.body(q, id) return q.base .. ':body:' .. id end
@@ -100,3 +104,5 @@ function Keys.lane_of(stream) return string.match(stream, '^[^:]*') end
 -- processes are in the records.
 function Keys.worker_channel(q, worker) return q.base .. ':worker:' .. worker end
 function Keys.dispatch_channel(q, worker) return q.base .. ':dispatched:' .. worker end
+-- Of a limiter, the channel of a process that waits for a place.
+function Keys.permit_channel(q, process) return q.base .. ':permit:' .. process end

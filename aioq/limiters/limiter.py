@@ -1,0 +1,187 @@
+"""`Limiter` and `Permit`: what users hold of an app-wide limiter."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Protocol, TypeVar
+
+from aioq.errors import ConfigError
+from aioq.limiters.permits import Held
+from aioq.limiters.pool import Pool
+from aioq.limiters.pools import Pools
+from aioq.limiters.rules import check_actual, check_timeout, check_tokens
+from aioq.public import public
+from aioq.store.limiters import LimiterRule
+from aioq.util.durations import Duration
+
+R = TypeVar("R")
+
+
+class LimiterSource(Protocol):
+    """The App, whatever event loop it is asked on."""
+
+    limits: dict[str, LimiterRule]
+    """The numbers that the App declares, by the names of its limiters."""
+
+    def all_pools(self) -> list[Pools]:
+        """The pools of all event loops."""
+        ...
+
+    def pools_here(self) -> Pools | None:
+        """The pools of the running loop; None if there are none yet."""
+        ...
+
+    async def pools(self) -> Pools:
+        """The pools of the running loop, made on first use."""
+        ...
+
+    def run_sync(self, instead: str, make: Callable[[], Awaitable[R]]) -> R:
+        """Run the awaitable that `make` returns on an event loop, for sync code."""
+        ...
+
+
+@public
+class Permit:
+    """What `async with limiter.acquire(...) as permit` gives.
+
+    Attributes:
+        tokens: how many it is for.
+    """
+
+    __slots__ = ("_held", "_name", "_pool", "tokens")
+
+    def __init__(self, name: str, held: Held, pool: Pool) -> None:
+        self.tokens = held.tokens
+        self._name = name
+        self._held = held
+        self._pool = pool
+
+    def __repr__(self) -> str:
+        return f"<Permit of {self._name}: {self.tokens}>"
+
+    def charge(self, actual: int) -> None:
+        """Say how many tokens were used in the end: `permit.charge(response.usage.total_tokens)`.
+
+        It returns at once; do not await it. What is left of the permit's tokens is given back at the permit's end.
+        What was used beyond them is owed: the limiter gives out fewer until that is made up for.
+
+        Args:
+            actual: how many, at least 0.
+
+        Raises:
+            ConfigError: this is no such number, it was said before, or the permit has ended.
+        """
+        held = self._held
+        if held.has_ended:
+            raise ConfigError(f"{self!r} has ended: charge({actual!r}) belongs inside of its `async with`")
+        if held.actual is not None:
+            raise ConfigError(f"{self!r}: charge({actual!r}) after charge({held.actual}): charge the sum, once")
+        held.actual = check_actual(self._name, held.tokens, actual)
+
+    def end(self) -> None:
+        """Give it back, on its event loop."""
+        self._pool.give_back(self._held)
+
+
+class Acquire:
+    """One use of a limiter: `async with`, or `with` for `acquire_sync`."""
+
+    __slots__ = ("_loop", "_permit", "_source", "_timeout", "_tokens", "name")
+
+    def __init__(self, source: LimiterSource, name: str, tokens: int, timeout: float | None) -> None:
+        self.name = name
+        self._source = source
+        self._tokens = tokens
+        self._timeout = timeout
+        self._permit: Permit | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def __aenter__(self) -> Permit:
+        """Wait for the permit."""
+        pools = self._source.pools_here() or await self._source.pools()
+        pool = pools[self.name]
+        held = pool.take(self._tokens) or await self._wait(pool)
+        self._permit = Permit(self.name, held, pool)
+        return self._permit
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Give it back."""
+        assert self._permit is not None
+        self._permit.end()
+        self._permit = None
+
+    async def _wait(self, pool: Pool) -> Held:
+        if self._permit is not None:
+            raise ConfigError(f"limiter {self.name!r}: one acquire() is for one permit; call it again for another")
+        check_tokens(self.name, self._tokens, pool.rule)
+        return await pool.wait(self._tokens, self._timeout)
+
+
+class SyncAcquire:
+    """One use of a limiter in sync code, by `with`."""
+
+    def __init__(self, source: LimiterSource, acquire: Acquire) -> None:
+        self._source = source
+        self._acquire = acquire
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __enter__(self) -> Permit:
+        """Wait for the permit."""
+        return self._source.run_sync("async with limiter.acquire(...)", self._enter)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Give it back."""
+        self._source.run_sync("async with limiter.acquire(...)", lambda: self._acquire.__aexit__(None, None, None))
+
+    async def _enter(self) -> Permit:
+        return await self._acquire.__aenter__()
+
+
+@public
+class Limiter:
+    """A limiter that all processes of an App keep to together, as `app.limiter(...)` returns it.
+
+    Attributes:
+        name: its name.
+    """
+
+    def __init__(self, name: str, source: LimiterSource) -> None:
+        self.name = name
+        self._source = source
+        self._rule: LimiterRule | None = None
+
+    def __repr__(self) -> str:
+        return f"<Limiter {self.name}{f': {self._rule}' if self._rule else ''}>"
+
+    def acquire(self, tokens: int = 1, *, timeout: Duration | None = None) -> Acquire:
+        """Wait for a permit: `async with limiter.acquire(estimate, timeout=30) as permit:`.
+
+        Permits are given out in the order in which they were asked for. One that is held ends with its block, with
+        its process (within the setting `lease` and 2 s, if that is killed), or with the `async with` of an error.
+
+        Args:
+            tokens: how many of the rate's tokens it takes; of the places of a `concurrency` each permit takes one.
+            timeout: how long to wait, in seconds or as a timedelta; 0 takes only what is there. By default as long
+                as it takes, but no longer than `send_timeout` while the server is away.
+
+        Raises:
+            ConfigError: at once if an argument is wrong, such as more tokens than the burst; when it waits, if
+                nobody has declared the limiter's numbers.
+            TimeoutError: when it waits, if there is no permit in time.
+            ServerUnavailableError: the same, because the server is away.
+        """
+        wanted = check_tokens(self.name, tokens, self._rule)
+        return Acquire(self._source, self.name, wanted, check_timeout(self.name, timeout))
+
+    def acquire_sync(self, tokens: int = 1, *, timeout: Duration | None = None) -> SyncAcquire:
+        """`acquire` for sync code: `with limiter.acquire_sync() as permit:`; see `App.run_sync`."""
+        return SyncAcquire(self._source, self.acquire(tokens, timeout=timeout))
+
+
+def set_rule(limiter: Limiter, rule: LimiterRule) -> None:
+    """Note the numbers that the App declares."""
+    limiter._rule = rule  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - this module's own, not for users

@@ -1,0 +1,83 @@
+"""The tokens and places of one limiter that an event loop has. Decisions only, no I/O; times are the loop's."""
+
+import math
+
+from aioq.limiters.permits import Held
+from aioq.store.limiters import QUANTUM_MS, LimiterRule, Taken
+
+QUANTUM = QUANTUM_MS / 1000
+"""For how many seconds what a call has brought may be used without another call."""
+
+
+class Stock:
+    """What there is of one limiter.
+
+    Args:
+        lease: how long a lease lasts, in seconds.
+
+    Attributes:
+        held: how many places the process holds.
+        busy: how many of them permits have.
+        stamp: `Taken.stamp` of the last call.
+        is_away: whether the server cannot be reached now.
+    """
+
+    def __init__(self, lease: float) -> None:
+        self.held = self.busy = 0
+        self.stamp = 0.0
+        self.is_away = False
+        self._lease = lease
+        self._tokens = self._given_out = 0
+        self._called_at = self._lapse_at = self._lease_end = -math.inf
+        self._is_closing = False
+
+    @property
+    def idle(self) -> int:
+        """How many places no permit has."""
+        return max(0, self.held - self.busy)
+
+    def is_fresh(self, now: float) -> bool:
+        """Whether idle places may be used: for a short time, and while the server is away until the lease ends."""
+        if self._is_closing:  # a service has said how much is left, and the server counts that
+            return False
+        return now < self._called_at + QUANTUM or (self.is_away and now < self._lease_end)
+
+    def take(self, rule: LimiterRule, tokens: int, now: float) -> Held | None:
+        """A permit, if there is enough for it."""
+        if rule.concurrency and not (self.held > self.busy and self.is_fresh(now)):
+            return None
+        if rule.rate:
+            if self._tokens < tokens or now >= self._lapse_at:
+                return None
+            self._tokens -= tokens
+        return self.grant(rule, tokens)
+
+    def grant(self, rule: LimiterRule, tokens: int) -> Held:
+        """A permit for tokens that a call has brought for it."""
+        has_place = bool(rule.concurrency)
+        self._given_out += tokens
+        self.busy += has_place
+        return Held(tokens, self.stamp, has_place=has_place)
+
+    def drop(self) -> None:
+        """Use nothing more of what is here."""
+        self._tokens, self._called_at = 0, -math.inf
+
+    def wanted(self, rule: LimiterRule | None, now: float) -> int:
+        """How many tokens to ask for beyond those that are needed: as many as would be used until they lapse."""
+        if rule is None or not rule.rate:
+            return 0
+        return math.ceil(self._given_out * QUANTUM / max(now - self._called_at, QUANTUM))
+
+    def add(self, taken: Taken, began: float) -> None:
+        """Take over what a call has brought that began at this time."""
+        self.held, self.stamp, self._is_closing = taken.held, taken.stamp, taken.is_closing
+        self._called_at, self._given_out, self.is_away = began, 0, False
+        if taken.held:
+            self.renewed(began)
+        if taken.spare:
+            self._tokens, self._lapse_at = taken.spare, began + QUANTUM
+
+    def renewed(self, began: float) -> None:
+        """The lease was renewed, by a call that began at this time."""
+        self._lease_end = max(self._lease_end, began + self._lease)
