@@ -79,12 +79,16 @@ async def neighbour(number: int, gate: str) -> int:
     return run
 
 
-@app.task(unique=Unique(by="key"))
-async def only_one(number: int, key: int, seconds: float) -> int:
+@app.task(unique=Unique(by="key"), retry=Retry(3, delay=0.2))
+async def only_one(number: int, key: int, seconds: float, failures: int) -> int:
     """Be the one job of a key."""
-    with recorded(number) as run:
-        await asyncio.sleep(seconds)
-    return run
+    return await stumble.function(number, seconds, failures)
+
+
+@app.task(unique=Unique(by="key", conflict="latest"), retry=Retry(3, delay=0.2))
+async def newest(number: int, key: int, seconds: float, failures: int) -> int:
+    """The same; the newest call is run after the one that runs."""
+    return await stumble.function(number, seconds, failures)
 
 
 # -- poison
