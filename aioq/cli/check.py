@@ -8,13 +8,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from aioq.app import App, internals_of
 from aioq.cli.loader import load_app
+from aioq.cli.operate.output import Column, print_items
 from aioq.jobs.shards import by_queue, queue_of_shard
 from aioq.store.leases import WorkerLease
 from aioq.util.deferred_warnings import DEFERRED
@@ -55,7 +54,7 @@ def run_check(plan: CheckPlan) -> int:
     mine = found if plan.any_host else on_host(found, this_host())
     troubles = judge(mine, plan)
     if not plan.quiet and any(mine.values()):
-        _show(app, mine)
+        print_items(rows(mine), COLUMNS, as_json=False, title=f"workers of {app.name}")
     for trouble in troubles:
         Console(stderr=True, highlight=False, soft_wrap=True).print(Text(printable(f"aioq check: {trouble}")))
     return 1 if troubles else 0
@@ -107,15 +106,6 @@ async def _look(app: App, queues: Sequence[str]) -> dict[str, list[WorkerLease]]
         await app.aclose()
 
 
-def _show(app: App, found: Mapping[str, Sequence[WorkerLease]]) -> None:
-    table = Table("queue", "worker", "lease", "last fetch", box=box.ROUNDED, title=f"workers of {app.name}")
-    for queue, w in rows(found):
-        lease = f"{w.lease_ms / 1000:.1f} s left" if w.lease_ms else "ended"
-        fetched = f"{w.fetched_ms / 1000:.1f} s ago" if w.fetched_ms >= 0 else "?"
-        table.add_row(Text(printable(queue)), Text(printable(w.worker)), lease, fetched)
-    Console(highlight=False).print(table)
-
-
 def rows(found: Mapping[str, Sequence[WorkerLease]]) -> list[tuple[str, WorkerLease]]:
     """The rows of the table: a worker of a queue, and of one with several shards the worst of its leases there."""
     shown: list[tuple[str, WorkerLease]] = []
@@ -131,3 +121,11 @@ def rows(found: Mapping[str, Sequence[WorkerLease]]) -> list[tuple[str, WorkerLe
             worst = WorkerLease(worker, min(w.lease_ms for w in leases), max(w.fetched_ms for w in leases))
             shown.append((f"{queue} ({count})", worst))
     return shown
+
+
+COLUMNS: Sequence[Column[tuple[str, WorkerLease]]] = (
+    Column("queue", lambda row: row[0]),
+    Column("worker", lambda row: row[1].worker),
+    Column("lease", lambda row: f"{row[1].lease_ms / 1000:.1f} s left" if row[1].lease_ms else "ended"),
+    Column("last fetch", lambda row: f"{row[1].fetched_ms / 1000:.1f} s ago" if row[1].fetched_ms >= 0 else "?"),
+)

@@ -5,14 +5,10 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from aioq.app import App, internals_of
 from aioq.cli.errors import as_command_errors
-from aioq.cli.operate.output import print_json
+from aioq.cli.operate.output import Column, print_items, print_json
 from aioq.cli.targets import AppTarget, find_app
 from aioq.errors import ServerError
 from aioq.jobs.shards import by_queue
@@ -31,7 +27,7 @@ def run_doctor(target: AppTarget, *, as_json: bool) -> int:
     if as_json:
         print_json([found])
         return 1 if found.findings else 0
-    Console(highlight=False).print(_table(app, found.servers))
+    print_items(found.servers, _columns(found.servers), as_json=False, title=f"servers of {app.name}")
     for line in report(found):
         click.echo(printable(line))
     return 1 if found.findings else 0
@@ -108,17 +104,11 @@ def _summary(findings: Sequence[Finding]) -> str:
     return counted(len(findings), "finding") if findings else "nothing is wrong"
 
 
-def _table(app: App, servers: Sequence[ServerReport]) -> Table:
-    table = Table(box=box.ROUNDED, title=Text(printable(f"servers of {app.name}")))
-    for heading in ("server", "version", "clock", "queues"):
-        table.add_column(heading, overflow="fold")
+def _columns(servers: Sequence[ServerReport]) -> Sequence[Column[ServerReport]]:
     every = {queue: len(names) for queue, names in by_queue([n for s in servers for n in s.queues]).items()}
-    for each in servers:
-        clock = "-" if each.clock_ms is None else f"{each.clock_ms:+.1f} ms"
-        table.add_row(
-            Text(printable(each.info.url)),
-            Text(printable(f"{each.info.product} {each.info.version}")),
-            clock,
-            Text(printable(", ".join(shards_in_words(each.queues, every)) or "-")),
-        )
-    return table
+    return (
+        Column("server", lambda each: each.info.url),
+        Column("version", lambda each: f"{each.info.product} {each.info.version}"),
+        Column("clock", lambda each: "" if each.clock_ms is None else f"{each.clock_ms:+.1f} ms"),
+        Column("queues", lambda each: ", ".join(shards_in_words(each.queues, every))),
+    )

@@ -1,22 +1,18 @@
 """`aioq shards`: shows what is in the shards of a queue, and changes how many it has."""
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from aioq.app import App, internals_of
-from aioq.cli.operate.output import print_json
+from aioq.cli.operate.output import Column, print_items, print_json
 from aioq.cli.targets import AppTarget, find_app
 from aioq.config.queues import MAX_SHARDS
 from aioq.jobs.shards import in_words
 from aioq.operate.queues import ShardInfo
-from aioq.util.printable import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +41,18 @@ def run_shards(target: AppTarget, *, drop_drained: bool, as_json: bool) -> None:
         print_json({"queue": queue, "shards": shards} for queue, shards in found.items())
         return
     for queue, shards in found.items():
-        Console(highlight=False).print(_table(queue, shards))
-        for line in advice(plan, queue, shards):
-            click.echo(line)
+        _show(plan, queue, shards)
     if not found:
         click.echo("no queue has several shards")
+
+
+def _show(plan: ShardsPlan, queue: str, shards: Sequence[ShardInfo]) -> None:
+    title = in_words(queue, sum(not each.draining for each in shards), len(shards))
+    first: Column[ShardInfo] = Column("queue", lambda _: queue)  # of lines, which have no title
+    columns = COLUMNS if sys.stdout.isatty() else (first, *COLUMNS)
+    print_items(shards, columns, as_json=False, title=title)
+    for line in advice(plan, queue, shards):
+        click.echo(line)
 
 
 def _plan(target: AppTarget, words: Sequence[str], *, drop_drained: bool) -> ShardsPlan:
@@ -83,15 +86,11 @@ def advice(plan: ShardsPlan, queue: str, shards: Sequence[ShardInfo]) -> list[st
     return ["Workers run what is in the shards to drain; they get no new jobs."]
 
 
-def _table(queue: str, shards: Sequence[ShardInfo]) -> Table:
-    number = sum(not each.draining for each in shards)
-    table = Table(box=box.ROUNDED, title=Text(printable(in_words(queue, number, len(shards)))))
-    table.add_column("shard", justify="right")
-    for heading in ("queued", "scheduled", "running", "schedules"):
-        table.add_column(heading, justify="right")
-    table.add_column("state")
-    for each in shards:
-        queued = f"{each.queued}{'+' if each.more else ''}"
-        counts = (each.shard, queued, each.scheduled, each.running, each.schedules)
-        table.add_row(*map(str, counts), "to drain" if each.draining else "in use")
-    return table
+COLUMNS: Sequence[Column[ShardInfo]] = (
+    Column("shard", lambda each: f"{each.shard}", is_number=True),
+    Column("queued", lambda each: f"{each.queued}{'+' if each.more else ''}", is_number=True),
+    Column("scheduled", lambda each: f"{each.scheduled}", is_number=True),
+    Column("running", lambda each: f"{each.running}", is_number=True),
+    Column("schedules", lambda each: f"{each.schedules}", is_number=True),
+    Column("state", lambda each: "to drain" if each.draining else "in use"),
+)

@@ -9,6 +9,7 @@ import redis
 
 from tests.behaviour.kit import Project, until
 from tests.behaviour.pages import alike, held_by, shown_by
+from tests.behaviour.typing_pages import Session
 from tests.clusters import Cluster
 from tests.databases import Database
 from tests.records import put_record
@@ -41,26 +42,42 @@ def project(project: Project, redis_server: Database) -> Project:
 
 
 async def doctor(project: Project, **settings: str) -> tuple[int, list[str], str]:
-    """Run `aioq doctor`: exit code, the lines that it printed below the table, its error."""
+    """Run `aioq doctor`: exit code, the lines that it printed below those of the servers, its error."""
     project.write("shop.py", TASKS)
     process = project.python("-m", "aioq", "doctor", "shop:app", **settings)
     code = await process.ended()
-    below = [number for number, line in enumerate(process.printed) if line.startswith("╰")]
-    return code, process.printed[below[0] + 1 :] if below else process.printed, process.log
+    return code, [line for line in process.printed if "\t" not in line], process.log
 
 
 async def test_nothing_is_wrong_with_a_server_that_keeps_all_its_jobs(project: Project) -> None:
     assert await doctor(project) == (0, ["nothing is wrong"], "")
 
 
-async def test_the_page_shows_what_is_printed(project: Project, start_server: Callable[..., Server]) -> None:
+def test_the_page_shows_what_is_printed(
+    project: Project, start_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
     shown = held_by("test_the_page_shows_what_is_printed")
     server = start_server(tcp=True, extra_args=["--save", "", "--maxmemory-policy", "allkeys-lru"])
     project.write("shop.py", TASKS)
-    process = project.python("-m", "aioq", "doctor", "shop:app", AIOQ_URL=server.url, AIOQ_NAME="shop")
-    assert await process.ended() == 1, process.log
-    printed = "\n".join(process.printed).replace(server.url, "redis://localhost:6379")
+    project.settings |= {"AIOQ_URL": server.url, "AIOQ_NAME": "shop"}
+    for name, value in {**project.settings, "COLUMNS": "200", "TERM": "xterm", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(project.folder)
+    project.load("shop")
+    printed = Session().type("aioq doctor shop:app").strip("\n").replace(server.url, "redis://localhost:6379")
     assert comparable(printed) == comparable(shown_by(shown, "aioq doctor shop:app").strip("\n"))
+
+
+async def test_a_pipe_gets_a_line_for_each_server(project: Project, redis_server: Database) -> None:
+    project.write("shop.py", TASKS)
+    process = project.python("-m", "aioq", "doctor", "shop:app")
+    assert await process.ended() == 0, process.log
+    line, summary = process.printed
+    url, version, clock, queues = line.split("\t")
+    assert url == redis_server.url
+    assert re.fullmatch(r"\w+ \d+\.\d+\.\d+", version)
+    assert re.fullmatch(r"-|[+-]\d+\.\d ms", clock)
+    assert (queues, summary) == ("default, mail", "nothing is wrong")
 
 
 def comparable(text: str) -> str:
@@ -127,7 +144,7 @@ async def test_each_node_of_a_cluster_is_looked_at(project: Project, cluster: Cl
     assert await process.ended() == 1, process.log
     printed = "\n".join(process.printed)
     for node in cluster.primaries:
-        row = next(line for line in process.printed if f"redis://127.0.0.1:{node.port} " in line)
+        row = next(line for line in process.printed if line.startswith(f"redis://127.0.0.1:{node.port}\t"))
         for queue in ("default", "mail"):
             serves = cluster.node_of(cluster.slot_of(f"aioq:{{{project.name}:{queue}}}")).id == node.id
             assert (queue in row) == serves

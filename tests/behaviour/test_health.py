@@ -152,8 +152,11 @@ async def test_check_finds_the_workers_of_this_host(project: Project) -> None:
     await (await project.load("poison").pid.send())  # it has its lease by now
     code, printed, complaint = await check(project, "poison:app")
     assert (code, complaint) == (0, "")
-    assert f"-{worker.pid}-" in printed
-    assert "s left" in printed
+    queue, worker_id, lease, fetched = printed.split("\t")  # a line for a worker, on a pipe
+    assert queue == "default"
+    assert f"-{worker.pid}-" in worker_id
+    assert lease.endswith(" s left")
+    assert fetched.endswith(" s ago")
     assert await check(project, "poison:app", "--queue", "default", "--queue", "mail", "--quiet") == (
         1,
         "",

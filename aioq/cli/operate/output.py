@@ -38,7 +38,7 @@ class Column(Generic[T]):
     whole: bool = False
 
 
-def print_items(items: Sequence[T], columns: Sequence[Column[T]], *, as_json: bool) -> None:
+def print_items(items: Sequence[T], columns: Sequence[Column[T]], *, as_json: bool, title: str = "") -> None:
     """Print items: a JSON object a line; or else a table on a terminal, and lines with tabs anywhere else."""
     if as_json:
         print_json(items)
@@ -46,7 +46,7 @@ def print_items(items: Sequence[T], columns: Sequence[Column[T]], *, as_json: bo
         sys.stdout.isatty()
     ):  # the stream is asked, because rich takes a pipe for a terminal if FORCE_COLOR is set
         if items:
-            Console(highlight=False).print(table_of(items, columns))
+            Console(highlight=False).print(table_of(items, columns, title))
     else:
         for item in items:
             click.echo("\t".join(printable(column.text(item)) or NO_VALUE for column in columns))
@@ -71,9 +71,9 @@ def print_facts(title: str, facts: Iterable[tuple[str, str]]) -> None:
     Console(highlight=False).print(table)
 
 
-def table_of(items: Sequence[T], columns: Sequence[Column[T]]) -> Table:
+def table_of(items: Sequence[T], columns: Sequence[Column[T]], title: str = "") -> Table:
     """The table of items."""
-    table = Table(box=box.ROUNDED)
+    table = Table(box=box.ROUNDED, title=Text(printable(title)) if title else None)
     for column in columns:
         justify = "right" if column.is_number else "left"
         table.add_column(column.heading, justify=justify, no_wrap=column.whole, overflow="fold")
