@@ -11,9 +11,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # oldest and the newest that are installed by default. In the environment, the tests read it there.
 SERVERS ?=
 export SERVERS
-# How many processes run the tests. Three for each core, since many a test waits for a process that it has started.
-TEST_PROCESSES ?= $(shell echo $$((3 * $$(getconf _NPROCESSORS_ONLN))))
-# A process gets one file after the other, as `tests/side_by_side.py` says: long files first.
+# How many processes run the tests. Four for each core, since many a test waits for a process that it has started; one of
+# the four runs only such tests.
+TEST_PROCESSES ?= $(shell echo $$((4 * $$(getconf _NPROCESSORS_ONLN))))
+# A process gets one file after the other, as `tests/side_by_side.py` says.
 SIDE_BY_SIDE = -n $(TEST_PROCESSES)
 # For one's own additions: make test PYTEST_ARGS="-x -k lease"
 PYTEST_ARGS ?=

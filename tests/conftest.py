@@ -105,8 +105,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what no server here can, or not this host: an empty parameter set would be an error, rightly.
 
-    Full sizes get their time. The longest files come first, so that none of them is all that runs at the end, then
-    those that mostly wait, and last those that mostly compute (`tests/side_by_side.py` begins at both ends).
+    Full sizes get their time. The longest files come first, so that none of them is all that runs at the end.
     """
     left_out = [item for item in items if _lacks_its_server(item) or _lacks_its_host(item)]
     if left_out:
@@ -115,7 +114,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items if config.getoption("full") else ():
         for mark in item.iter_markers("scale"):
             item.add_marker(pytest.mark.timeout(mark.kwargs["minutes"] * 60))
-    items.sort(key=_turn, reverse=True)
+    items.sort(key=_seconds, reverse=True)
 
 
 def pytest_collection_finish() -> None:
@@ -129,14 +128,18 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     processes = session.config.getoption("processes", 0)
     if not processes or session.config.option.collectonly or session.testsfailed or not session.items:
         return None
-    side_by_side.SideBySide(session, processes).run()
+    side_by_side.SideBySide(session, processes, _waits).run()
     return True
 
 
-def _turn(item: pytest.Item) -> tuple[float, bool]:
-    """What the mark `long` says, and whether it waits; of those that are alike in that, the order stays random."""
+def _seconds(item: pytest.Item) -> float:
+    """What the mark `long` says; of those that are alike in that, the order stays random."""
     mark = item.get_closest_marker("long")
-    return mark.kwargs["seconds"] if mark else 0, not WAITING.isdisjoint(item.nodeid.split("/")[:2])
+    return mark.kwargs["seconds"] if mark else 0
+
+
+def _waits(item: pytest.Item) -> bool:
+    return not WAITING.isdisjoint(item.nodeid.split("/")[:2])
 
 
 def _lacks_its_server(item: pytest.Item) -> bool:

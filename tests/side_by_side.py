@@ -6,6 +6,7 @@ take 20 seconds of a core for it, and nothing else would be done in the first te
 A process gets one part of the tests after the other: a file, or a single test of a file with the mark `apart`.
 What it has found out about a test, it sends to the process that shows the results. The tests with the mark `alone`
 come before all others, one at a time; of these, those that mostly wait (`alone(waits=True)`) beside each other.
+The others begin with what mostly waits, and what computes is added as long as a processor is idle.
 """
 
 import atexit
@@ -16,19 +17,23 @@ import signal
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from tests import leaks
 
 Part = list[int]
 """Tests that one process runs one after the other: their places among all items."""
+
+IDLE = 0.1
+"""The share of the processors' time from which on there is room for more that computes."""
 
 END_WITHIN = 60.0  # seconds; for processes that are to end early: that is as long as a test may take
 
@@ -59,36 +64,79 @@ class Round:
     """Parts that are run before those of the next round begin.
 
     Attributes:
-        parts: in the order in which they are handed out.
+        waiting: those that mostly wait, in the order in which they are handed out.
+        computing: the others.
         at_once: how many processes run them.
+        spare: how many of these take only what waits.
     """
 
-    parts: deque[Part]
+    waiting: deque[Part]
+    computing: deque[Part]
     at_once: int
+    spare: int = 0
 
-    def take(self, number: int) -> Part | None:
-        """What a process is to do next: every third one takes from the end.
+    def take(self, number: int, *, idle: bool) -> Part | None:
+        """What a process is to do next.
 
-        The files at the beginning take long and mostly wait, those at the end mostly compute (`tests/conftest.py`
-        puts them in that order). If all processes went from one end to the other, they would leave the processors
-        idle for the first half of the time, and have to share them in the second. With three processes for each
-        processor, one of them computes, from the beginning nearly to the end.
+        What waits comes first, and beside it what computes, as soon as a processor is `idle`. The rest of that is
+        left for the end, where it keeps all of them busy.
         """
-        if not self.parts or number >= self.at_once:
+        if number >= self.at_once:
             return None
-        return self.parts.pop() if number % 3 == 2 else self.parts.popleft()
+        kinds = (self.computing, self.waiting) if idle else (self.waiting, self.computing)
+        if number >= self.at_once - self.spare:
+            kinds = (self.waiting,)
+        return next((parts.popleft() for parts in kinds if parts), None)
+
+    def put_back(self, part: Part) -> None:
+        """Have somebody do it before all others."""
+        self.waiting.appendleft(part)
+
+    def __len__(self) -> int:
+        return len(self.waiting) + len(self.computing)
 
 
-def rounds_of(items: Sequence[pytest.Item], processes: int) -> list[Round]:
-    """In which order the tests are run."""
-    waiting: deque[Part] = deque()
+def rounds_of(items: Sequence[pytest.Item], processes: int, waits: Callable[[pytest.Item], bool]) -> list[Round]:
+    """In which order the tests are run; `waits` says of a test whether it mostly does."""
     alone: deque[Part] = deque()
-    others: deque[Part] = deque()
+    alone_waiting: deque[Part] = deque()
+    waiting: deque[Part] = deque()
+    computing: deque[Part] = deque()
     for part in parts_of(items):
-        mark = items[part[0]].get_closest_marker("alone")
-        (others if mark is None else waiting if mark.kwargs.get("waits") else alone).append(part)
-    rounds = [Round(waiting, len(waiting)), Round(alone, 1), Round(others, processes)]
-    return [each for each in rounds if each.parts]
+        first = items[part[0]]
+        mark = first.get_closest_marker("alone")
+        if mark is None:
+            (waiting if waits(first) else computing).append(part)
+        else:
+            (alone_waiting if mark.kwargs.get("waits") else alone).append(part)
+    rounds = [
+        Round(alone_waiting, deque(), len(alone_waiting)),
+        Round(alone, deque(), 1),
+        Round(waiting, computing, processes, processes // 4),
+    ]
+    return [each for each in rounds if each]
+
+
+class Processors:
+    """Whether those of this machine have something to do."""
+
+    def __init__(self) -> None:
+        self._seen = self._times()
+        self._idle = False
+
+    def idle(self) -> bool:
+        """Whether one was idle for a part of the last second or more."""
+        idle, total = (now - before for now, before in zip(self._times(), self._seen, strict=True))
+        if total >= 1:
+            self._seen = self._times()
+            self._idle = idle > IDLE * total
+        return self._idle
+
+    @staticmethod
+    def _times() -> tuple[float, float]:
+        """Seconds of all of them together: idle, and all."""
+        times: Any = psutil.cpu_times()
+        return times.idle + getattr(times, "iowait", 0.0), sum(times)
 
 
 # -- the process that shows the results ---------------------------------------------------------------------------
@@ -106,6 +154,7 @@ class Process:
     pid: int
     connection: "Connection[Any, Any]"
     part: deque[int] = field(default_factory=deque[int])
+    begun: bool = False
 
     @property
     def shown(self) -> Any:
@@ -115,26 +164,26 @@ class Process:
 
     def give(self, part: Part) -> None:
         """Have it run these tests."""
-        self.part = deque(part)
+        self.part, self.begun = deque(part), True
         self.connection.send(part)
 
 
 class SideBySide:
     """Hands out the tests, and reports what has become of them."""
 
-    def __init__(self, session: pytest.Session, count: int) -> None:
+    def __init__(self, session: pytest.Session, count: int, waits: Callable[[pytest.Item], bool]) -> None:
         self._session = session
-        self._count = count
+        self._rounds = rounds_of(session.items, count, waits)
+        self._count = min(count, max(map(len, self._rounds)))
+        self._processors = Processors()
         self._processes: list[Process] = []
 
     def run(self) -> None:
         """Run all tests; end before that where enough have failed."""
-        rounds = rounds_of(self._session.items, self._count)
-        self._count = min(self._count, max(len(each.parts) for each in rounds))
         try:
             for number in range(self._count):
                 self._fork(number)
-            for each in rounds:
+            for each in self._rounds:
                 self._run_round(each)
                 self._stop_where_wanted()
             self._end()
@@ -151,7 +200,7 @@ class SideBySide:
     def _run_round(self, tests: Round) -> None:
         while True:
             for process in self._processes:
-                if not process.part and (part := tests.take(process.number)) is not None:
+                if not process.part and (part := tests.take(process.number, idle=self._idle(process))) is not None:
                     process.give(part)
             busy = [process for process in self._processes if process.part]
             if not busy:
@@ -160,6 +209,10 @@ class SideBySide:
                 self._hear(process, tests)
             if self._session.shouldfail or self._session.shouldstop:
                 return
+
+    def _idle(self, process: Process) -> bool:
+        """Whether a process is to do what computes: every third one begins with it."""
+        return self._processors.idle() if process.begun else process.number % 3 == 2
 
     def _hear(self, process: Process, tests: Round) -> None:
         """Read one message: the reports of a test."""
@@ -171,7 +224,7 @@ class SideBySide:
         self._processes.remove(process)
         self._report(process, [_failed(item, f"{message or ''}{_ending_of(process)}")])
         if process.part:
-            tests.parts.appendleft([*process.part])
+            tests.put_back([*process.part])
         self._fork(process.number)
 
     def _end(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.side_by_side import Reporter, rounds_of
+from tests.side_by_side import Processors, Reporter, rounds_of
 
 ROOT = Path(__file__).parents[3]
 SHOWN = {"verbose": 0, "reportchars": "fE", "durations": None}
@@ -27,35 +27,65 @@ def item(name: str, **marks: dict[str, Any]) -> Any:
 # -- who gets which ---------------------------------------------------------------------------------------------
 
 
-def test_every_third_process_gets_files_from_the_end() -> None:
-    items = [item(f"{file}::test_{n}") for file in ("long", "waits", "meets", "computes", "short") for n in (1, 2)]
-    [only] = rounds_of(items, 3)
-    files = [items[part[0]].path for number in (0, 1, 2, 0, 2) if (part := only.take(number))]
+def waits(item: Any) -> bool:
+    return item.path.startswith("waits")
 
-    assert files == ["long", "waits", "short", "meets", "computes"]
-    assert only.take(0) is None
+
+def test_what_computes_fills_the_time_in_which_a_processor_is_idle_and_the_end() -> None:
+    files = ["waits-1", "computes-1", "waits-2", "computes-2", "waits-3"]
+    items = [item(f"{file}::{n}") for file in files for n in (1, 2)]
+    [only] = rounds_of(items, 3, waits)
+    taken = [items[part[0]].path for idle in (0, 1, 1, 1, 0) if (part := only.take(0, idle=bool(idle)))]
+
+    assert taken == ["waits-1", "computes-1", "computes-2", "waits-2", "waits-3"]
+    assert only.take(0, idle=False) is None
+
+
+def test_the_last_fourth_of_the_processes_does_only_what_waits() -> None:
+    [only] = rounds_of([item("computes-1::1"), item("waits-1::1"), item("computes-2::1")], 4, waits)
+
+    assert only.take(4, idle=True) is None
+    assert [only.take(number, idle=True) for number in (3, 3, 2, 2)] == [[1], None, [0], [2]]
 
 
 def test_what_is_apart_is_handed_out_test_by_test() -> None:
     items = [item("together::1"), item("apart::1", apart={}), item("together::2"), item("apart::2", apart={})]
 
-    assert [[*each.parts] for each in rounds_of(items, 2)] == [[[0, 2], [1], [3]]]
+    assert [[*each.computing] for each in rounds_of(items, 2, waits)] == [[[0, 2], [1], [3]]]
 
 
 def test_what_measures_times_comes_first_and_beside_nothing_that_computes() -> None:
-    waits: dict[str, Any] = {"alone": {"waits": True}}
+    kind: dict[str, Any] = {"alone": {"waits": True}}
     items = [
         item("a::1"),
         item("a::2", alone={}),
-        item("b::1", **waits),
-        item("b::2", **waits),
+        item("b::1", **kind),
+        item("b::2", **kind),
         item("b::3", alone={}),
     ]
-    found = rounds_of(items, 6)
+    found = rounds_of(items, 6, waits)
 
-    assert [([*each.parts], each.at_once) for each in found] == [([[2], [3]], 2), ([[1], [4]], 1), ([[0]], 6)]
-    assert found[1].take(1) is None
-    assert found[1].take(0) == [1]
+    assert [([*each.waiting, *each.computing], each.at_once) for each in found] == [
+        ([[2], [3]], 2),
+        ([[1], [4]], 1),
+        ([[0]], 6),
+    ]
+    assert found[1].take(1, idle=False) is None
+    assert found[1].take(0, idle=False) == [1]
+
+
+def test_a_processor_is_idle_where_it_was_for_a_part_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = SimpleNamespace(idle=100.0)
+    monkeypatch.setattr(Processors, "_times", staticmethod(lambda: (times.idle, times.all)))
+    times.all = 500.0
+    processors = Processors()
+    said: list[bool] = []
+    for idle, all_of_it in ((0.4, 0.9), (0.4, 1.1), (0.0, 0.5), (0.0, 0.6), (0.05, 2.0)):
+        times.idle += idle
+        times.all += all_of_it
+        said.append(processors.idle())
+
+    assert said == [False, True, True, False, False]
 
 
 # -- what is sent -----------------------------------------------------------------------------------------------
