@@ -1,17 +1,19 @@
 """`Limiter` and `Permit`: what users hold of an app-wide limiter."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Protocol, TypeVar
 
-from aioq.errors import ConfigError
+from aioq.errors import ConfigError, ServerError
+from aioq.limiters.headers import Headers, observed_in
 from aioq.limiters.permits import Held
 from aioq.limiters.pool import Pool
 from aioq.limiters.pools import Pools
-from aioq.limiters.rules import check_actual, check_timeout, check_tokens
+from aioq.limiters.rules import check_actual, check_timeout, check_tokens, make_observed
 from aioq.public import public
-from aioq.store.limiters import LimiterRule
+from aioq.store.limiters import LimiterRule, Observed
 from aioq.util.durations import Duration
 
 R = TypeVar("R")
@@ -153,6 +155,7 @@ class Limiter:
         self.name = name
         self._source = source
         self._rule: LimiterRule | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
         return f"<Limiter {self.name}{f': {self._rule}' if self._rule else ''}>"
@@ -180,6 +183,64 @@ class Limiter:
     def acquire_sync(self, tokens: int = 1, *, timeout: Duration | None = None) -> SyncAcquire:
         """`acquire` for sync code: `with limiter.acquire_sync() as permit:`; see `App.run_sync`."""
         return SyncAcquire(self._source, self.acquire(tokens, timeout=timeout))
+
+    def observe(self, *, remaining: float | None = None, reset_after: Duration | None = None) -> None:
+        """Say what the service has said of its quota: `limiter.observe(remaining=12, reset_after=30)`.
+
+        It holds for all processes.
+
+        This only ever makes the limiter stricter. It returns at once; in sync code, once the server has it.
+        Nothing is raised if the server is away.
+
+        Args:
+            remaining: how many tokens are left; 0 if only `reset_after` is given. Until then no more are given
+                out.
+            reset_after: in which time there are more, in seconds or as a timedelta; without it they come as the
+                rate says.
+
+        Raises:
+            ConfigError: an argument is wrong.
+        """
+        self._observe(make_observed(self.name, remaining, reset_after))
+
+    def observe_headers(self, headers: Headers, provider: str, *, unit: str | None = None) -> None:
+        """Do the same with the headers of an answer: `limiter.observe_headers(response.headers, "openai")`.
+
+        Headers that are missing, or that cannot be read, change nothing. `Retry-After` counts for each provider.
+
+        Args:
+            headers: the headers, in any letter case.
+            provider: "openai" (and what has the same, such as Groq and Azure), "anthropic", "github", or "ietf"
+                for the `RateLimit` fields.
+            unit: of which quota: "requests" (the default) or "tokens" of "openai"; also "input-tokens" and
+                "output-tokens" of "anthropic"; a resource of "github"; a policy of "ietf".
+
+        Raises:
+            ConfigError: there is no such provider.
+        """
+        observed = observed_in(headers, provider, unit)
+        if observed is not None:
+            self._observe(observed)
+
+    def _observe(self, observed: Observed) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._source.run_sync("limiter.observe(...)", lambda: self._observed(observed))
+            return
+        pools = self._source.pools_here()
+        if pools is not None:
+            pools[self.name].observe(observed)
+            return
+        task = loop.create_task(self._observed(observed))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _observed(self, observed: Observed) -> None:
+        with contextlib.suppress(ServerError):
+            pool = (await self._source.pools())[self.name]
+            pool.observe(observed)
+            await pool.said()
 
 
 def set_rule(limiter: Limiter, rule: LimiterRule) -> None:

@@ -19,7 +19,7 @@ from itertools import islice
 from aioq.errors import AioqError, ConfigError, ServerUnavailableError
 from aioq.jobs.context import JobContext
 from aioq.limiters.permits import Held, Waiter
-from aioq.limiters.rules import check_tokens
+from aioq.limiters.rules import check_tokens, undeclared
 from aioq.limiters.stock import QUANTUM, Stock
 from aioq.store.limiters import MOST_NEEDS, LimiterRule, LimiterVerbs, Observed, Promise, Take, Taken
 from aioq.util.aio import Backoff, end
@@ -148,10 +148,19 @@ class Pool:
 
     def observe(self, observed: Observed) -> None:
         """Tell all processes what a service has said of its quota."""
-        self._observed = observed
+        before = self._observed
+        if (
+            before is None or before.reset_ms is None or before.remaining >= 1
+        ):  # else it says to pause, and is unsent
+            self._observed = observed
         self.stock.drop()  # nothing is given out before the server knows it
         self._begin()
         self._changed.set()
+
+    async def said(self) -> None:
+        """Return when there is nothing more to say to the server, or it cannot be reached."""
+        while self._task is not None and self._trouble is None and self._has_news():
+            await asyncio.wait([self._task], timeout=0.01)
 
     def lease_lost(self) -> None:
         """The server does not know that this process holds places; the next call says so."""
@@ -277,7 +286,7 @@ class Pool:
                     continue
                 backoff = Backoff()
                 if taken is None:
-                    raise _undeclared(self.name)  # noqa: TRY301 - the one place that refuses all
+                    raise undeclared(self.name)  # noqa: TRY301 - the one place that refuses all
                 self._apply(take, taken, began)
                 await self._note()
                 if self._waiters and self.wait_ms is not None:
@@ -388,10 +397,3 @@ class Pool:
         with contextlib.suppress(AioqError):
             await self._verbs.listen(self.name, self.member, self.wake)
         self.wake()
-
-
-def _undeclared(name: str) -> ConfigError:
-    return ConfigError(
-        f"limiter {name!r}: nobody has declared its numbers yet: app.limiter({name!r}, rate=..., per=...), or "
-        "concurrency=..."
-    )

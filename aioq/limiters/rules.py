@@ -3,7 +3,7 @@
 import math
 
 from aioq.errors import ConfigError
-from aioq.store.limiters import LimiterRule
+from aioq.store.limiters import LimiterRule, Observed
 from aioq.util.durations import MAX_DELAY, Duration, as_seconds
 from aioq.util.naming import NAME
 from aioq.util.printable import brief
@@ -99,6 +99,34 @@ def check_timeout(name: str, timeout: object) -> float | None:
             f"limiter {name!r}: timeout={brief(timeout)}: expected 0 s to ten years, in seconds or as a timedelta"
         )
     return found
+
+
+def make_observed(name: str, remaining: object, reset_after: object) -> Observed:
+    """What a service has said.
+
+    Raises:
+        ConfigError: an argument is wrong.
+    """
+    where = f"limiter {name!r}: observe"
+    if remaining is None and reset_after is None:
+        raise ConfigError(f"{where}(): give remaining, reset_after or both")
+    left = 0 if remaining is None else remaining
+    if isinstance(left, bool) or not isinstance(left, int | float) or not 0 <= left <= MOST:
+        raise ConfigError(f"{where}(remaining={brief(remaining)}): expected a number from 0 to {MOST:,}")
+    if reset_after is None:
+        return Observed(float(left))
+    span = as_seconds(reset_after)
+    if span is None or not 0 <= span <= MAX_DELAY:
+        raise ConfigError(f"{where}(reset_after={brief(reset_after)}): expected 0 s to ten years")
+    return Observed(float(left), round(span * 1000))
+
+
+def undeclared(name: str) -> ConfigError:
+    """The error of those who use a limiter without numbers."""
+    return ConfigError(
+        f"limiter {name!r}: nobody has declared its numbers yet: app.limiter({name!r}, rate=..., per=...), or "
+        "concurrency=..."
+    )
 
 
 def _is_count(value: object) -> bool:

@@ -139,6 +139,38 @@ class TestInMemory:
 
         await until_true(is_left)
 
+    async def test_what_a_service_has_left_holds_until_it_has_more(self, session: MemorySession) -> None:
+        pair.observe(remaining=1, reset_after=30)
+        await (await held(pair)).aclose()
+        waits = asyncio.create_task(held(pair))
+        await session.advance(29)
+        assert not waits.done()
+        await session.advance(1)
+        await (await waits).aclose()
+
+    async def test_headers_are_read(self, session: MemorySession) -> None:
+        pair.observe_headers({"Retry-After": "60"}, "github")
+        waits = asyncio.create_task(held(pair))
+        await session.advance(59)
+        assert not waits.done()
+        await session.advance(1)
+        await (await waits).aclose()
+
+    async def test_sync_code_observes(self, session: MemorySession) -> None:
+        await asyncio.to_thread(pair.observe, reset_after=60)
+        with pytest.raises(TimeoutError):
+            async with pair.acquire(timeout=0):
+                pass
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{}, {"remaining": -1}, {"remaining": "5"}, {"remaining": True}, {"reset_after": -1}, {"reset_after": "1"}],
+)
+def test_what_nobody_can_have_said_is_refused(said: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"limiter 'slow': observe\("):
+        slow.observe(**said)
+
 
 async def until_true(check: Any) -> None:
     async with asyncio.timeout(WITHIN):
