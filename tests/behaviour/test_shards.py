@@ -86,9 +86,15 @@ class Shop:
 
 
 @pytest.fixture(params=["server", "cluster"])
-async def shop(request: pytest.FixtureRequest, app_name: str) -> AsyncIterator[Shop]:
+def url(request: pytest.FixtureRequest) -> str:
+    """That of a server, or of a cluster."""
     place: Database | Cluster = request.getfixturevalue("redis_server" if request.param == "server" else "cluster")
-    made = Shop(app_name, place.url)
+    return place.url
+
+
+@pytest.fixture
+async def shop(url: str, app_name: str) -> AsyncIterator[Shop]:
+    made = Shop(app_name, url)
     async with made.app:
         yield made
 
@@ -209,12 +215,19 @@ async def test_an_app_with_another_number_uses_that_of_the_server(
     ]
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 7), (6, 2), (3, 1)])
+@pytest.mark.parametrize(
+    ("before", "after", "url"),
+    [
+        *((1, 4, "server"), (4, 7, "server"), (6, 2, "server"), (3, 1, "server")),
+        *((1, 4, "cluster"), (4, 7, "cluster"), (6, 2, "cluster")),
+    ],
+    indirect=["url"],
+)
 async def test_the_number_is_changed_under_load_and_nothing_is_lost(
-    before: int, after: int, redis_server: Database, app_name: str
+    before: int, after: int, url: str, app_name: str
 ) -> None:
-    shop = Shop(app_name, redis_server.url, shards=None)
-    old = Shop(app_name, redis_server.url, shards=None)
+    shop = Shop(app_name, url, shards=None)
+    old = Shop(app_name, url, shards=None)
     async with shop.app, old.app:
         if before > 1:
             await shop.change(before, 1)
