@@ -102,6 +102,17 @@ async def test_what_is_on_its_way_to_a_worker_stands_there_still(store: Store) -
     assert (await store.shards.backlog(QUEUE)).queued == 1
 
 
+async def test_each_job_of_what_is_on_its_way_counts_and_what_only_wakes_a_worker_does_not(store: Store) -> None:
+    await joined(store, "w")
+    await send(store, "later", delay_ms=HOUR)
+    assert await store.block(QUEUE, "w", BLOCK), "because of the first time"
+    assert await store.shards.backlog(QUEUE) == Backlog(scheduled=1)
+    await send(store, "a", "b", "c")
+    await store.claim(QUEUE, "w", 0)
+    assert await store.block(QUEUE, "w", BLOCK)
+    assert await store.shards.backlog(QUEUE) == Backlog(queued=3, scheduled=1)
+
+
 async def test_a_cancelled_job_counts_no_longer_once_a_claim_has_met_it(store: Store) -> None:
     await joined(store, "w")
     await send(store, "a", "b")

@@ -26,7 +26,14 @@ local function count(lane)
       local facts = {}
       for i = 1, #group, 2 do facts[group[i]] = group[i + 1] end
       if facts.name == Keys.GROUP then
-        queued = queued + facts.pending -- delivered to a worker, which has not claimed them yet
+        -- What was delivered to workers that have not claimed it yet.
+        local pending = facts.pending > 0 and redis.call('XPENDING', key, Keys.GROUP, '-', '+', most + 1) or {}
+        for i = 1, math.min(#pending, most) do
+          for _, entry in ipairs(redis.call('XRANGE', key, pending[i][1], pending[i][1])) do
+            queued = queued + named(entry[2])
+          end
+        end
+        if #pending > most then more = 1 end
         last = '(' .. facts['last-delivered-id']
       end
     end
