@@ -25,7 +25,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -212,9 +212,15 @@ def _clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clusters]:
     clusters.end()
 
 
-@pytest.fixture(scope="session")
+def _while_wanted(fixture_name: str, config: pytest.Config) -> Literal["session", "module"]:
+    """With three or more servers each file of the contract has tests with sentinels, else only a few have."""
+    del fixture_name, config
+    return "session" if len(chosen()) > 2 else "module"
+
+
+@pytest.fixture(scope=_while_wanted)
 def _sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedSentinels]:
-    """The shared sentinels of this process, with what they watch."""
+    """The shared sentinels of this process, with what they watch; idle, they take a hundredth of a processor."""
     sentinels = SharedSentinels(tmp_path_factory.mktemp("sentinels"))
     yield sentinels
     sentinels.end()

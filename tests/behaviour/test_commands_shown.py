@@ -69,7 +69,7 @@ def make(words: Words, config: pytest.Config) -> None:
 def pytest_(words: Words, config: pytest.Config) -> None:
     """Files that are there, and options that pytest or a conftest has."""
     own = "".join(path.read_text() for path in (ROOT / "tests").rglob("conftest.py"))
-    values = {"-k", "-p", "--faults-seed", "--faults-scale", "--faults-only"}
+    values = {"-k", "-n", "-p", "--faults-seed", "--faults-scale", "--faults-only"}
     for before, word in zip(["", *words], words, strict=False):
         if word.startswith("-"):
             assert f'addoption("{word}"' in own or config.getoption(word, default="none such") != "none such", word
