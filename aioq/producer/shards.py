@@ -68,7 +68,7 @@ class QueueShards:
 
     def in_words(self) -> str:
         """The queue with its shards, for people."""
-        return in_words(self.queue, self.number, len(self.names))
+        return in_words(self.queue, self.number, len(self.names)) if self.number else self.queue
 
     def several(self, most: int) -> Sequence[str]:
         """The shards for as many jobs, beginning with the next one in turn; fewer than there are for few jobs."""

@@ -17,7 +17,6 @@ from types import MappingProxyType
 from typing import Any
 
 from aioq.jobs.shards import by_queue, queue_of_shard
-from aioq.schedules.declare import Declared
 from aioq.store.contract import Claimed, Settlement, Store
 from aioq.store.leases import Renewal
 from aioq.util.log import logger
@@ -45,6 +44,7 @@ from aioq.worker.health import Health, QueueHealth, judge, merged
 from aioq.worker.held_jobs import HeldJobs
 from aioq.worker.identity import Incarnation, Membership
 from aioq.worker.lending import Lending
+from aioq.worker.placement import Placement
 from aioq.worker.queue_duties import QueueDuties
 from aioq.worker.run.call import Caller
 from aioq.worker.run.environment import RunEnvironment
@@ -66,7 +66,7 @@ class Duties:
         queues: the queues.
         concurrency: how many jobs may run at once.
         incarnation: makes the worker's ids.
-        declared: the schedules of the code.
+        placement: the schedules of the code.
         describe: what the worker says of itself; from any thread.
         verbs: what operators can ask for, see `Control`.
         shares: the queues' shares of the slots; empty if a free slot is for the first that comes.
@@ -84,14 +84,14 @@ class Duties:
         queues: Sequence[str],
         concurrency: int,
         incarnation: Incarnation,
-        declared: Sequence[Declared],
+        placement: Placement,
         describe: Callable[[], About],
         verbs: Mapping[str, ControlVerb] = MappingProxyType({}),
         shares: Mapping[str, Share] = MappingProxyType({}),
     ) -> None:
         self._app_parts, settings = app_parts, app_parts.settings
         self._store, self._incarnation = store, incarnation
-        self._declared, self._all_queues = declared, tuple(queues)
+        self._placement, self._all_queues = placement, tuple(queues)
         self._whole = set(worker_queues(app_parts, ())) <= by_queue(queues).keys()
         self.slots = Slots(concurrency, shares)
         self.watchdog = Watchdog(settings.loop_lag_warning)
@@ -144,11 +144,12 @@ class Duties:
         ops = OperationRunner(queue, app_parts.attend, expect=lambda ms: promoter.expect(ms))  # noqa: PLW0108
         promoter = Promoter(store, queue, on_outbox=relays.request, on_operations=ops.request)
         ticker = Ticker(
-            *(store.timetable, queue, self._declared),
+            *(store.timetable, queue, self._placement.declared),
             whole=self._whole,
             renewal=settings.lease / RENEWALS,
             served=self._all_queues if self._whole and queue == self._all_queues[0] else (),
             ready=membership.ready,
+            is_placed=lambda: self._placement.is_known,
         )
         ticker.sends = app_parts.sends
         fetcher = Fetcher(
@@ -219,6 +220,11 @@ class Duties:
     @property
     def _home(self) -> str:
         return next((queue for queue in self.queues if queue not in self._leaving), "")
+
+    def placed(self) -> None:
+        """It is known now in which shards schedules are: they are stored."""
+        for duties in self.queues.values():
+            duties.ticker.rejoin()
 
     def _answer(self, queue: str, request: str, answer: bytes) -> None:
         self.lease.answer(queue, request, answer)

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.jobs.context import NoJobError, current_job
 from aioq.producer.shards import Shards
-from aioq.schedules.homes import placed
 from aioq.store.contract import Store
 from aioq.store.diagnosis import ServerInfo
 from aioq.store.pauses import Pauses, in_words
@@ -21,6 +20,7 @@ from aioq.worker.duties.register import QueueRegister
 from aioq.worker.forks import forks_end
 from aioq.worker.health import Health
 from aioq.worker.identity import Incarnation
+from aioq.worker.placement import Placement
 from aioq.worker.run.logging import stopping
 from aioq.worker.steering import Steering
 from aioq.worker.wiring import Duties
@@ -155,27 +155,41 @@ class Worker:
         self._task = asyncio.current_task()
         store = await self._app_parts.store()
         shards = self._shards = await self._app_parts.shards()
-        info = await _connected(store, shards, self._stop)
-        if info is None:
+        # The store is opened once only: in a cluster each time warns of the nodes that are away.
+        info = await _retried(partial(store.open, thorough=True), self._stop)
+        placement = Placement(store.timetable, shards, self._declared)
+        if info is None or not await self._find(placement):
             return
         for warning in unknown_tasks(self._app_parts, self._declared, self.queues):
             log.warning("%s", warning)
         self.served = self._all_served(shards)
-        declared = await _retried(lambda: placed(store.timetable, shards.table, self._declared), self._stop)
-        if declared is None:
-            return
-        self._declared = declared
         async with forks_end(), self._app_parts.lifespan() as state:
             if self._on_start is not None:
                 self.paused = await _paused(store, self.queues)
                 self._on_start(info)
-            await self._serve(store, shards, state)
+            await self._serve(store, shards, placement, state)
+
+    async def _find(self, placement: Placement) -> bool:
+        """Learn of shards and schedules; False if the worker is stopped before.
+
+        If a node that knows is away, the worker begins without that, unless it is to end when all is empty.
+        """
+        try:
+            await placement.find()
+        except ServerUnavailableError as error:
+            if self._burst_mode:
+                await _retried(placement.find, self._stop)
+            else:
+                log.warning(
+                    "%s; the queues that can be reached are served, the rest as soon as it is there", error
+                )
+        return not self._stop.is_set()
 
     def _all_served(self, shards: Shards) -> tuple[str, ...]:
         """All shards of the worker's queues, a queue with one shard by its own name."""
         return tuple(name for queue in self.queues for name in shards.table[queue].names)
 
-    async def _serve(self, store: Store, shards: Shards, state: Any) -> None:
+    async def _serve(self, store: Store, shards: Shards, placement: Placement, state: Any) -> None:
         duties = self._duties = Duties(
             self._app_parts,
             store,
@@ -183,7 +197,7 @@ class Worker:
             queues=self.served,
             concurrency=self.concurrency,
             incarnation=self._incarnation,
-            declared=self._declared,
+            placement=placement,
             describe=self.steering.describe,
             verbs=self.steering.verbs,
             shares=self.steering.shares(),
@@ -192,6 +206,8 @@ class Worker:
         register = self._register = QueueRegister(store.operating.note_queues, lambda: self.queues)
         for queue, duty in [*duties.coroutines(), ("", register.run())]:
             self._begin(queue, [duty])
+        placement.on_known = duties.placed
+        self._dropped.append(asyncio.create_task(placement.keep_finding()))
         enders: list[asyncio.Task[Any]] = [asyncio.create_task(self._stop.wait())]
         if self._burst_mode:
             enders.append(asyncio.create_task(duties.burst.wait()))
@@ -298,23 +314,8 @@ class Worker:
             await executor.interrupt()
 
 
-async def _connected(store: Store, shards: Shards, stop: asyncio.Event) -> ServerInfo | None:
-    """Open the store and read how many shards there are, until it succeeds; None if the worker is stopped before.
-
-    Raises:
-        ServerRejectedError: the server refuses this user or is too old.
-    """
-    # The store is opened once only: in a cluster each time warns of the nodes that are away.
-    info = await _retried(partial(store.open, thorough=True), stop)
-    await _retried(shards.read, stop)
-    return None if stop.is_set() else info
-
-
 async def _retried(call: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T | None:
-    """The result of a call, which is repeated until the server is there; None if the worker is stopped before.
-
-    In a cluster that may be one node of several. What a worker needs before it serves anything is in few of them.
-    """
+    """The result of a call, which is repeated until the server is there; None if the worker is stopped before."""
     backoff = Backoff()
     warned = False
     while not stop.is_set():

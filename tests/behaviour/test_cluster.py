@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,16 @@ from aioq import (
     ServerRejectedError,
     ServerUnavailableError,
 )
+from aioq.app import internals_of
 from aioq.store.redis.durability import ReplicaConfirmation
 from aioq.store.redis.keys import base_key
 from aioq.store.redis.net.commands import Link
+from aioq.worker import Worker
+from aioq.worker.app_parts import worker_queues
 from tests.behaviour.kit import Project, cleared, until
 from tests.behaviour.pages import blocks
 from tests.clusters import Cluster, Node, free_ports
+from tests.contract.kit import eventually
 from tests.sentinels import Sentinels
 from tests.servers import Login, Server, available
 
@@ -166,6 +171,60 @@ async def test_a_node_that_fails_is_replaced_and_the_others_are_not_touched(
     assert longest < 2, f"a queue of another node stopped for {longest:.1f} s"
     assert await worker.stop() == 0
     assert "Traceback" not in worker.log
+
+
+@asynccontextmanager
+async def serving(app: App) -> AsyncIterator[Worker]:
+    """A worker of all queues of an App, in this process."""
+    app_parts = internals_of(app).app_parts()
+    worker = Worker(app_parts, queues=worker_queues(app_parts, ()))
+    running = asyncio.create_task(worker.run())
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        await running
+
+
+async def test_a_worker_that_is_started_without_a_node_serves_the_others_and_catches_up(
+    start_cluster: Callable[..., Cluster], app_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The node of the App's own keys: it knows how many shards there are, so schedules cannot be placed."""
+    cluster = start_cluster()
+
+    def declared() -> App:
+        app = App(app_name, url=cluster.url, queues={"wide": Queue(shards=2)})
+
+        async def echo(text: str = "tick") -> str:
+            return text
+
+        for queue in QUEUES:
+            app.task(name=f"echo.{queue}", queue=queue)(echo)
+        app.every(3600, schedule_id="hourly")(app.task(name="echo.wide", queue="wide")(echo))
+        return app
+
+    async with App(app_name, url=cluster.url, queues={"wide": Queue(shards=2)}) as before:
+        await before.queue("wide").set_shards(4)
+    lost = cluster.node_of(cluster.slot_of(f"aioq:{{{app_name}:}}"))
+    lost.ask("SAVE")
+    cluster.kill(lost)
+
+    async with aclosing(declared()) as app, serving(app) as worker:
+        others = [queue for queue in QUEUES if node_of(cluster, app, queue).id != lost.id]
+        assert others
+        await asyncio.gather(*(echoed(app, queue) for queue in others))
+        assert "wide#3" not in worker.served
+        await asyncio.to_thread(cluster.restart, lost)
+        wide = app.by_name("echo.wide").options(queue="wide")
+        handles = [await wide.options(shard_key=key).send(key) for key in "abcdefgh"]
+        assert [await handle.result(timeout=20) for handle in handles] == [*"abcdefgh"]
+        assert {"wide", "wide#1", "wide#2", "wide#3"} <= {*worker.served}
+
+        assert [each.id for each in await eventually(app.schedules.list)] == ["hourly"]
+        await asyncio.gather(*(echoed(app, queue) for queue in QUEUES))
+    warnings = [record.getMessage() for record in caplog.records if record.name == "aioq.worker"]
+    assert sum("; the queues that can be reached are served" in text for text in warnings) == 1
+    assert "all that this worker needs to know of its queues and schedules is known now" in warnings
 
 
 # -- what cannot be -----------------------------------------------------------------------------------------------

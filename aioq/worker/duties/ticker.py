@@ -55,13 +55,15 @@ class Ticker:
     Args:
         timetable: where the schedules are.
         queue: the queue.
-        declared: the code's schedules, of every queue.
+        declared: the code's schedules, of every queue, each with its shard once they are placed.
         whole: whether this worker serves the whole App: only then does it remove schedules that no code declares.
         renewal: seconds between two renewals of the lease.
         served: all queues of the worker; given to one ticker of a worker that serves the whole App. That ticker
             also removes, at the start, schedules in the App's other queues that no code declares.
         ready: waits until the server knows the worker, and returns the worker's id in this queue: the worker owns
             its declarations as long as it lives. By default there is no owner.
+        is_placed: whether the schedules of `declared` are placed. Before, none are stored, and ticks are made of
+            those that are stored already. Once they are, `rejoin` has them stored.
 
     Attributes:
         sends: passes the jobs of ticks through the middleware; None if there is none.
@@ -77,6 +79,7 @@ class Ticker:
         renewal: float,
         served: Collection[str] = (),
         ready: Callable[[], Awaitable[str]] = _no_worker,
+        is_placed: Callable[[], bool] = lambda: True,
     ) -> None:
         self.sends: EncodedSends | None = None
         self._timetable = timetable
@@ -85,6 +88,7 @@ class Ticker:
         self._whole = whole
         self._served = served
         self._ready = ready
+        self._is_placed = is_placed
         self._removals = PendingRemovals(renewal * RENEWALS, {each.id for each in declared} if whole else None)
         self._plan = TickPlan(
             # Random, so that of many standbys one comes first.
@@ -171,7 +175,7 @@ class Ticker:
 
     async def _declare(self) -> None:
         backoff = Backoff()
-        while not self._stopped.is_set():
+        while self._is_placed() and not self._stopped.is_set():
             try:
                 worker = await self._worker_id()
                 if worker is None:
