@@ -87,7 +87,7 @@ async def change_in_bulk(app: Any) -> None:
     """Change what is there, as somebody does who operates it."""
     await (await app.jobs(queue="default", state="scheduled").run_now())
     await (await app.jobs(queue="default", state="failed").retry())
-    await (await app.jobs(queue="default", state="queued").set_priority("high"))
+    await (await app.jobs(queue="default", state="waiting").cancel())
 
 
 async def look_for_two(app: Any, found: list[str]) -> None:
@@ -105,6 +105,7 @@ async def kill_workers(crew: Crew, case: Case, rounds: int, every: float) -> Non
     for _ in range(rounds):
         await asyncio.sleep(every)
         await crew.kill(case.chance.choice(crew.workers))
+        await crew.workers[-1].saw("│ host")  # the next kill is to meet workers that have jobs
 
 
 async def stop_workers(rig: Rig, crew: Crew, case: Case, rounds: int) -> None:
