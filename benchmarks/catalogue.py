@@ -19,6 +19,7 @@ class Library:
         entry: the import of an application; a plain `import` says little if modules are loaded at their first use.
         command: its command line, after `python`; None if it has none.
         keeps_results: whether results can be read afterwards; a bare loop may not.
+        has_unique_keys: whether its adapter sends jobs under a key of which only one is there at a time.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Library:
     entry: str = ""
     command: tuple[str, ...] | None = None
     keeps_results: bool = True
+    has_unique_keys: bool = False
 
     @property
     def module(self) -> str:
@@ -36,9 +38,9 @@ class Library:
         return f"benchmarks.peers.{self.name if self.kind == 'bare' else f'with_{self.name}'}"
 
 
-def _peer(name: str, title: str, entry: str, *shown: str) -> Library:
+def _peer(name: str, title: str, entry: str, *shown: str, unique: bool = False) -> Library:
     package = entry.split()[1].partition(".")[0].removesuffix("_redis")
-    return Library(name, title, "peer", name, shown, entry, ("-m", package))
+    return Library(name, title, "peer", name, shown, entry, ("-m", package), has_unique_keys=unique)
 
 
 LIBRARIES = {
@@ -46,9 +48,12 @@ LIBRARIES = {
     for library in (
         Library("bare", "bare loop", "bare", "aioq", keeps_results=False),
         Library("bare_records", "bare loop with records", "bare", "aioq"),
-        Library("aioq", "aioq", "subject", "aioq", ("aioq",), "from aioq import App", ("-m", "aioq")),
-        _peer("arq", "arq", "from arq import create_pool", "arq"),
-        _peer("saq", "SAQ", "from saq import Queue", "saq"),
+        Library(
+            *("aioq", "aioq", "subject", "aioq", ("aioq",), "from aioq import App", ("-m", "aioq")),
+            has_unique_keys=True,
+        ),
+        _peer("arq", "arq", "from arq import create_pool", "arq", unique=True),
+        _peer("saq", "SAQ", "from saq import Queue", "saq", unique=True),
         _peer("taskiq", "taskiq", "from taskiq_redis import RedisStreamBroker", "taskiq", "taskiq-redis"),
         _peer("streaq", "streaQ", "from streaq import Worker", "streaq", "coredis"),
         _peer("ardiq", "ArdiQ", "from ardiq import Ardiq", "ardiq"),

@@ -44,6 +44,14 @@ class Setup:
         return {"BENCH_URL": self.url, "BENCH_CONCURRENCY": str(self.concurrency)}
 
 
+class KeyedPeer(Protocol):
+    """A library with unique keys."""
+
+    async def send_unique(self, task: str, argument: Any) -> Any:
+        """Enqueue one job that is unique by its argument, and return once the server has it."""
+        ...
+
+
 class Peer(Protocol):
     """A library, called as its users would call it.
 

@@ -10,7 +10,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -115,6 +115,29 @@ async def latency(peer: Peer, *, jobs: int, warm_up: int, seconds: float) -> dic
     return {"taken": taken}
 
 
+async def pairs(peer: Any, *, jobs: int, seconds: float, senders: int) -> dict[str, Any]:
+    """Run jobs from many coroutines, which each await one after the other: in turns with unique keys and without.
+
+    Turns are short, so that the machine is the same for both.
+    """
+    taken = {"plain": 0.0, "unique": 0.0}
+    deadline = perf_counter() + seconds
+    done = 0
+    while done < jobs and perf_counter() < deadline:
+        for kind, send in (("plain", peer.send), ("unique", peer.send_unique)):
+            numbers = iter(range(done, done + CHUNK))
+
+            async def sender(numbers: Iterator[int] = numbers, send: Callable[..., Any] = send) -> None:
+                for number in numbers:
+                    await peer.wait(await send("noop", number))
+
+            started = perf_counter()
+            await asyncio.gather(*(sender() for _ in range(senders)))
+            taken[kind] += perf_counter() - started
+        done += CHUNK
+    return {**taken, "jobs": done}
+
+
 async def load(peer: Peer, *, rate: float, seconds: float) -> dict[str, Any]:
     """Send at a fixed rate, however slow the answers are. Each job's time counts from when it was due to be sent.
 
@@ -153,7 +176,7 @@ async def first(peer: Peer, *, job: int) -> dict[str, Any]:
 
 Action = Callable[..., Awaitable[dict[str, Any]]]
 ACTIONS: dict[str, Action] = {
-    action.__name__: action for action in (bulk, concurrent, sequential, collect, latency, load, first)
+    action.__name__: action for action in (bulk, concurrent, sequential, collect, latency, pairs, load, first)
 }
 
 

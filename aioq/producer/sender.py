@@ -163,6 +163,13 @@ class Route:
         mine.extra, mine.options = self.unique.put_into(self.extra, self.options, args, kwargs)
         return mine
 
+    def __copy__(self) -> "Route":
+        """A route for one call; what `copy` does for any object takes ten times as long."""
+        mine = object.__new__(Route)
+        for name in self.__slots__:
+            setattr(mine, name, getattr(self, name))
+        return mine
+
     def room(self) -> int:
         """The most bytes that the positional arguments of a call may have."""
         return self._max_payload - len(self.envelope((), {}))

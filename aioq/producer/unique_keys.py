@@ -7,7 +7,6 @@ a fraction the integer is taken: a worker makes `1.0` of the `1` that was sent t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, cast
 
@@ -83,8 +82,9 @@ class KeyMaker:
             ArgumentError: the key cannot be made of these arguments.
         """
         lock = self.lock(args, kwargs)
-        options = replace(options, shard_key=lock.key, delay_ms=self._wait_ms or options.delay_ms)
-        return msgspec.structs.replace(extra or Extra(), unique=lock), options
+        options = options.placed(lock.key, self._wait_ms or options.delay_ms)
+        extra = Extra(unique=lock) if extra is None else msgspec.structs.replace(extra, unique=lock)
+        return extra, options
 
     def concede(self, handle: JobHandle[Any], duplicate: Duplicate) -> None:
         """Let the handle of a call that was not added lead to the job which holds its unique key.

@@ -29,6 +29,11 @@ class Expiry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     has_run: bool = False
 
 
+ASKS, ASKS_FOR_CALL = -1, -2
+"""`Lock.due_ms` of a job that was sent without its key and follows another one: its worker asks now and then
+whether it may run. The second one says that it was given another call after it was claimed."""
+
+
 class Lock(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The unique key that a job holds.
 
@@ -38,7 +43,7 @@ class Lock(msgspec.Struct, frozen=True, array_like=True, gc=False):
         conflict: what becomes of a job whose key another one holds: see `aioq.jobs.unique.Unique`.
         window_ms: for how long it is held from the send on, in milliseconds; 0 for until something happens.
         due_ms: when a job is due that waits for the end of another one, in milliseconds since the Unix epoch; 0
-            for at once.
+            for at once; `ASKS` and `ASKS_FOR_CALL` are below 0.
         begun: 1 if a worker has begun the job's present call, else 0.
         wait_ms: of a debounced job, for how long there must be no further call, in milliseconds; `window_ms` is
             for how long there may be further ones then, and `due_ms` until when, 0 for no limit.
@@ -51,6 +56,11 @@ class Lock(msgspec.Struct, frozen=True, array_like=True, gc=False):
     due_ms: int = 0
     begun: int = 0
     wait_ms: int = 0
+
+    @property
+    def asks(self) -> bool:
+        """Whether its worker is to ask before the job is run."""
+        return self.due_ms < 0
 
     @property
     def is_debounced(self) -> bool:

@@ -76,6 +76,7 @@ class Signature:
         )
         self._types: dict[str, Any] = {p.name: self._prepared(p, hints.get(p.name, Any)) for p in parameters}
         self._keywords = frozenset(p.name for p in parameters if p.kind in _KEYWORD)
+        self._defaults = {p.name: p.default for p in parameters}
         self._rest = next((p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL), None)
         self._extra = next((p.name for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD), None)
         self._by_arity: dict[int, msgspec.msgpack.Decoder[tuple[Any, ...]]] = {}
@@ -123,9 +124,12 @@ class Signature:
 
     def bound(self, args: Sequence[object], kwargs: Mapping[str, object]) -> Mapping[str, object]:
         """The arguments of a checked call by the names of their parameters, with the defaults."""
-        bound = self._signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        return bound.arguments
+        if kwargs or self._rest is not None or self._extra is not None:
+            bound = self._signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            return bound.arguments
+        names = self._defaults  # the same without the machinery, which takes ten times as long
+        return {**names, **dict(zip(names, args, strict=False))}
 
     @property
     def parameters(self) -> Collection[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from aioq import App
+from aioq import App, Unique
 from benchmarks import work
 from benchmarks.contract import Setup
 
@@ -11,6 +11,7 @@ SETUP = Setup.read()
 app = App("bench", url=SETUP.url or None)
 TASKS: dict[str, Any] = {function.__name__: app.task(function) for function in (work.noop, work.nap, work.keep)}
 TASKS["plain"] = app.task(work.plain)
+UNIQUE: dict[str, Any] = {"noop": app.task(name="unique", unique=Unique())(work.noop)}
 
 
 class Aioq:
@@ -27,6 +28,10 @@ class Aioq:
     async def send(self, task: str, argument: Any) -> Any:
         """`task.send`."""
         return await TASKS[task].send(argument)
+
+    async def send_unique(self, task: str, argument: Any) -> Any:
+        """`send` of a task with `unique=Unique()`."""
+        return await UNIQUE[task].send(argument)
 
     async def send_many(self, task: str, arguments: Sequence[Any]) -> Sequence[Any]:
         """`task.send_many`."""

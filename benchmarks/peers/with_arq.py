@@ -75,6 +75,10 @@ class Arq:
         """`enqueue_job`."""
         return await self.pool.enqueue_job(task, argument)
 
+    async def send_unique(self, task: str, argument: Any) -> Any:
+        """A job id of one's own: with arq that is what makes a job unique, until its result expires."""
+        return await self.pool.enqueue_job(task, argument, _job_id=f"{task}:{argument}")
+
     async def send_many(self, task: str, arguments: Sequence[Any]) -> Sequence[Any]:
         """100 at a time: each takes a connection of its own."""
         found: list[Any] = []

@@ -75,6 +75,10 @@ class Saq:
         """`enqueue`."""
         return await queue.enqueue(task, number=argument, ttl=3600)
 
+    async def send_unique(self, task: str, argument: Any) -> Any:
+        """A key of one's own: with SAQ that is what makes a job unique, until it has ended."""
+        return await queue.enqueue(task, number=argument, ttl=3600, key=f"{task}:{argument}")
+
     async def send_many(self, task: str, arguments: Sequence[Any]) -> Sequence[Any]:
         """Gathered; the queue bounds how many are under way."""
         return await asyncio.gather(*(self.send(task, argument) for argument in arguments))

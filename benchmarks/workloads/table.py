@@ -1,12 +1,13 @@
 """All workloads in the order in which they are measured: each may use the rates of earlier ones."""
 
-from benchmarks.workloads import backlog, draining, latency, sending, standing
+from benchmarks.workloads import backlog, draining, latency, sending, standing, unique
 from benchmarks.workloads.contract import Workload
 
 WORKLOADS: tuple[Workload, ...] = (
     *sending.WORKLOADS,
     *draining.WORKLOADS,
     *latency.WORKLOADS,
+    *unique.WORKLOADS,
     *standing.WORKLOADS,
     *backlog.WORKLOADS,
 )

@@ -7,7 +7,7 @@ import pytest
 
 from aioq.errors import ServerError
 from aioq.jobs.job import JobState
-from aioq.store.contract import Added, Limits, NewJob, Settlement, Store, Verb
+from aioq.store.contract import Added, Claimed, Limits, NewJob, Settlement, Store, Verb
 from aioq.store.extra import Duplicate, Expiry, Extra, Lock
 from aioq.store.operating import ListQuery
 from aioq.store.redis.keys import base_key
@@ -591,6 +591,77 @@ async def test_a_job_that_runs_waits_for_the_one_that_runs_with_its_key(store: S
     await put(store, latest("a"))
     assert await named(store, "b", "latest") == ("a", True)
     assert await owner(store) == "a"
+
+
+async def call_of(store: Store, job_id: str) -> bytes | None:
+    return (await store.operating.calls(QUEUE, [job_id]))[0]
+
+
+async def asked(store: Store, claimed: Claimed) -> tuple[str, bool] | None:
+    lock = Lock(KEY, conflict="latest")
+    return await store.operating.hold_unique(QUEUE, "w", claimed.id, claimed.claim, lock)
+
+
+async def runs_again(store: Store, job_id: str) -> Claimed:
+    await store.reschedule(QUEUE, [job_id])
+    return await take_one(store, "w")
+
+
+async def test_of_jobs_that_run_and_wait_for_the_same_one_the_last_call_stays(store: Store) -> None:
+    await started(store)
+    await put(store, latest("a"), NewJob("b", CALL))
+    first, second = await take(store, "w")
+    assert await asked(store, second) == ("a", True)
+    assert await settle(store, "w", second, Verb.SNOOZE, delay_ms=LONG)
+    assert await put(store, latest("c", LARGE)) == [Duplicate("b")]
+    assert await call_of(store, "b") == LARGE
+    await store.reschedule(QUEUE, ["b"], delay_ms=LONG)
+    assert await named(store, "d", "latest") == ("b", False)
+    second = await runs_again(store, "b")
+    assert (second.envelope, second.is_unique) == (CALL, False)
+    assert await asked(store, second) == ("a", True)
+    assert await settle(store, "w", second, Verb.SNOOZE, delay_ms=LONG)
+    assert await settle(store, "w", first, Verb.SUCCEEDED, THREE)
+    assert await owner(store) == "b"
+    second = await runs_again(store, "b")
+    assert await asked(store, second) is None
+    assert await put(store, latest("f")) == [True]
+    assert await settle(store, "w", second, Verb.SUCCEEDED, THREE)
+    assert ids(await take(store, "w")) == ["f"]
+
+
+async def test_a_call_that_comes_while_a_worker_asks_is_the_one_that_runs(store: Store) -> None:
+    await started(store)
+    await put(store, latest("a"), NewJob("b", CALL))
+    first, second = await take(store, "w")
+    assert await asked(store, second) == ("a", True)
+    assert await settle(store, "w", second, Verb.SNOOZE, delay_ms=LONG)
+    second = await runs_again(store, "b")
+    assert await put(store, latest("c", LARGE)) == [Duplicate("b")]
+    assert await state(store, "b") is JobState.RUNNING
+    assert await settle(store, "w", first, Verb.SUCCEEDED, THREE)
+    assert await asked(store, second) == ("b", True), "its worker has the call of before"
+    assert await settle(store, "w", second, Verb.SNOOZE, delay_ms=LONG)
+    second = await runs_again(store, "b")
+    assert second.envelope == LARGE
+    assert await asked(store, second) is None
+    assert await owner(store) == "b"
+
+
+@pytest.mark.parametrize("how", ["cancelled", "deleted"])
+async def test_a_job_that_asks_now_and_then_may_be_ended(store: Store, how: str) -> None:
+    await started(store)
+    await put(store, latest("a"), NewJob("b", CALL))
+    first, second = await take(store, "w")
+    assert await asked(store, second) == ("a", True)
+    assert await settle(store, "w", second, Verb.SNOOZE, delay_ms=LONG)
+    if how == "cancelled":
+        assert await store.cancel(QUEUE, ["b"], REASON, LONG) == [JobState.SCHEDULED]
+    else:
+        await store.operating.delete(QUEUE, ["b"], REASON)
+    assert await put(store, latest("c")) == [True]
+    assert await settle(store, "w", first, Verb.SUCCEEDED, THREE)
+    assert ids(await take(store, "w")) == ["c"]
 
 
 @pytest.mark.parametrize("conflict", ["replace", "latest"])

@@ -143,7 +143,7 @@ class Record:
             claims=self.claims,
             tags=self.tags,
             ready_ms=self.ready_ms,
-            is_unique=self.extra is not None and self.extra.unique is not None,
+            is_unique=self.extra is not None and self.extra.unique is not None and not self.extra.unique.asks,
             is_limited=self.extra is not None and self.extra.limits is not None,
         )
 

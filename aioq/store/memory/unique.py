@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from aioq.jobs.job import JobState
-from aioq.store.extra import Duplicate, Extra, Lock, Way
+from aioq.store.extra import ASKS, ASKS_FOR_CALL, Duplicate, Extra, Lock, Way
 from aioq.store.memory.hooks import AFTER_RUN, Hook, Hooks
 from aioq.store.memory.records import Record
 from aioq.util.clock import Clock
@@ -121,7 +121,9 @@ class Uniques:
         if record is None or not is_run:
             return None
         if record.extra is not None and (has := record.extra.unique) is not None:
-            return (job_id, True) if has.is_debounced and not has.begun else None
+            if not has.asks:
+                return (job_id, True) if has.is_debounced and not has.begun else None
+            lock = has
         send = f"hold {job_id} {claim}"
         if (replaced := self.replaced(send)) is not None:
             return replaced.owner, False
@@ -130,18 +132,35 @@ class Uniques:
     def _hold(self, record: Record, lock: Lock, send: str) -> tuple[str, bool] | None:
         owner = self.owner(record.id, lock)
         if owner is None:
+            changed = lock.due_ms == ASKS_FOR_CALL  # it is to be run, but with another call than its worker has
+            lock = msgspec.structs.replace(lock, due_ms=ASKS if changed else 0)
             self.take(record.id, lock)
             record.extra = msgspec.structs.replace(record.extra or Extra(), unique=lock)
-            return None
+            return (record.id, True) if changed else None
         there, latest = self._records.get(owner), lock.conflict == "latest"
         if there is None or not self._lives(lock.key, owner) or there.is_elsewhere:
             return owner, False
+        if latest and there.state is JobState.RUNNING:
+            return self._line_up(record, lock, owner, send)
         if there.state is JobState.RUNNING or lock.conflict not in {"replace", "latest"}:
-            return owner, latest and there.state is JobState.RUNNING
+            return owner, False
         if latest or not lock_of(there).begun:
             self._replace(there, record, None)
             self._note_replaced(send, owner)
         return owner, False
+
+    def _line_up(self, record: Record, lock: Lock, owner: str, send: str) -> tuple[str, bool]:
+        """Let a job follow the one that runs, or give its call to the one that does."""
+        held = self._held[lock.key]
+        if held.following != record.id and self._lives(lock.key, held.following):
+            self._replace(self._records[held.following], record, None)
+            self._note_replaced(send, held.following)
+            return held.following, False
+        held.following = record.id
+        record.extra = msgspec.structs.replace(
+            record.extra or Extra(), unique=msgspec.structs.replace(lock, due_ms=ASKS)
+        )
+        return owner, True
 
     def give_back(self, job_id: str, lock: Lock) -> None:
         """Give back a key that a job holds; the job that follows it holds it then, and is queued."""
@@ -235,10 +254,10 @@ class Uniques:
 
     def _replace(self, there: Record, new: Record, due_ms: int | None) -> None:
         """Give a job the call, tags, expiry, lane and time of a new one, as if it had never been run."""
-        extra = new.extra or Extra()
+        extra, before = new.extra or Extra(), there.extra or Extra()
         there.envelope = new.envelope
         there.extra = msgspec.structs.replace(
-            there.extra or Extra(), tags=extra.tags, expires=extra.expires, limits=extra.limits
+            before, tags=extra.tags, expires=extra.expires, limits=extra.limits or before.limits
         )
         _set_begun(there, begun=0)
         there.attempts = there.cuts = 0
@@ -247,8 +266,12 @@ class Uniques:
             there.priority = new.priority
             if there.state is JobState.QUEUED:
                 self._place(there, None, Way.PRIORITIZE)  # its entry in the other lane stays behind
-        if there.state is JobState.RUNNING:
-            return  # its worker has just learned that it belongs to a series, and is about to put it off
+        if there.state is not JobState.RUNNING:
+            self._replace_time(there, due_ms)
+        elif lock_of(there).asks:  # its worker has just asked, and is about to put it off
+            _set_due(there, ASKS_FOR_CALL)
+
+    def _replace_time(self, there: Record, due_ms: int | None) -> None:
         if self.is_in_group(there.id):
             self._place(there, due_ms, Way.RESCHEDULE)
         elif there.state is JobState.WAITING:

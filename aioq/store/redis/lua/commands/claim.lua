@@ -183,7 +183,8 @@ function serving.run(id, job, envelope, orphan)
   local past = {claims, job[Field.ATTEMPTS] or 0, job[Field.CRASHES] or 0, job[Field.INTERRUPTIONS] or 0}
   if job[Field.READY] then past[5] = job[Field.READY] end
   if job[Field.EXTRA] then past[5], past[6] = job[Field.READY] or 0, job[Field.EXTRA].tags end
-  if job[Field.EXTRA] and job[Field.EXTRA].unique then past[6], past[7] = past[6] or {}, 1 end
+  local lock = job[Field.EXTRA] and job[Field.EXTRA].unique
+  if lock and not Unique.asks(lock) then past[6], past[7] = past[6] or {}, 1 end
   add_to_reply(id, envelope, job[Field.SENT], past, cmsgpack.pack(job))
   return true
 end

@@ -20,15 +20,14 @@ local id = ARGV[2]
 local job = Record.load(q, id)
 local extra = job and job[Field.EXTRA]
 if not Record.is_run_by(job, ARGV[1], ARGV[3]) then return '' end
-if extra and extra.unique then
-  return Series.is_one(extra.unique) and extra.unique[6] == 0 and '\n' .. id or ''
-end
+local has = extra and extra.unique
+if has and not Unique.asks(has) then return Series.is_one(has) and has[6] == 0 and '\n' .. id or '' end
 
 local name = 'hold ' .. id .. ' ' .. ARGV[3]
 local before = Receipts.found(q, name)
 if before then return before[1] end
 
-local lock = cmsgpack.unpack(ARGV[4])
+local lock = has or cmsgpack.unpack(ARGV[4])
 local function hold()
   Record.widen(job, Field.EXTRA)
   job[Field.EXTRA] = extra or {}
@@ -47,18 +46,39 @@ if Series.is_one(lock) then
   hold()
   return '\n' .. id
 end
-local owner, there = Unique.owner(q, id, lock)
+local owner, there, following = Unique.owner(q, id, lock)
+if not owner and lock[5] == Unique.ASKS_FOR_CALL then
+  lock[5] = Unique.ASKS -- it is to be run, but with another call than its worker has
+  hold()
+  return '\n' .. id
+end
 if not owner then
+  lock[5] = 0
   Unique.take(q, id, lock)
   hold()
   return ''
 end
 if not there or lock[3] == 'return' or lock[3] == 'raise' or Record.is_elsewhere(there) then return owner end
-if there[Field.STATE] == 'running' then return (lock[3] == 'latest' and '\n' or '') .. owner end
-local envelope = Record.whole(q, id, job[Field.JOB])
-if envelope and (lock[3] == 'latest' or there[Field.EXTRA].unique[6] ~= 1) then
-  Successors.replace(q, owner, there, {envelope = envelope, lane = job[Field.LANE] or nil,
-    extra = {tags = extra and extra.tags, unique = lock}})
+local new = {envelope = Record.whole(q, id, job[Field.JOB]), lane = job[Field.LANE] or nil}
+new.extra = {tags = extra and extra.tags, unique = lock}
+if there[Field.STATE] == 'running' then
+  if lock[3] ~= 'latest' then return owner end
+  local alive, next_job
+  if following and following ~= id then alive, next_job = Unique.is_alive(q, lock[1], following) end
+  if next_job and alive and new.envelope then
+    Successors.replace_next(q, following, next_job, new)
+    Receipts.keep(q, name, {following})
+    return following
+  end
+  if not alive then
+    Unique.note(q, lock[1], owner, id)
+    lock[5] = Unique.ASKS
+    hold()
+  end
+  return '\n' .. owner
+end
+if new.envelope and (lock[3] == 'latest' or there[Field.EXTRA].unique[6] ~= 1) then
+  Successors.replace(q, owner, there, new)
   Receipts.keep(q, name, {owner})
 end
 return owner

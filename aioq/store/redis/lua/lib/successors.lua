@@ -53,6 +53,13 @@ function Successors.replace(q, id, job, new)
   if had_body and job[Field.JOB] ~= true then redis.call('DEL', Keys.body(q, id)) end
 end
 
+-- The same for one that follows another one; its worker may just be asking whether it may run.
+function Successors.replace_next(q, id, job, new)
+  if job[Field.STATE] ~= 'running' then return Successors.replace(q, id, job, new) end
+  job[Field.EXTRA].unique[5] = Unique.ASKS_FOR_CALL
+  Successors.replace_call(q, id, job, new)
+end
+
 -- The same for a job that this call is about to add.
 function Successors.replace_new(job, new)
   job.envelope, job.due, job.lane = new.envelope, new.due, new.lane
@@ -75,7 +82,7 @@ function Successors.choose(q, id, new, owner, job, following, adding)
       return following
     end
     local alive, next_job = Unique.is_alive(q, lock[1], following)
-    if next_job and alive then Successors.replace(q, following, next_job, new) end
+    if next_job and alive then Successors.replace_next(q, following, next_job, new) end
     if alive then return following end
   end
   local waits = job[Field.STATE] ~= 'running' and job[Field.STATE] ~= 'moving'

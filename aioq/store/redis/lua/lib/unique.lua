@@ -17,6 +17,11 @@ local Unique = {}
 -- for how many ms it is held, 5 when the job is due that is to follow another one, 6 whether its present call
 -- was begun by a worker, 1 or 0, 7 see lib/series.lua.
 
+-- A job that was sent without its key and follows another one is not `waiting`: it is run now and then, and its
+-- worker asks whether it may go on. Item 5 says so: -1, or -2 if it was given another call after it was claimed.
+Unique.ASKS, Unique.ASKS_FOR_CALL = -1, -2
+function Unique.asks(lock) return lock[5] < 0 end
+
 -- The job that holds a key, the one that follows it, and whether the key is held for a time; nil for none.
 function Unique.noted(q, key)
   local value = redis.pcall('GET', Keys.unique(q, key))
@@ -41,10 +46,12 @@ end
 
 -- The job that holds the key of a job, if that is another one. Returns its id; its record, unless it is one of
 -- those that this call is `adding`, this version cannot read it, or it has ended and the key is held for a time;
--- the job that follows it; and whether the key is held for a time.
+-- the job that follows it; and whether the key is held for a time. If nobody has noted the key, only the fifth
+-- value is there: true.
 function Unique.owner(q, id, lock, adding)
   local owner, following, is_timed = Unique.noted(q, lock[1])
-  if not owner or owner == id then return nil end
+  if not owner then return nil, nil, nil, nil, true end
+  if owner == id then return nil end
   if adding and adding[owner] then return owner, nil, following, is_timed end
   local alive, job = Unique.is_alive(q, lock[1], owner)
   if alive or is_timed then return owner, alive and job or nil, following, is_timed end
@@ -64,6 +71,7 @@ end
 
 -- Lets a job hold the key that it has taken for a time from now on, if it is to: it has a record now.
 function Unique.count_from_now(q, id, lock)
+  if lock[2] ~= 'within' then return end
   local owner, _, is_timed = Unique.noted(q, lock[1])
-  if lock[2] == 'within' and owner == id and not is_timed then Unique.take(q, id, lock) end
+  if owner == id and not is_timed then Unique.take(q, id, lock) end
 end
