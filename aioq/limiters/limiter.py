@@ -7,11 +7,12 @@ from types import TracebackType
 from typing import Protocol, TypeVar
 
 from aioq.errors import ConfigError, ServerError
+from aioq.jobs.context import job_here
 from aioq.limiters.headers import Headers, observed_in
 from aioq.limiters.permits import Held
 from aioq.limiters.pool import Pool
 from aioq.limiters.pools import Pools
-from aioq.limiters.rules import check_actual, check_timeout, check_tokens, make_observed
+from aioq.limiters.rules import check_actual, check_time, check_tokens, make_observed
 from aioq.public import public
 from aioq.store.limiters import LimiterRule, Observed
 from aioq.util.durations import Duration
@@ -88,21 +89,23 @@ class Permit:
 class Acquire:
     """One use of a limiter: `async with`, or `with` for `acquire_sync`."""
 
-    __slots__ = ("_loop", "_permit", "_source", "_timeout", "_tokens", "name")
+    __slots__ = ("_permit", "_snooze_after", "_source", "_timeout", "_tokens", "name")
 
-    def __init__(self, source: LimiterSource, name: str, tokens: int, timeout: float | None) -> None:
+    def __init__(
+        self, source: LimiterSource, name: str, tokens: int, timeout: float | None, snooze_after: float | None
+    ) -> None:
         self.name = name
         self._source = source
         self._tokens = tokens
         self._timeout = timeout
+        self._snooze_after = snooze_after
         self._permit: Permit | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Permit:
         """Wait for the permit."""
         pools = self._source.pools_here() or await self._source.pools()
         pool = pools[self.name]
-        held = pool.take(self._tokens) or await self._wait(pool)
+        held = pool.take(self._tokens) or await self._wait(pools, pool)
         self._permit = Permit(self.name, held, pool)
         return self._permit
 
@@ -114,10 +117,13 @@ class Acquire:
         self._permit.end()
         self._permit = None
 
-    async def _wait(self, pool: Pool) -> Held:
+    async def _wait(self, pools: Pools, pool: Pool) -> Held:
         if self._permit is not None:
             raise ConfigError(f"limiter {self.name!r}: one acquire() is for one permit; call it again for another")
         check_tokens(self.name, self._tokens, pool.rule)
+        job = None if self._snooze_after is None else job_here()
+        if job is not None and self._snooze_after is not None:
+            return await pools.turns.wait(pool, job, self._tokens, self._timeout, self._snooze_after)
         return await pool.wait(self._tokens, self._timeout)
 
 
@@ -160,7 +166,9 @@ class Limiter:
     def __repr__(self) -> str:
         return f"<Limiter {self.name}{f': {self._rule}' if self._rule else ''}>"
 
-    def acquire(self, tokens: int = 1, *, timeout: Duration | None = None) -> Acquire:
+    def acquire(
+        self, tokens: int = 1, *, timeout: Duration | None = None, snooze_after: Duration | None = None
+    ) -> Acquire:
         """Wait for a permit: `async with limiter.acquire(estimate, timeout=30) as permit:`.
 
         Permits are given out in the order in which they were asked for. One that is held ends with its block, with
@@ -170,6 +178,9 @@ class Limiter:
             tokens: how many of the rate's tokens it takes; of the places of a `concurrency` each permit takes one.
             timeout: how long to wait, in seconds or as a timedelta; 0 takes only what is there. By default as long
                 as it takes, but no longer than `send_timeout` while the server is away.
+            snooze_after: a job that would wait for longer gives its slot back and comes back at the time at which
+                its tokens are there, which are kept for it; it counts as no attempt, as `current_job().snooze`.
+                Where it waits for a place, it comes back after this time. Outside of a job it changes nothing.
 
         Raises:
             ConfigError: at once if an argument is wrong, such as more tokens than the burst; when it waits, if
@@ -178,11 +189,16 @@ class Limiter:
             ServerUnavailableError: the same, because the server is away.
         """
         wanted = check_tokens(self.name, tokens, self._rule)
-        return Acquire(self._source, self.name, wanted, check_timeout(self.name, timeout))
+        within, long = (
+            check_time(self.name, *each) for each in (("timeout", timeout), ("snooze_after", snooze_after))
+        )
+        return Acquire(self._source, self.name, wanted, within, long)
 
-    def acquire_sync(self, tokens: int = 1, *, timeout: Duration | None = None) -> SyncAcquire:
+    def acquire_sync(
+        self, tokens: int = 1, *, timeout: Duration | None = None, snooze_after: Duration | None = None
+    ) -> SyncAcquire:
         """`acquire` for sync code: `with limiter.acquire_sync() as permit:`; see `App.run_sync`."""
-        return SyncAcquire(self._source, self.acquire(tokens, timeout=timeout))
+        return SyncAcquire(self._source, self.acquire(tokens, timeout=timeout, snooze_after=snooze_after))
 
     def observe(self, *, remaining: float | None = None, reset_after: Duration | None = None) -> None:
         """Say what the service has said of its quota: `limiter.observe(remaining=12, reset_after=30)`.

@@ -12,16 +12,15 @@ share.
 import asyncio
 import contextlib
 import math
-from collections import deque
 from collections.abc import Callable
-from itertools import islice
+from typing import Any
 
-from aioq.errors import AioqError, ConfigError, ServerUnavailableError
+from aioq.errors import AioqError, ServerUnavailableError
 from aioq.jobs.context import JobContext
-from aioq.limiters.permits import Held, Waiter
-from aioq.limiters.rules import check_tokens, undeclared
-from aioq.limiters.stock import QUANTUM, Stock
-from aioq.store.limiters import MOST_NEEDS, LimiterRule, LimiterVerbs, Observed, Promise, Take, Taken
+from aioq.limiters.permits import Held, Line, Waiter, refuse
+from aioq.limiters.rules import too_late, undeclared
+from aioq.limiters.stock import QUANTUM, Stock, nap
+from aioq.store.limiters import LimiterRule, LimiterVerbs, Observed, Promise, Take, Taken
 from aioq.util.aio import Backoff, end
 from aioq.util.log import logger
 
@@ -44,9 +43,10 @@ class Pool:
         on_held: called when it holds places.
 
     Attributes:
-        name, member: as above.
+        name, member, patience: as above.
         rule: the limiter's numbers, as far as they are known.
         stock: what is here.
+        woken: set when there may be a place, or time has passed.
         wait_ms: in how many milliseconds the next call is due, if somebody waits for that; None if not.
     """
 
@@ -61,24 +61,23 @@ class Pool:
         rule: LimiterRule | None,
         on_held: Callable[[], None],
     ) -> None:
-        self.name, self.member, self.rule = name, member, rule
+        self.name, self.member, self.rule, self.stock = name, member, rule, Stock(lease)
         self.wait_ms: float | None = None
-        self.stock = Stock(lease)
-        self._verbs, self._lease, self._patience, self._on_held = verbs, lease, patience, on_held
+        self._verbs, self._lease, self.patience, self._on_held = verbs, lease, patience, on_held
         self._loop = asyncio.get_running_loop()
         self._undeclared = rule
         self._revision = 0
         self._noted_at = -math.inf
-        self._waiters: deque[Waiter] = deque()
+        self._line = Line()
         self._promise: Promise | None = None
         self._promised_tokens = 0
         self._stands = self._returns = False
-        self._debt = 0.0
-        self._refunds: list[tuple[float, float]] = []
+        self._debt, self._refunds = 0.0, list[tuple[float, float]]()
         self._observed: Observed | None = None
         self._trouble: ServerUnavailableError | None = None
         self._troubled_at = self._evicts_from = -math.inf
-        self._changed = asyncio.Event()
+        self._changed, self.woken = asyncio.Event(), asyncio.Event()
+        self._calling = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -91,15 +90,15 @@ class Pool:
     def due_ms(self) -> float | None:
         """In how many ms somebody may get a permit because time has passed; None if nobody waits for that."""
         is_for_place = self._stands and self._promise is None
-        return None if is_for_place or not self._waiters else self.wait_ms
+        return None if is_for_place or not self._line else self.wait_ms
 
     def waiting_jobs(self) -> set[JobContext]:
         """The jobs that wait for time to pass."""
-        return set() if self.wait_ms is None else {each.job for each in self._waiters if each.job is not None}
+        return set() if self.wait_ms is None else self._line.jobs
 
     def take(self, tokens: int) -> Held | None:
         """A permit from what is here; None if somebody waits, or there is too little."""
-        return None if self._waiters else self._from_here(tokens)
+        return None if self._line else self._from_here(tokens)
 
     async def wait(self, tokens: int, within: float | None) -> Held:
         """Wait for a permit, after those who came before.
@@ -115,7 +114,7 @@ class Pool:
             ServerUnavailableError: the same, and the server is away.
         """
         waiter = Waiter(tokens, within)
-        self._waiters.append(waiter)
+        self._line.add(waiter)
         self._begin()
         timer = None if within is None else self._loop.call_later(within, self._time_out, waiter)
         try:
@@ -139,19 +138,18 @@ class Pool:
         if held.has_place:
             self.stock.busy -= 1
             self._serve()
-            if self._waiters and not self.stock.is_fresh(self._loop.time()):
+            if self._line and not self.stock.is_fresh(self._loop.time()):
                 self._changed.set()  # others may have waited for longer
         if self._has_news():
             self._begin()
+            self._changed.set()
         else:
             self._return_later()
 
     def observe(self, observed: Observed) -> None:
         """Tell all processes what a service has said of its quota."""
         before = self._observed
-        if (
-            before is None or before.reset_ms is None or before.remaining >= 1
-        ):  # else it says to pause, and is unsent
+        if before is None or before.reset_ms is None or before.remaining >= 1:  # else it asks for a pause
             self._observed = observed
         self.stock.drop()  # nothing is given out before the server knows it
         self._begin()
@@ -171,13 +169,14 @@ class Pool:
     def wake(self) -> None:
         """There may be a place, or time has passed: call."""
         self._changed.set()
+        self.woken.set()
 
     async def close(self) -> None:
         """Give back what is not in use."""
         if self._timer is not None:
             self._timer.cancel()
-        self._refuse(ServerUnavailableError(f"limiter {self.name!r}: its App was closed"))
-        await end([each for each in (self._task, self._listening) if each is not None])
+        self._line.refuse(ServerUnavailableError(f"limiter {self.name!r}: its App was closed"))
+        await end(filter(None, (self._task, self._listening)))
         if self.stock.held or self._has_news():
             self.stock.drop()
             with contextlib.suppress(AioqError):
@@ -193,37 +192,31 @@ class Pool:
             return None
         return self.stock.take(self.rule, tokens, self._loop.time())
 
-    def _first(self) -> Waiter | None:
-        """Who waits for the longest, without those who have just given up."""
-        while self._waiters and self._waiters[0].future.done():
-            self._waiters.popleft()
-        return self._waiters[0] if self._waiters else None
-
     def _serve(self) -> None:
         """Serve those who wait from what is here."""
-        while (first := self._first()) is not None and (permit := self._from_here(first.tokens)) is not None:
-            self._waiters.popleft().future.set_result(permit)
+        while (first := self._line.first()) is not None and (permit := self._from_here(first.tokens)) is not None:
+            self._line.serve(permit)
 
     def _serve_granted(self, tokens: float) -> None:
         """Serve those who wait with what a call has brought for them."""
         rule = self.rule
         assert rule is not None
-        while (first := self._first()) is not None and first.tokens <= tokens:
+        while (first := self._line.first()) is not None and first.tokens <= tokens:
             if rule.concurrency and not self.stock.idle:
                 break
             tokens -= first.tokens
-            self._waiters.popleft().future.set_result(self.stock.grant(rule, first.tokens))
+            self._line.serve(self.stock.grant(rule, first.tokens))
         if tokens and rule.rate:  # who was to have them waits no more
             self._refunds.append((tokens, self.stock.stamp))
 
     def _return_later(self) -> None:
         """Give back idle places if nobody needs them soon."""
-        if self.stock.idle and not self._waiters and self._timer is None:
+        if self.stock.idle and not self._line and self._timer is None:
             self._timer = self._loop.call_later(QUANTUM, self._return_idle)
 
     def _return_idle(self) -> None:
         self._timer = None
-        if self.stock.idle and not self._waiters:
+        if self.stock.idle and not self._line:
             self._returns = True
             self._begin()
 
@@ -236,36 +229,22 @@ class Pool:
             held = future.result()  # it came just when the wait was cancelled
             held.actual = 0
             self.give_back(held)
-        elif waiter in self._waiters:
-            if waiter is self._waiters[0]:
-                self._changed.set()
-            self._waiters.remove(waiter)
-        else:
+        elif self._line.remove(waiter) or not self._line:
             self._changed.set()
 
     def _time_out(self, waiter: Waiter) -> None:
-        if not waiter.future.done():
-            waiter.future.set_exception(self._too_late(waiter))
+        refuse(waiter, self.too_late(waiter.tokens, self._loop.time() - waiter.since))
 
-    def _too_late(self, waiter: Waiter) -> Exception:
-        waited = self._loop.time() - waiter.since
-        what = f"limiter {self.name!r}: no permit for {waiter.tokens} within {waited:.3g} s"
-        if self._trouble is not None:
-            return ServerUnavailableError(f"{what}: {self._trouble}")
-        return TimeoutError(f"{what} ({self.rule})")
-
-    def _refuse(self, error: Exception) -> None:
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.future.done():
-                waiter.future.set_exception(error)
+    def too_late(self, tokens: int, waited: float) -> Exception:
+        """The error of somebody who has waited for so many seconds."""
+        return too_late(self.name, tokens, waited, self.rule, self._trouble)
 
     # -- the calls
 
     def _has_news(self) -> bool:
         """Whether there is something to say to the server although nobody waits."""
         is_new = self._debt or self._refunds or self._observed is not None or self._returns
-        return bool(is_new or ((self._promise is not None or self._stands) and not self._waiters))
+        return bool(is_new or ((self._promise is not None or self._stands) and not self._line))
 
     def _begin(self) -> None:
         if self._task is None:
@@ -274,76 +253,108 @@ class Pool:
     async def _run(self) -> None:
         backoff = Backoff()
         try:
-            while self._waiters or self._has_news():
-                take = self._say()
-                began = self._loop.time()
-                self._changed.clear()
+            while self._line or self._has_news():
                 try:
-                    taken = await self._verbs.take(self.name, take)
+                    async with self._calling:
+                        take = self._say()
+                        self._changed.clear()
+                        self._apply(take, await self._call(take))
                 except ServerUnavailableError as error:
                     self._failed(error)
                     await self._sleep(backoff.next())
                     continue
                 backoff = Backoff()
-                if taken is None:
-                    raise undeclared(self.name)  # noqa: TRY301 - the one place that refuses all
-                self._apply(take, taken, began)
                 await self._note()
-                if self._waiters and self.wait_ms is not None:
-                    await self._sleep(self.wait_ms / 1000)
+                if self._line and self.wait_ms is not None:
+                    await self._sleep(nap(self.wait_ms))
                 self.wait_ms = None
         except Exception as error:
             self._debt, self._observed, self._returns, self._stands, self._promise = 0.0, None, False, False, None
             self._refunds.clear()
             if not isinstance(error, AioqError):
                 log.exception("limiter %s: an error of aioq's own", self.name)
-            self._refuse(error)
+            self._line.refuse(error)
         finally:
             self._task = None
 
     def _say(self) -> Take:
         """What to say in the next call."""
-        now, stock, first = self._loop.time(), self.stock, self._first()
-        needs = list(islice(self._waiters, MOST_NEEDS))
+        now, stock, first = self._loop.time(), self.stock, self._line.first()
+        needs = self._line.needs()
         if first is not None and self._promise is not None and first.tokens != self._promised_tokens:
             needs = []  # that was for somebody who waits no more: it is given up, and the next call asks anew
         if self._promise is None and not stock.is_fresh(now):
             stock.held = stock.busy  # idle places are given back, and asked for anew
-        return Take(
-            member=self.member,
-            rule=self._undeclared,
-            revision=self._revision,
-            held=stock.held,
-            idle=stock.idle,
-            needs=[each.tokens for each in needs],
+        return self._take(
+            needs=needs,
             spare=stock.wanted(self.rule, now),
             promise=self._promise,
             debt=self._debt,
             refunds=list(self._refunds),
             observed=self._observed,
-            evicts=now >= self._evicts_from,
         )
 
-    def _apply(self, take: Take, taken: Taken, began: float) -> None:
-        """Take over what a reply says, and serve those who wait."""
+    def _take(self, **said: Any) -> Take:
+        """What each call says, and what this one says besides."""
+        return Take(
+            member=self.member,
+            rule=self._undeclared,
+            revision=self._revision,
+            held=self.stock.held,
+            idle=self.stock.idle,
+            evicts=self._loop.time() >= self._evicts_from,
+            **said,
+        )
+
+    async def ask(
+        self, tokens: int, promise: Promise | None, job: str, snooze_ms: int
+    ) -> tuple[Held | None, Taken]:
+        """Ask for a permit for one job that comes back rather than waits for long.
+
+        Raises:
+            ServerUnavailableError: the server is away.
+        """
+        async with self._calling:
+            stock, needs = self.stock, [tokens] if tokens else []
+            taken = await self._call(self._take(needs=needs, promise=promise, job=job, snooze_ms=snooze_ms))
+            assert self.rule is not None
+            self._listen_if(waits=not taken.granted, stands=self._has_places())
+            if taken.granted and (stock.idle or not self.rule.concurrency):
+                return stock.grant(self.rule, tokens), taken
+            self._return_later()
+            return None, taken
+
+    async def _call(self, take: Take) -> Taken:
+        """Call the store, and take over what the reply says of the limiter and of what this process has."""
+        began = self._loop.time()
+        taken = await self._verbs.take(self.name, take)
+        if taken is None:
+            raise undeclared(self.name)
         if self._trouble is not None:
             log.warning("limiter %s: the server is back", self.name)
             self._trouble, self._evicts_from = None, self._loop.time() + self._lease
+        self._adopt_rule(take, taken)
+        self.stock.add(taken, began)
+        if taken.held:
+            self._on_held()
+        return taken
+
+    def _apply(self, take: Take, taken: Taken) -> None:
+        """Take over what a reply says to those who wait, and serve them."""
         self._returns = False
         self._debt -= take.debt
         del self._refunds[: len(take.refunds)]
         if self._observed is take.observed:
             self._observed = None
-        self._adopt_rule(take, taken)
         self._stands = self._has_places() and take.idle + taken.held - take.held < len(take.needs)
         self._promise, self.wait_ms = taken.promise, taken.wait_ms
         self._promised_tokens = take.needs[taken.granted] if taken.granted < len(take.needs) else 0
-        self.stock.add(taken, began)
-        if taken.held:
-            self._on_held()
         self._serve_granted(sum(take.needs[: taken.granted]))
         self._return_later()
-        if self._listening is None and self._waiters and (self._stands or self._verbs.wakes_all):
+        self._listen_if(waits=bool(self._line), stands=self._stands)
+
+    def _listen_if(self, *, waits: bool, stands: bool) -> None:
+        if self._listening is None and waits and (stands or self._verbs.wakes_all):
             self._listening = self._loop.create_task(self._listen(), name=f"aioq-limiter-{self.name}-wakes")
 
     def _adopt_rule(self, take: Take, taken: Taken) -> None:
@@ -356,18 +367,8 @@ class Pool:
                     *(self.name, taken.rule, self.rule),
                 )
             self.rule = taken.rule
-            self._refuse_too_large()
+            self._line.refuse_too_large(self.name, taken.rule)
         self._revision = taken.revision
-
-    def _refuse_too_large(self) -> None:
-        """Refuse those who wait for more than there ever will be."""
-        for waiter in [*self._waiters]:
-            try:
-                check_tokens(self.name, waiter.tokens, self.rule)
-            except ConfigError as error:
-                if not waiter.future.done():
-                    waiter.future.set_exception(error)
-                self._waiters.remove(waiter)
 
     def _failed(self, error: ServerUnavailableError) -> None:
         now = self._loop.time()
@@ -377,8 +378,8 @@ class Pool:
         self._trouble, self.stock.is_away = error, True
         self._refunds.clear()  # the server may have them
         self._serve()
-        for waiter in [*self._waiters]:
-            if waiter.timeout is None and now - max(waiter.since, self._troubled_at) > self._patience:
+        if now > self._troubled_at + self.patience:
+            for waiter in self._line.impatient(now - self.patience):
                 self._time_out(waiter)
 
     async def _sleep(self, seconds: float) -> None:

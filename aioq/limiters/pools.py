@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from aioq.jobs.context import JobContext
 from aioq.limiters.leases import LeaseThread
 from aioq.limiters.pool import Pool
+from aioq.limiters.turns import Turns
 from aioq.store.contract import Store
 from aioq.store.limiters import LimiterRule, PermitLease
 
@@ -19,6 +20,9 @@ class Pools:
         rules: the numbers that the App declares; more may be added, and others.
         lease: how long a lease lasts, in seconds.
         patience: for how many seconds those without a timeout wait while the server is away.
+
+    Attributes:
+        turns: the jobs that come back rather than wait for long.
     """
 
     def __init__(self, store: Store, rules: Mapping[str, LimiterRule], *, lease: float, patience: float) -> None:
@@ -28,6 +32,7 @@ class Pools:
         self._patience = patience
         self._member = f"{socket.gethostname()[:64]}-{os.getpid()}-{os.urandom(4).hex()}"
         self._pools: dict[str, Pool] = {}
+        self.turns = Turns()
         self._leases = LeaseThread(store.lease_client, lease, held=self._held, on_renewal=self._renewed)
 
     def __getitem__(self, name: str) -> Pool:
@@ -50,11 +55,12 @@ class Pools:
 
     def waiting_jobs(self) -> set[JobContext]:
         """The jobs that wait for time to pass."""
-        return {job for pool in self._pools.values() for job in pool.waiting_jobs()}
+        return {job for pool in self._pools.values() for job in pool.waiting_jobs()} | self.turns.waiting.keys()
 
     def next_ms(self) -> int | None:
         """In how many milliseconds the first of those who wait may get its permit; None if nobody waits."""
-        waits = [due for pool in self._pools.values() if (due := pool.due_ms) is not None]
+        jobs = [due for due in self.turns.waiting.values() if due is not None]
+        waits = jobs + [due for pool in self._pools.values() if (due := pool.due_ms) is not None]
         return round(min(waits)) if waits else None
 
     async def close(self) -> None:

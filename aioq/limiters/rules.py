@@ -2,7 +2,7 @@
 
 import math
 
-from aioq.errors import ConfigError
+from aioq.errors import ConfigError, ServerUnavailableError
 from aioq.store.limiters import LimiterRule, Observed
 from aioq.util.durations import MAX_DELAY, Duration, as_seconds
 from aioq.util.naming import NAME
@@ -85,18 +85,18 @@ def check_actual(name: str, taken: int, actual: object) -> int:
     return actual
 
 
-def check_timeout(name: str, timeout: object) -> float | None:
-    """Return a timeout in seconds.
+def check_time(name: str, what: str, span: object) -> float | None:
+    """Return a time in seconds.
 
     Raises:
         ConfigError: it is none.
     """
-    if timeout is None:
+    if span is None:
         return None
-    found = as_seconds(timeout)
+    found = as_seconds(span)
     if found is None or not 0 <= found <= MAX_DELAY:
         raise ConfigError(
-            f"limiter {name!r}: timeout={brief(timeout)}: expected 0 s to ten years, in seconds or as a timedelta"
+            f"limiter {name!r}: {what}={brief(span)}: expected 0 s to ten years, in seconds or as a timedelta"
         )
     return found
 
@@ -119,6 +119,22 @@ def make_observed(name: str, remaining: object, reset_after: object) -> Observed
     if span is None or not 0 <= span <= MAX_DELAY:
         raise ConfigError(f"{where}(reset_after={brief(reset_after)}): expected 0 s to ten years")
     return Observed(float(left), round(span * 1000))
+
+
+def too_late(
+    name: str, tokens: int, waited: float, rule: LimiterRule | None, trouble: Exception | None
+) -> Exception:
+    """The error of somebody who has waited for so many seconds.
+
+    Args:
+        name: the limiter.
+        tokens: what the permit was to be for.
+        waited: for how many seconds.
+        rule: its numbers.
+        trouble: why the server cannot be reached, if it cannot.
+    """
+    what = f"limiter {name!r}: no permit for {tokens} within {waited:.3g} s"
+    return TimeoutError(f"{what} ({rule})") if trouble is None else ServerUnavailableError(f"{what}: {trouble}")
 
 
 def undeclared(name: str) -> ConfigError:

@@ -9,6 +9,11 @@ QUANTUM = QUANTUM_MS / 1000
 """For how many seconds what a call has brought may be used without another call."""
 
 
+def nap(wait_ms: float) -> float:
+    """How many seconds to sleep of a wait: half of a long one, because refunds may bring its end forward."""
+    return max(min(wait_ms, 1_000.0), wait_ms / 2) / 1000
+
+
 class Stock:
     """What there is of one limiter.
 

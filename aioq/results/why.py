@@ -13,10 +13,14 @@ from aioq.results.places import JobPlace
 from aioq.results.wait_report import STUCK_MS, in_seconds, serving_workers
 from aioq.store.contract import Store
 from aioq.store.leases import WorkerLease
+from aioq.store.limiters import job_key
 from aioq.store.pauses import NO_PAUSES, PausePeriod, Pauses
 from aioq.store.story import Counted
 from aioq.util.plural import counted
 from aioq.wire.messages import error_text
+
+MOST_LIMITERS = 50
+"""Of how many limiters it is asked whether a job was put off for them."""
 
 
 @public
@@ -24,6 +28,7 @@ class WhyCode(enum.StrEnum):
     """What holds a job back, or what became of it."""
 
     NOT_DUE = "not_due"
+    LIMITER = "limiter"
     RETRIED_LATER = "retried_later"
     UNKNOWN_TASK = "unknown_task"
     HELD_BACK = "held_back"
@@ -49,6 +54,7 @@ class WhyReason(msgspec.Struct, frozen=True, kw_only=True):
         until: until when it holds, in UTC by the server's clock; None if that is not known.
         since: since when, likewise.
         job: the id of the job that it waits for; empty for none.
+        limiter: the app-wide limiter that it waits for; empty for none.
         worker: the worker that runs it or ran it; empty for none.
         ahead: how many jobs workers take before it; None if it does not stand in line.
         exact: whether `ahead` was counted; else it is an estimate.
@@ -59,6 +65,7 @@ class WhyReason(msgspec.Struct, frozen=True, kw_only=True):
     until: datetime | None = None
     since: datetime | None = None
     job: str = ""
+    limiter: str = ""
     worker: str = ""
     ahead: int | None = None
     exact: bool = True
@@ -105,6 +112,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         holds_key: whether that job holds its unique key.
         cancellation: the outcome with which it is to end, if it runs and its cancellation was asked for.
         pauses: what is paused in its queue.
+        limiter: the app-wide limiter for which it was put off; empty for none.
         is_on_its_way: whether it has left its queue and has not arrived in the other one.
     """
 
@@ -116,6 +124,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     holds_key: bool = False
     cancellation: bytes | None = None
     pauses: Pauses = NO_PAUSES
+    limiter: str = ""
     is_on_its_way: bool = False
 
 
@@ -146,9 +155,25 @@ async def _facts(store: Store, place: JobPlace) -> Facts:
     if info.state is JobState.QUEUED and info.task not in pauses.tasks:  # else it may be set aside
         ahead = await story.ahead(queue, info)
     held_by, holds_key = await _held_by(store, queue, info)
+    limiter = await _limiter_of(store, queue, info) if info.state is JobState.SCHEDULED else ""
     return Facts(
-        info=info, now=now, workers=workers, ahead=ahead, held_by=held_by, holds_key=holds_key, pauses=pauses
+        info=info,
+        now=now,
+        workers=workers,
+        ahead=ahead,
+        held_by=held_by,
+        holds_key=holds_key,
+        pauses=pauses,
+        limiter=limiter,
     )
+
+
+async def _limiter_of(store: Store, queue: str, info: JobInfo) -> str:
+    """The limiter for which a job was put off."""
+    for name in (await store.limiters.names())[:MOST_LIMITERS]:
+        if await store.limiters.snoozed(name, job_key(queue, info.id)) is not None:
+            return name
+    return ""
 
 
 async def _held_by(store: Store, queue: str, info: JobInfo) -> tuple[str, bool]:
@@ -179,7 +204,7 @@ def reasons_of(facts: Facts) -> Iterator[WhyReason]:
             text = f"{which} has not ended, and holds its unique key"
         yield WhyReason(code=WhyCode.HELD_BACK, text=text, job=facts.held_by)
     elif info.state is JobState.SCHEDULED and info.due_at is not None and info.due_at > facts.now:
-        yield _not_due(info, facts.now)
+        yield _put_off(facts) if facts.limiter else _not_due(info, facts.now)
         yield from _paused(facts)
     else:
         yield from _in_line(facts)
@@ -225,6 +250,14 @@ def _cancelling(outcome: bytes, worker: str) -> WhyReason:
     reason = error_text(outcome)
     text = "its cancellation was asked for" + (f" ({reason})" if reason else "")
     return WhyReason(code=WhyCode.CANCELLING, text=f"{text}; its function has not ended yet", worker=worker)
+
+
+def _put_off(facts: Facts) -> WhyReason:
+    until = facts.info.due_at
+    assert until is not None
+    left = f"{_clock(until)}, in {in_seconds((until - facts.now).total_seconds())}"
+    text = f"it comes back to the limiter {facts.limiter!r} at {left}"
+    return WhyReason(code=WhyCode.LIMITER, text=text, limiter=facts.limiter, until=until)
 
 
 def _not_due(info: JobInfo, now: datetime) -> WhyReason:

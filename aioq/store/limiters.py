@@ -51,6 +51,10 @@ KEPT_MS = 30 * 86_400_000
 _PREFIX = "limiter:"
 
 
+SNOOZED_MS = 3_600_000
+"""For how long after its time it is noted that a job was put off, in milliseconds. It may wait for a slot then."""
+
+
 @lru_cache(256)
 def limiter_queue(name: str) -> str:
     """What stands in the place of a queue's name in a limiter's keys; no queue can be named so."""
@@ -60,6 +64,16 @@ def limiter_queue(name: str) -> str:
 def is_limiter(queue: str) -> bool:
     """Whether what stands in the place of a queue's name in keys is that of a limiter."""
     return queue.startswith(_PREFIX)
+
+
+def job_key(place: str, job_id: str) -> str:
+    """What a job is called in a limiter.
+
+    Args:
+        place: its queue, or the shard of it.
+        job_id: its id.
+    """
+    return f"{place} {job_id}"
 
 
 def permit_channel(app: str, name: str, member: str) -> str:
@@ -107,7 +121,8 @@ class Promise(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         tokens: how many.
         due_ms: when, in milliseconds since the Unix epoch.
-        debts: the sum of all debts of the limiter when it was made. Later ones put it off.
+        debts: the sum of all debts of the limiter, less all refunds, when it was made. Later ones put it off, or
+            bring it forward.
     """
 
     tokens: float
@@ -147,6 +162,9 @@ class Take(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         debt: tokens that were used beyond those that were taken.
         refunds: tokens that were taken and not used, each with `Taken.stamp` of when they were taken.
         observed: what a service has said.
+        job: the job that waits, if it is to come back later rather than wait long: `needs` are those of it alone.
+        snooze_ms: what is a long wait, in milliseconds. Where it would be longer it is noted that the job comes
+            back, and what it is promised for then is kept for it. Negative: it comes back after that time anyway.
         evicts: whether leases that have ended are given up. A process that has just had an outage says no: others
             may have had it too, and are about to renew theirs.
     """
@@ -162,6 +180,8 @@ class Take(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     debt: float = 0.0
     refunds: Sequence[tuple[float, float]] = ()
     observed: Observed | None = None
+    job: str = ""
+    snooze_ms: int = 0
     evicts: bool = True
 
 
@@ -178,6 +198,7 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         promise: what it is promised for then.
         stamp: how many tokens were ever taken.
         is_contended: whether other processes wait for a place.
+        is_snoozed: whether the job is to come back after `wait_ms`.
         is_closing: whether a service has said how much is left, which the store counts until then.
     """
 
@@ -191,6 +212,7 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     stamp: float = 0.0
     is_contended: bool = False
     is_closing: bool = False
+    is_snoozed: bool = False
 
 
 class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
@@ -258,6 +280,10 @@ class LimiterVerbs(Protocol):
 
     async def state(self, name: str) -> LimiterState | None:
         """What the store knows of a limiter; None if there is none."""
+        ...
+
+    async def snoozed(self, name: str, job: str) -> int | None:
+        """When a job comes back that was put off, in milliseconds since the Unix epoch; None if it was not."""
         ...
 
     async def listen(self, name: str, member: str, on_wake: Callable[[], None]) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from aioq import App, ConfigError, Limiter, Permit, ServerUnavailableError
+from aioq import App, ConfigError, Limiter, Permit, ServerUnavailableError, current_job
 from aioq.testing import MemorySession
-from tests.behaviour.kit import Project
+from tests.behaviour.kit import Project, state_is
 from tests.databases import Database
 
 pytestmark = pytest.mark.anyio
@@ -31,6 +31,19 @@ ran: list[str] = []
 async def call_api(name: str) -> None:
     async with slow.acquire():
         ran.append(name)
+
+
+@memory.task
+async def call_api_later(name: str) -> int:
+    async with slow.acquire(snooze_after=1):
+        ran.append(name)
+    return current_job().attempt
+
+
+@memory.task
+async def use_a_place() -> int:
+    async with pair.acquire(snooze_after=0.01):
+        return current_job().attempt
 
 
 @pytest.fixture
@@ -138,6 +151,41 @@ class TestInMemory:
             return (state.used, state.waiting) == (0, 0)
 
         await until_true(is_left)
+
+    async def test_a_job_that_would_wait_for_long_comes_back_at_its_time(self, session: MemorySession) -> None:
+        jobs = [await call_api_later.send(str(number)) for number in range(6)]
+        await session.advance(0)
+        assert ran == ["0", "1"]
+        states = [await each.status() for each in jobs]
+        assert states == ["succeeded", "succeeded", "running", *["scheduled"] * 3]
+        (reason, *_) = (await jobs[4].why()).reasons
+        assert (reason.code, reason.limiter) == ("limiter", "slow")
+        assert "it comes back to the limiter 'slow' at" in reason.text
+        for number in range(2, 6):
+            await session.advance(1)
+            assert ran == [str(each) for each in range(number + 1)]
+        assert [await each for each in jobs] == [1] * 6
+        assert [(await each.info()).attempts for each in jobs] == [1] * 6
+
+    async def test_who_comes_later_waits_behind_those_that_come_back(self, session: MemorySession) -> None:
+        for number in range(5):
+            await call_api_later.send(str(number))
+        await session.advance(0)
+        waits = asyncio.create_task(held(slow))
+        await session.advance(3)
+        assert ran == [str(number) for number in range(5)]
+        assert not waits.done()
+        await session.advance(1)
+        await (await waits).aclose()
+
+    async def test_a_job_that_waits_for_a_place_comes_back(self, session: MemorySession) -> None:
+        async with pair.acquire(), pair.acquire():
+            job = await use_a_place.send()
+            await state_is(job, "scheduled")
+            (reason, *_) = (await job.why()).reasons
+            assert reason.limiter == "pair"
+        await session.drain()
+        assert await job == 1
 
     async def test_what_a_service_has_left_holds_until_it_has_more(self, session: MemorySession) -> None:
         pair.observe(remaining=1, reset_after=30)

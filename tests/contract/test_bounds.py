@@ -399,6 +399,12 @@ def row(look: Look, key: str) -> None:
     assert 0 < look.client.pttl(base + key) <= 30 * DAY
 
 
+def snoozed(look: Look, key: str) -> None:
+    base = look.base.replace(QUEUE, "limiter:api")
+    assert look.client.zrange(base + key, 0, -1) == ["mail job"]
+    assert 0 < look.client.pttl(base + key) <= 30 * DAY
+
+
 def limiters(look: Look, key: str) -> None:
     assert look.client.smembers(look.app_base + key) == {"api"}
     assert 0 < look.client.pttl(look.app_base + key) <= 30 * DAY
@@ -441,6 +447,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":noted": ("expires", noted),
     ":limiter": ("fields", limiter),
     ":row": ("members", row),
+    ":snoozed": ("members", snoozed),
     ":limiters": ("expires", limiters),
     ":schedule-queues": ("members", schedule_queues),
     ":served": ("expires", served),
@@ -530,6 +537,7 @@ async def use_a_limiter(store: RedisStore) -> None:
     await store.limiters.note("api")
     for member in ("w1", "w2", "w3"):
         await store.limiters.take("api", Take(member=member, rule=rule, needs=[1]))
+    await store.limiters.take("api", Take(member="w3", needs=[1], job="mail job", snooze_ms=-1000))
     await store.limiters.take("api", Take(member="w3"))
 
 
@@ -727,7 +735,7 @@ async def test_when_all_is_over_only_empty_lanes_and_notes_are_left(redis_store:
         ":log:<id>",
         ":events",
         ":limits",
-        *(":limiter", ":row", ":limiters"),
+        *(":limiter", ":row", ":snoozed", ":limiters"),
     }
     for key in look.names():
         assert pattern_of(key) in {*LANES, *rest}

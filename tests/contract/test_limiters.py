@@ -270,6 +270,38 @@ async def test_places_and_tokens_together(store: Store) -> None:
     assert await available(store) == pytest.approx(0, abs=0.001)
 
 
+async def test_what_a_job_that_comes_back_is_promised_is_kept_for_it(store: Store) -> None:
+    await take(store, rule=SLOW, needs=[10])
+    put_off = await take(store, needs=[1], job="mail 1", snooze_ms=1000)
+    assert put_off.is_snoozed
+    assert put_off.wait_ms == pytest.approx(LONG, rel=0.001)
+    due = await store.limiters.snoozed(NAME, "mail 1")
+    assert due == pytest.approx(put_off.promise.due_ms if put_off.promise else 0, abs=2)
+    other = await take(store, needs=[1])
+    assert other.wait_ms == pytest.approx(2 * LONG, rel=0.001)
+    again = await take(store, "b", needs=[1], job="mail 1", snooze_ms=LONG * 2)
+    assert again.promise is not None
+    assert again.promise.due_ms == due
+    assert not again.is_snoozed
+    assert await store.limiters.snoozed(NAME, "mail 1") is None
+
+
+async def test_a_job_that_would_not_wait_for_long_waits(store: Store) -> None:
+    await take(store, rule=FAST, needs=[10])
+    taken = await take(store, needs=[1], job="mail 1", snooze_ms=1000)
+    assert not taken.is_snoozed
+    assert await store.limiters.snoozed(NAME, "mail 1") is None
+
+
+async def test_a_job_comes_back_anyway(store: Store) -> None:
+    await take(store, "a", TWO, needs=[1, 1])
+    taken = await take(store, "b", needs=[1], job="mail 1", snooze_ms=-5000)
+    assert taken.is_snoozed
+    assert taken.wait_ms == 5000
+    assert await store.limiters.snoozed(NAME, "mail 1") is not None
+    assert await store.limiters.snoozed(NAME, "mail 2") is None
+
+
 async def test_names_are_known(store: Store) -> None:
     await take(store, rule=SLOW)
     await store.limiters.note(NAME)

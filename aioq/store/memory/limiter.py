@@ -11,6 +11,7 @@ from aioq.store.limiters import (
     POLL_MS,
     QUANTUM_MS,
     SAME_WINDOW_MS,
+    SNOOZED_MS,
     STALE_MS,
     TURN_MS,
     LimiterRule,
@@ -44,6 +45,7 @@ class Tokens:
     spare: int = 0
     wait_ms: float | None = None
     promise: Promise | None = None
+    is_snoozed: bool = False
 
 
 @dataclass(slots=True)
@@ -63,6 +65,7 @@ class MemoryLimiter:
         closed_until: until when that holds, in ms.
         holders: by process, its places.
         row: the processes that wait for a place, in their order, and when each has called last.
+        snoozed: the jobs that come back, and when, in ms.
     """
 
     rule: LimiterRule
@@ -77,6 +80,7 @@ class MemoryLimiter:
     closed_until: int = 0
     holders: dict[str, Holder] = field(default_factory=dict[str, Holder])
     row: dict[str, float] = field(default_factory=dict[str, float])
+    snoozed: dict[str, float] = field(default_factory=dict[str, float])
 
     @property
     def used(self) -> int:
@@ -106,8 +110,7 @@ class MemoryLimiter:
         self.taken += take.debt
         for tokens, stamp in take.refunds:
             given = max(0.0, min(tokens, self.rule.burst - self.level - (self.taken - stamp)))
-            self.level += given
-            self.line += given
+            self._owe(-given)
         if take.observed is not None:
             self._observe(take.observed, now)
 
@@ -181,13 +184,7 @@ class MemoryLimiter:
 
     def take_tokens(self, take: Take, eligible: int, now: int) -> Tokens:
         """Take tokens for as many of the first `eligible` that wait as may have them now."""
-        found, promise = Tokens(), take.promise
-        if promise is not None and (not self.each_ms or not eligible or take.needs[0] > promise.tokens + TINY):
-            self.line, promise = self.line + promise.tokens, None
-        self.line = min(self.line, self.level)
-        if promise is not None:  # debts put it off
-            due = promise.due_ms + (self.debts - promise.debts) / self.each_ms
-            promise = Promise(promise.tokens, due, self.debts)
+        found, promise = Tokens(), self._promise_of(take, eligible)
         found.granted, total = _fitting(take.needs[:eligible], self._budget(promise, now))
         if found.granted:
             self._spend(total, promise, now)
@@ -198,7 +195,32 @@ class MemoryLimiter:
             found.spare = self._spare(take.spare)
         if eligible < len(take.needs):
             found.wait_ms = float(POLL_MS) if found.wait_ms is None else min(found.wait_ms, POLL_MS)
+        if take.job and not found.granted:
+            self._snooze(take, eligible, now, found)
         return found
+
+    def _promise_of(self, take: Take, eligible: int) -> Promise | None:
+        """What a process was promised, if it can use that; debts put it off."""
+        promise = take.promise
+        if take.job and promise is None and take.job in self.snoozed:
+            promise = Promise(take.needs[0], self.snoozed.pop(take.job), self.debts)
+        if promise is not None and (not self.each_ms or not eligible or take.needs[0] > promise.tokens + TINY):
+            self.line, promise = self.line + promise.tokens, None
+        self.line = min(self.line, self.level)
+        if promise is None:
+            return None
+        due = promise.due_ms + (self.debts - promise.debts) / self.each_ms
+        return Promise(promise.tokens, due, self.debts)
+
+    def _snooze(self, take: Take, eligible: int, now: int, found: Tokens) -> None:
+        """Note that a job comes back rather than waits for long."""
+        wait, long = found.wait_ms or 0.0, take.snooze_ms
+        if long >= 0 and not (wait > long and eligible):
+            return
+        found.wait_ms = float(-long) if long < 0 else wait
+        self.snoozed = {each: due for each, due in self.snoozed.items() if due > now - SNOOZED_MS}
+        self.snoozed[take.job] = now + found.wait_ms
+        found.is_snoozed = True
 
     def closes(self, now: int) -> bool:
         """Whether a service has said how many tokens are left, and that holds."""

@@ -56,6 +56,7 @@ class MemoryLimiters:
                 stamp=limiter.taken,
                 is_contended=bool(rule.concurrency and limiter.row.keys() - {take.member}),
                 is_closing=limiter.closes(now),
+                is_snoozed=taken.is_snoozed,
             )
 
     @property
@@ -94,6 +95,12 @@ class MemoryLimiters:
                 waiting=len(limiter.row),
                 blocked_ms=limiter.closed_until - now if closes and limiter.left < 1 else 0,
             )
+
+    async def snoozed(self, name: str, job: str) -> int | None:
+        """When a job is to come back that was put off."""
+        limiter = self._limiters.get(name)
+        due = None if limiter is None else limiter.snoozed.get(job)
+        return None if due is None else int(due)
 
     async def listen(self, name: str, member: str, on_wake: Callable[[], None]) -> None:
         """Call `on_wake` when the process may get a place."""

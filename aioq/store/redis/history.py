@@ -84,7 +84,7 @@ def marks_arg(limits: Limits) -> str:
 
 def report_args(settlements: Sequence[Settlement], limits: Limits) -> tuple[bytes, bytes, bytes]:
     """What a settle sends for the history: `about`, `rows` and `counts`; all are empty if nothing is kept."""
-    if not limits.history and not limits.stats:
+    if not settlements or not (limits.history or limits.stats):
         return b"", b"", b""
     reports = [each.report or NO_REPORT for each in settlements]
     count = len(reports)

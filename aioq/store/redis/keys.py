@@ -4,6 +4,7 @@ All keys and channels of a queue begin with its base key, whose braces put them 
 that belong to the App begin with the base key of a queue with an empty name, which no queue can have.
 """
 
+from aioq.store.limiters import limiter_queue
 from aioq.store.pubsub import base_key
 
 LANES = tuple(f"{lane}{part}" for lane in ("high", "normal", "low") for part in (":front", ":rest", ""))
@@ -31,7 +32,10 @@ _OF_LIMITS = ("tokens", "limits")
 _FOR_PEOPLE = ("events", "listening", "watched", "history", "counters", "tasks", "operations")
 _OF_SCHEDULES = ("schedules", "owners", "declared", "noted")
 _OF_APPS = (SCHEDULE_QUEUES, SERVED, SHARDS, LIMITERS)
-_OF_LIMITERS = ("limiter", "row")
+SNOOZED = "snoozed"
+"""Of a limiter: the jobs that come back, by when they do."""
+
+_OF_LIMITERS = ("limiter", "row", SNOOZED)
 _QUEUES = (*LANES, *ASIDE, SYNCED, *_OF_WORKERS, *_OF_JOBS, *_OF_LIMITS, *_FOR_PEOPLE, *_OF_SCHEDULES)
 
 ONES = frozenset((*_QUEUES, *_OF_APPS, *_OF_LIMITERS))
@@ -91,6 +95,11 @@ def shards_key(app: str) -> str:
 def limiters_key(app: str) -> str:
     """The key with the names of an App's limiters."""
     return f"{base_key(app, '')}:{LIMITERS}"
+
+
+def snoozed_key(app: str, name: str) -> str:
+    """The key with the jobs that come back to a limiter."""
+    return f"{base_key(app, limiter_queue(name))}:{SNOOZED}"
 
 
 def no_key(app: str, queue: str = "") -> str:

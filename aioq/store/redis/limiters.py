@@ -11,6 +11,7 @@ from aioq.store.limiters import (
     POLL_MS,
     QUANTUM_MS,
     SAME_WINDOW_MS,
+    SNOOZED_MS,
     STALE_MS,
     TURN_MS,
     LimiterRule,
@@ -23,7 +24,7 @@ from aioq.store.limiters import (
 )
 from aioq.store.pubsub import Inbox
 from aioq.store.redis.errors import translate
-from aioq.store.redis.keys import limiters_key
+from aioq.store.redis.keys import limiters_key, snoozed_key
 from aioq.store.redis.net.commands import sent_again
 from aioq.store.redis.net.connection import Arg
 
@@ -98,6 +99,11 @@ class RedisLimiters:
             blocked_ms=blocked_ms,
         )
 
+    async def snoozed(self, name: str, job: str) -> int | None:
+        """When a job is to come back that was put off."""
+        due = await self._send("ZSCORE", job, key=snoozed_key(self._app, name))
+        return None if due is None else int(float(due))
+
     async def listen(self, name: str, member: str, on_wake: Callable[[], None]) -> None:
         """Call `on_wake` when the process may get a place."""
         await self._inbox.listen(permit_channel(self._app, name, member), lambda _: on_wake(), on_wake)
@@ -106,9 +112,9 @@ class RedisLimiters:
         """Listen no more."""
         await self._inbox.leave(permit_channel(self._app, name, member))
 
-    async def _send(self, command: str, *args: Arg) -> Any:
+    async def _send(self, command: str, *args: Arg, key: str = "") -> Any:
         try:
-            return await sent_again(self._command, command, limiters_key(self._app), *args)
+            return await sent_again(self._command, command, key or limiters_key(self._app), *args)
         except ResponseError as error:
             raise translate(error, self._shown_url) from None
 
@@ -123,7 +129,7 @@ def take_args(take: Take, lease_ms: int) -> list[Arg]:
     args += (repr(take.debt), " ".join(f"{tokens!r} {stamp!r}" for tokens, stamp in take.refunds))
     reset = "" if observed is None or observed.reset_ms is None else observed.reset_ms
     args.append("" if observed is None else f"{observed.remaining!r} {reset}")
-    args += (TURN_MS, SAME_WINDOW_MS)
+    args += (TURN_MS, SAME_WINDOW_MS, take.job, take.snooze_ms, SNOOZED_MS)
     return args + [repr(need) for need in take.needs]
 
 
@@ -142,4 +148,5 @@ def _taken(reply: Sequence[Any]) -> Taken | None:
         stamp=float(stamp),
         is_contended=bool(others & 1),
         is_closing=bool(others & 2),
+        is_snoozed=bool(others & 4),
     )

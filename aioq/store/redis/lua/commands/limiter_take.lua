@@ -5,7 +5,7 @@
 -- are used, and by which process. The row of those that wait for a place may be lost: they call again.
 --
 -- NEEDS: keys
--- USES: reads limiter, row; writes limiter, row; publishes permit
+-- USES: reads limiter, row, snoozed; writes limiter, row, snoozed; publishes permit
 -- KEYS: 1 base key
 -- ARGV: 1 the process, 2 for how many ms its lease lasts, 3 '1' if leases that have ended are given up, 4 the
 --   numbers that it declares, joined by ':': tokens, in how many ms, the most tokens, places; '' for none, 5 the
@@ -16,13 +16,14 @@
 --   nothing, 14 tokens that were used beyond those that were taken, 15 tokens that were not used, each with the
 --   sum of all that were taken when they were, 16 what a service has said: how many tokens are left, and in how
 --   many ms there are more, 17 for how many ms at once one waits for tokens if many are needed, 18 by how many
---   ms two times may differ that a service has said and that are the same; then one per permit that is waited
---   for: how many tokens it needs
+--   ms two times may differ that a service has said and that are the same, 19 the job that comes back rather
+--   than waits, 20 for how many ms it does wait (negative: after how many ms it comes back anyway), 21 for how
+--   many ms after its time it is noted; then one per permit that is waited for: how many tokens it needs
 -- REPLY: empty if nobody has declared it; else {the declaration of its numbers, these if they are others than
 --   the caller knows, how many places it holds, for how many of those that wait there is all they need, how many
 --   tokens there are beside, in how many ms to call again ('' for not), what is promised then, the sum of all
 --   tokens that were ever taken, 1 if others wait for a place, and 2 more if a service has said how many tokens
---   are left}
+--   are left, and 4 more if the job is to come back then}
 local TINY, MOST_WOKEN, MOST_LOOKED_AT, PAGE, MOST_DROPPED = 0.000001, 5, 1000, 200, 100
 local key, row, member = q.base .. Keys.LIMITER, q.base .. Keys.ROW, ARGV[1]
 local mine, called = 'h:' .. member, 'w:' .. member
@@ -56,7 +57,7 @@ local debt = tonumber(ARGV[14])
 level, line, debts, taken = level - debt, line - debt, debts + debt, taken + debt
 for tokens, stamp in string.gmatch(ARGV[15], '(%S+) (%S+)') do
   local given = math.max(0, math.min(tonumber(tokens), burst - level - (taken - stamp)))
-  level, line = level + given, line + given
+  level, line, debts = level + given, line + given, debts - given
 end
 
 -- What a service says only ever makes the limiter stricter, until the time that it names.
@@ -87,7 +88,7 @@ if held > before then
 end
 used = used - before + held
 local needs = {}
-for i = 19, #ARGV do needs[#needs + 1] = tonumber(ARGV[i]) end
+for i = 22, #ARGV do needs[#needs + 1] = tonumber(ARGV[i]) end
 local wanted = most > 0 and #needs - idle or 0
 
 -- Gives up the leases that have ended, if there may be some: it is noted when the first one ends of those that
@@ -161,6 +162,11 @@ end
 local eligible = most > 0 and math.min(#needs, idle + places) or #needs
 local promised, due, debts_then = string.match(ARGV[13], '^(%S+) (%S+) (%S+)$')
 promised = tonumber(promised)
+local job, snoozed, noted = ARGV[19], q.base .. Keys.SNOOZED, false
+if job ~= '' and not promised then
+  due, debts_then, noted = redis.call('ZSCORE', snoozed, job), debts, true
+  promised = due and needs[1]
+end
 if promised and (rate == 0 or eligible == 0 or needs[1] > promised + TINY) then
   line, promised = line + promised, nil
 end
@@ -214,6 +220,18 @@ elseif rate > 0 and granted == #needs and not closes then
 end
 if eligible < #needs then wait = math.min(wait == '' and math.huge or wait, tonumber(ARGV[11])) end
 
+-- A job that would wait for long comes back at its time, with what it was promised.
+local long = tonumber(ARGV[20])
+local snoozes = job ~= '' and granted == 0 and wait ~= '' and (long < 0 or wait > long and eligible > 0)
+if snoozes then
+  if long < 0 then wait = -long end
+  redis.call('ZREMRANGEBYSCORE', snoozed, '-inf', q.now - ARGV[21])
+  redis.call('ZADD', snoozed, string.format('%.0f', q.now + wait), job)
+  redis.call('PEXPIRE', snoozed, ARGV[12])
+elseif noted and due then
+  redis.call('ZREM', snoozed, job)
+end
+
 local lease_end = q.now + tonumber(ARGV[2])
 if held > 0 then
   check = math.min(check, lease_end)
@@ -240,4 +258,4 @@ end
 local others = most > 0 and waits > 0 and redis.call('ZCARD', row) or 0
 if others > 0 and places < wanted then others = others - 1 end
 return {rev, ARGV[5] ~= rev and rule or '', held, granted, spare, tostring(wait), promise, exact(taken),
-  (others > 0 and 1 or 0) + (closes and 2 or 0)}
+  (others > 0 and 1 or 0) + (closes and 2 or 0) + (snoozes and 4 or 0)}

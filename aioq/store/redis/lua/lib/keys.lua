@@ -46,9 +46,9 @@ Keys.DECLARED, Keys.NOTED = ':declared', ':noted'
 -- Of the App: the bulk operations by when they began; see commands/operation_write.lua.
 Keys.OPERATIONS = ':operations'
 
--- Of an app-wide limiter, which has a slot of its own: all that is known of it, and the processes that wait for a
--- place; see commands/limiter_take.lua.
-Keys.LIMITER, Keys.ROW = ':limiter', ':row'
+-- Of an app-wide limiter, which has a slot of its own: all that is known of it, the processes that wait for a
+-- place, and when jobs come back that wait no longer; see commands/limiter_take.lua.
+Keys.LIMITER, Keys.ROW, Keys.SNOOZED = ':limiter', ':row', ':snoozed'
 
 -- The keys of which a queue has one for each job, worker, schedule, call or send.
 function Keys.job(q, id) return q.base .. ':job:' .. id end
