@@ -23,6 +23,8 @@ class EventKind(enum.StrEnum):
     CANCELLED = "cancelled"
     WORKER_JOINED = "worker_joined"
     WORKER_LEFT = "worker_left"
+    WORKER_PAUSED = "worker_paused"
+    WORKER_RESUMED = "worker_resumed"
     QUEUE_PAUSED = "queue_paused"
     QUEUE_RESUMED = "queue_resumed"
     MISSED = "missed"
@@ -34,7 +36,10 @@ END_KINDS = (EventKind.SUCCEEDED, EventKind.FAILED, EventKind.CANCELLED)
 LIVE = (EventKind.SENT, EventKind.STARTED, EventKind.PROGRESS)
 """The kinds that are recorded only while somebody listens, or with `history="full"`."""
 
-OF_WORKERS = (EventKind.WORKER_JOINED, EventKind.WORKER_LEFT)
+PRESENCE = (EventKind.WORKER_JOINED, EventKind.WORKER_LEFT)
+"""The kinds that say which workers there are."""
+
+OF_WORKERS = (*PRESENCE, EventKind.WORKER_PAUSED, EventKind.WORKER_RESUMED)
 """The kinds that are about workers."""
 
 OF_QUEUES = (EventKind.QUEUE_PAUSED, EventKind.QUEUE_RESUMED)

@@ -13,13 +13,17 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from aioq.jobs.events import OF_WORKERS, Event, EventKind
+from aioq.jobs.events import OF_QUEUES, PRESENCE, Event, EventKind
 from aioq.results.events import LEASE_ENDED
 from aioq.store.leases import WorkerLease
 from aioq.store.pauses import Pauses
 
 MOST_SAVED = 100
 """The most names of each kind that a cursor has; where there are more, a change may come twice after it."""
+
+
+_LOOKED_AT = frozenset((*PRESENCE, *OF_QUEUES))
+"""The kinds of what a look shows too."""
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -52,12 +56,16 @@ class QueueChanges:
         self._given = [dict(self._workers.there), dict(self._pauses.there)]  # as known after what was given
 
     def note(self, event: Event) -> bool:
-        """Take note of an event; False if it is no news."""
+        """Take note of an event; False if it is no news. Pauses of workers, which no look shows, always are."""
+        if event.kind not in _LOOKED_AT:
+            return True
         known, name, is_there = self._known_of(event)
         return known.note(name, is_there=is_there)
 
     def give(self, event: Event) -> None:
         """Take note that the stream has given an event."""
+        if event.kind not in _LOOKED_AT:
+            return
         known, name, is_there = self._known_of(event)
         self._given[known is self._pauses][name] = is_there
 
@@ -111,7 +119,7 @@ class QueueChanges:
         self._given[known is self._pauses] |= others
 
     def _known_of(self, event: Event) -> "tuple[_Known, str, bool]":
-        if event.kind in OF_WORKERS:
+        if event.kind in PRESENCE:
             return self._workers, event.worker, event.kind is EventKind.WORKER_JOINED
         return self._pauses, event.task, event.kind is EventKind.QUEUE_PAUSED
 

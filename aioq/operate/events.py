@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypedDict, cast
 import msgspec
 
 from aioq.errors import ConfigError
-from aioq.jobs.events import END_KINDS, OF_QUEUES, OF_WORKERS, Event, EventKind
+from aioq.jobs.events import END_KINDS, OF_QUEUES, OF_WORKERS, PRESENCE, Event, EventKind
 from aioq.jobs.options import check_name
 from aioq.jobs.shards import queue_of_shard
 from aioq.operate.changes import Look, QueueChanges, Saved
@@ -271,7 +271,7 @@ class EventStream:
         queues = [shard for shard in self._readers if shard == queue_of_shard(shard)]
         for queue in queues:
             self._changes[queue].begin_look()
-        workers, pauses = (bool(kinds & {*each}) for each in (OF_WORKERS, OF_QUEUES))
+        workers, pauses = (bool(kinds & {*each}) for each in (PRESENCE, OF_QUEUES))
         leases = await asyncio.gather(*map(store.workers, queues if workers else []))
         paused = await asyncio.gather(*map(store.operating.pauses.read, queues if pauses else []))
         if workers or pauses:

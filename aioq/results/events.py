@@ -19,6 +19,8 @@ _KINDS = {
     LiveKind.PROGRESS: EventKind.PROGRESS,
     LiveKind.JOINED: EventKind.WORKER_JOINED,
     **dict.fromkeys((LiveKind.LEFT, LiveKind.LAPSED, LiveKind.DIED), EventKind.WORKER_LEFT),
+    LiveKind.HALTED: EventKind.WORKER_PAUSED,
+    LiveKind.GOES_ON: EventKind.WORKER_RESUMED,
     LiveKind.PAUSED: EventKind.QUEUE_PAUSED,
     LiveKind.RESUMED: EventKind.QUEUE_RESUMED,
     End.SUCCEEDED: EventKind.SUCCEEDED,

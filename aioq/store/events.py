@@ -27,7 +27,8 @@ class LiveKind(enum.StrEnum):
     """What has happened to a job that has not ended; to a worker; or, from `PAUSED` on, to a queue or a task.
 
     A worker has joined; has left by itself; or its jobs were given back because its lease had ended, or because
-    its process was seen to have died. No letter is one of `End`: both are looked up in one table.
+    its process was seen to have died; or it takes no more jobs, or takes them again. No letter is one of `End`:
+    both are looked up in one table.
     """
 
     SENT = "q"
@@ -37,6 +38,8 @@ class LiveKind(enum.StrEnum):
     LEFT = "l"
     LAPSED = "e"
     DIED = "d"
+    HALTED = "h"
+    GOES_ON = "g"
     PAUSED = "z"
     RESUMED = "u"
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from aioq.jobs.events import Event
@@ -11,7 +12,8 @@ from aioq.jobs.shards import shard_names
 from aioq.operate import events
 from aioq.operate.events import EventFilters, EventSource, EventStream
 from aioq.store.contract import Limits, Store
-from tests.contract.kit import CRASHED, LONG, QUEUE, WITHIN, eventually, joined, send
+from aioq.worker.about import About
+from tests.contract.kit import CRASHED, LONG, QUEUE, WITHIN, eventually, joined, send, tell
 
 pytestmark = pytest.mark.anyio
 
@@ -109,6 +111,33 @@ async def test_a_pause_that_ends_at_once_is_seen(opened: Opened, store: Store) -
         *("queue_paused shop.add", "queue_resumed shop.add"),
         "queue_resumed shop.buy",
     ]
+
+
+def about(*, paused: bool = False, draining: bool = False) -> bytes:
+    """What a worker says of itself."""
+    said = About(host="h", pid=1, version="1", python="3", queues=(QUEUE,), slots=1, lease_ms=1)
+    return msgspec.msgpack.encode(msgspec.structs.replace(said, paused=paused, draining=draining))
+
+
+async def test_a_pause_of_a_worker_and_its_end_are_seen_once(opened: Opened, store: Store) -> None:
+    """It says so with a renewal; it may say it again, and whatever else it says is no news."""
+    await tell(store, "w", "join", about=about())
+    stream, others = opened(), opened(kinds=OF_QUEUES)
+    await stream.start()
+    await others.start()
+    for said in (about(), about(paused=True), about(paused=True, draining=True), b"no map", about(), about()):
+        await tell(store, "w", about=said)
+    await tell(store, "late", "join", about=about(paused=True))
+    await store.depart(QUEUE, "w")
+    await store.operating.pauses.pause(QUEUE, [])
+    assert await coming(stream, "queue_paused") == [
+        *("worker_paused w", "worker_resumed w", "worker_joined late", "worker_paused late", "worker_left w"),
+        "queue_paused",
+    ]
+    following = opened(cursor=stream.cursor)
+    await tell(store, "late", about=about())
+    assert await coming(following, "worker_resumed late") == ["worker_resumed late"]
+    assert await coming(others, "queue_paused") == ["queue_paused"]
 
 
 async def test_a_worker_that_was_seen_to_die_has_left_with_the_reason(opened: Opened, store: Store) -> None:

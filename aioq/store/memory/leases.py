@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from aioq.errors import ServerError
-from aioq.store.leases import LeaseClient, LeaseRequest, Renewal, WorkerLease
+from aioq.store.leases import LeaseClient, LeaseRequest, Renewal, WorkerLease, serving
 from aioq.store.limiters import PermitLease
 
 _RECOVERING = float("-inf")
@@ -34,6 +34,10 @@ class Leases:
         now = time.monotonic()
         self._ends[worker] = now + self._seconds
         self._fetched[worker] = now - fetched_ms / 1000
+
+    def says_paused(self, worker: str) -> bool:
+        """Whether a worker has said that it is paused."""
+        return serving(WorkerLease(worker, 0, -1, self._about.get(worker, b""))).paused
 
     def all(self) -> list[WorkerLease]:
         """All workers."""

@@ -189,7 +189,10 @@ class MemoryQueue:
         outage = mode != "join" and self._leases.has_ended(worker)
         if mode == "join" and not self._leases.knows(worker):
             self.history.add_of_worker(worker, LiveKind.JOINED)
+        before = self._leases.says_paused(worker)
         self._leases.take(worker, request.fetched_ms, request.about)
+        if (is_paused := self._leases.says_paused(worker)) is not before:
+            self.history.add_of_worker(worker, LiveKind.HALTED if is_paused else LiveKind.GOES_ON)
         self.requests.answer(worker, request.answers)
         if mode:
             self._leases.restore_missing()

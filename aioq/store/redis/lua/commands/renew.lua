@@ -40,6 +40,9 @@ Leases.cut(q, lease, lease)
 local ANSWER_TTL = 60000
 for i = 7, #ARGV, 2 do
   if ARGV[i] == '' then
+    if Events.are_watched(q, ARGV[5]) then
+      Events.add_said(q, worker, redis.pcall('HGET', q.base .. Keys.ABOUT, worker), ARGV[i + 1])
+    end
     redis.pcall('HSET', q.base .. Keys.ABOUT, worker, ARGV[i + 1])
   else
     redis.pcall('SET', Keys.answer(q, string.match(ARGV[i], '^[^\n]*')), ARGV[i + 1], 'PX', ANSWER_TTL)

@@ -7,7 +7,7 @@
 -- ms; the numbers count on by one for each job. Its fields:
 --
 --   what    `q` sent, `b` started, `p` progress; of a worker `j` joined, `l` left, `e` its lease has ended, `d` it
---           has died; of pauses `z` paused, `u` resumed
+--           has died, `h` it takes no more jobs, `g` it takes them again; of pauses `z` paused, `u` resumed
 --   by      the worker, '' for none
 --   ids     a MessagePack array of job ids, '' for an event that is not of a job
 --   tasks   a MessagePack array of names of tasks; of a pause '' for the whole queue
@@ -68,6 +68,18 @@ end
 
 -- Records what has happened to a worker.
 function Events.add_worker(q, what, worker) Events.add(q, what, worker, {''}, {''}) end
+
+-- Whether a worker is paused, by what it says of itself.
+function Events.says_paused(about)
+  local is_read, said = pcall(cmsgpack.unpack, about or '')
+  return is_read and type(said) == 'table' and said.paused == true
+end
+
+-- Records that a worker is paused, or is not any more, by what it has said before and says now.
+function Events.add_said(q, worker, before, about)
+  local is_paused = Events.says_paused(about)
+  if is_paused ~= Events.says_paused(before) then Events.add_worker(q, is_paused and 'h' or 'g', worker) end
+end
 
 -- Records that something was paused or resumed, given as fields of PAUSED.
 function Events.add_pauses(q, what, fields)
