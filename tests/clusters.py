@@ -21,7 +21,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 import redis
@@ -47,6 +47,7 @@ SHARED_NODE_TIMEOUT = (
     15_000  # the servers' default: no test breaks a shared node, but all may be slow for a second
 )
 
+Seen = TypeVar("Seen")
 Manner = Literal["", "FORCE", "TAKEOVER"]
 
 
@@ -58,12 +59,14 @@ class Node:
         id: the node's name in the cluster, 40 hexadecimal digits.
         stopped: between `Cluster.stop` and `Cluster.resume`, and while it is cut off from the other nodes.
         place: where a network has it.
+        is_shared: no test breaks it, so what it is asked goes over a connection that stays open.
     """
 
     server: Server
     id: str
     stopped: bool = False
     place: Place | None = None
+    is_shared: bool = False
 
     @property
     def port(self) -> int:
@@ -85,8 +88,17 @@ class Node:
 
     def ask(self, *command: str | int) -> Any:
         """The answer to one command."""
-        with self.client() as client:
-            return client.execute_command(*command)
+        return self.look(lambda client: client.execute_command(*command))
+
+    def look(self, at: Callable[[redis.Redis], Seen]) -> Seen:
+        """What is seen with a client of this node."""
+        if not self.is_shared:
+            with self.client() as client:
+                return at(client)
+        try:
+            return at(self.server.kept_client)
+        except redis.ConnectionError:  # the test has ended all connections
+            return at(self.server.kept_client)
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,10 +433,7 @@ class Cluster:
 
     def emptied_at_once(self, app_name: str) -> list[str] | None:
         """Do the same where all nodes are there and agree; else None."""
-        try:
-            views = [_View.of(node.server.kept_client) for node in self.nodes if node.answers]
-        except redis.ConnectionError:  # the test has ended all connections
-            return None
+        views = [node.look(_View.of) for node in self.nodes if node.answers]
         if len(views) < len(self.nodes) or not self._agreed(views):
             return None
         primaries = [node for node, view in zip(self.nodes, views, strict=True) if view.primary is None]
@@ -539,8 +548,7 @@ class Cluster:
         return next(node for node in self.nodes if node.id == node_id)
 
     def _view(self, seen_by: Node | None = None) -> _View:
-        with (seen_by or self._answering()[0]).client() as client:
-            return _View.of(client)
+        return (seen_by or self._answering()[0]).look(_View.of)
 
     def _know_all(self, views: list[_View]) -> bool:
         return all(view.nodes.keys() == {node.id for node in self.nodes} for view in views)
@@ -600,8 +608,11 @@ class Clusters:
     def _start(self, name: str) -> Cluster:
         self._started += 1
         directory = self._directory / f"{name}-{self._started}"
-        self._clusters[name] = Cluster.start(name, directory, node_timeout=SHARED_NODE_TIMEOUT)
-        return self._clusters[name]
+        cluster = self._clusters[name] = Cluster.start(name, directory, node_timeout=SHARED_NODE_TIMEOUT)
+        for node in cluster.nodes:
+            node.is_shared = True
+            node.ask("PING")  # now, for there are tests that count connections
+        return cluster
 
 
 def free_ports() -> int:
