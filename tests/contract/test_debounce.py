@@ -13,6 +13,7 @@ from aioq.store.memory import MemoryStore
 from aioq.store.schedules import Entry, Overlap, Tick
 from aioq.util.clock import ManualClock
 from aioq.wire.messages import encode_envelope
+from tests.contract import limiting
 from tests.contract.kit import (
     BROKEN,
     CALL,
@@ -445,3 +446,34 @@ async def test_series_leave_nothing_behind(redis_backend: Backend) -> None:
     with redis_backend.database.client() as client:
         assert client.keys(redis_backend.key("unique:*")) == []
         assert client.keys(redis_backend.key("body:*")) == []
+
+
+# -- with limits
+
+
+async def test_a_job_that_waits_for_a_limit_is_put_off_by_a_further_call(store: Store) -> None:
+    await joined(store, "w")
+    limited = [msgspec.structs.replace(each, extra=with_limit(each)) for each in (job("a"), job("b", LARGE))]
+    await put(store, limiting.job("x", limiting.use()))
+    first = await take_one(store, "w")
+    assert await put(store, limited[0]) == [True]
+    await begun(store)
+    await store.promote(QUEUE, 10)
+    assert await take(store, "w") == []
+    assert await state(store, "a") is JobState.WAITING
+    assert await put(store, limited[1]) == [Duplicate("a")]
+    assert await state(store, "a") is JobState.SCHEDULED
+    assert await settle(store, "w", first, Verb.SUCCEEDED, THREE)
+    assert await take(store, "w") == []
+    await begun(store)
+    second = await take_one(store, "w")
+    assert (second.id, second.envelope) == ("a", LARGE)
+    assert await put(store, job("c")) == [True]
+    assert await settle(store, "w", second, Verb.SUCCEEDED, THREE)
+    await limiting.put(store, limiting.job("y", limiting.use()))
+    assert ids(await take(store, "w")) == ["y"], "all permits are given back"
+
+
+def with_limit(each: NewJob) -> Extra:
+    assert each.extra is not None
+    return msgspec.structs.replace(each.extra, limits=(limiting.use(),))

@@ -135,12 +135,26 @@ function Hooks.has_expired(q, id, extra)
   return true
 end
 
+-- By the name of a change, the hooks that have a function for it, in their order: most have one for few changes.
+Hooks.of_change = once(function()
+  local changes = {'enter', 'start', 'back', 'finish', 'ended', 'leave', 'left', 'forget', 'reopen'}
+  local all, found = Hooks.all(), {}
+  for i = 1, #changes do -- while a library is loaded, there are no functions of Lua such as `ipairs`
+    local name, having = changes[i], {}
+    for j = 1, #all do
+      if all[j][name] then having[#having + 1] = all[j] end
+    end
+    found[name] = having
+  end
+  return found
+end)
+
 -- Calls the hooks of a job for one change of its state; returns false if one of them did.
 function Hooks.run(q, move, id, job, ...)
   local extra, agreed = job[Field.EXTRA], true
   if not extra then return true end
-  for _, hook in ipairs(Hooks.all()) do
-    if extra[hook.key] and hook[move] and hook[move](q, id, job, extra, ...) == false then agreed = false end
+  for _, hook in ipairs(Hooks.of_change()[move]) do
+    if extra[hook.key] and hook[move](q, id, job, extra, ...) == false then agreed = false end
   end
   return agreed
 end
