@@ -53,6 +53,7 @@ _MODULES = {
         "LoadError",
         "NewerVersionError",
         "PayloadTooLargeError",
+        "QueueFullError",
         "ProcessDiedError",
         "RemoteError",
         "ResultError",

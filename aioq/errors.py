@@ -139,6 +139,22 @@ class SendError(AioqError):
 
 
 @public
+class QueueFullError(SendError):
+    """These jobs were not sent, because as many are in the queue as its `max_size`. The server has none of them.
+
+    Attributes:
+        queue: the queue.
+        size: how many jobs were in it: queued, scheduled, or waiting for others. Of a sharded queue, in the shard.
+        max_size: how many may be.
+        job_ids: the ids that the jobs would have had.
+    """
+
+    def __init__(self, message: str, job_ids: tuple[str, ...], *, queue: str, size: int, max_size: int) -> None:
+        super().__init__(message, job_ids)
+        self.queue, self.size, self.max_size = queue, size, max_size
+
+
+@public
 class DuplicateJobError(AioqError):
     """A call was not sent, because another job holds its unique key, and it is declared to fail then.
 

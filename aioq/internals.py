@@ -204,6 +204,10 @@ class Internals:
         """Whether the setting `logs` is not 0."""
         return self.settings.logs != 0
 
+    def max_size_of(self, queue: str) -> int | None:
+        """The setting `max_size` of a queue."""
+        return self.settings.queue(queue).max_size
+
     def result_ttl_ms(self) -> int:
         """How long an outcome is kept by default, in milliseconds."""
         return round(self.settings.result_ttl * 1000)

@@ -35,6 +35,9 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, repr_
             App's.
         dead_limit: how many dead jobs this queue keeps, or each shard of it; the oldest are dropped first. Default
             None: as the App's.
+        max_size: how many jobs may be in this queue, or in each shard of it, before further sends raise a
+            `QueueFullError`: queued, scheduled, and waiting for others, but not running. Retries are not refused.
+            Default None: any number.
         weight: the part of a worker's slots that this queue gets where other queues of the worker have jobs too:
             with weights of 3 and 1 three slots of four. Default None: 1.
         priorities: "strict": as long as there are jobs of a higher priority, those of a lower one wait; with
@@ -48,6 +51,7 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, repr_
     shards: Annotated[int | None, integer(1, MAX_SHARDS, optional=True)] = None
     dead_ttl: Annotated[Duration | None, duration(0, optional=True)] = None
     dead_limit: Annotated[int | None, integer(0, optional=True)] = None
+    max_size: Annotated[int | None, integer(1, optional=True)] = None
     weight: Annotated[int | None, integer(1, MAX_WEIGHT, optional=True)] = None
     priorities: Annotated[Literal["strict", "weighted"] | None, choice("strict", "weighted", optional=True)] = None
 

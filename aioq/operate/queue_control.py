@@ -26,6 +26,10 @@ class QueueSource(OperationSource, Protocol):
         """How many shards each queue has, as the running event loop knows it."""
         ...
 
+    def max_size_of(self, queue: str) -> int | None:
+        """The setting `max_size` of a queue."""
+        ...
+
     def known_queues(self) -> Sequence[str]:
         """The queues that the App knows."""
         ...

@@ -103,6 +103,7 @@ class QueueHandle(QueueControl):
             minute=activity([each.minute for each in found]),
             hour=activity([each.hour for each in found]),
             day=activity([each.day for each in found]),
+            max_size=self._source.max_size_of(self.name),
         )
 
     async def _count(self, store: Store, names: Sequence[str], state: JobState) -> int:

@@ -87,6 +87,8 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
         minute: the last minute, and what has begun of the present one.
         hour: the last 60 minutes, and what has begun of the present one.
         day: the last 24 hours, and what has begun of the present one.
+        max_size: how many jobs may be queued, scheduled and waiting in it, or in each shard of it, by the settings
+            of this App; None for any number.
     """
 
     queue: str
@@ -99,6 +101,7 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     minute: QueueActivity
     hour: QueueActivity
     day: QueueActivity
+    max_size: int | None = None
 
 
 def activity(spans: Sequence[PeriodStatistics]) -> QueueActivity:

@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from math import inf
 from typing import NamedTuple
 
-from aioq.errors import SendError
+from aioq.errors import QueueFullError, SendError
 from aioq.store.columns import NewJobs
 from aioq.store.contract import NewJob, Store
-from aioq.store.extra import Added
+from aioq.store.extra import Added, queue_full
 from aioq.util.batcher import Batch, Batcher
 
 MAX_JOBS = 500
@@ -73,6 +73,10 @@ class SendBatch(NewJobs, Batch):
         self.replace(self.part(items, len(self)))
         batch.deadlines, self.deadlines = self.deadlines[:entries], self.deadlines[entries:]
         return batch
+
+    def one_of(self, errors: Sequence[Exception]) -> Exception:
+        """The error of jobs that were sent together; that their queue is full names all that it is about."""
+        return full_of(errors) or errors[0]
 
     def apart(self) -> "list[SendBatch]":
         """A batch for each entry."""
@@ -237,6 +241,16 @@ class Buffer(Batcher[SendBatch, Added]):
                 attempt.cancel()
             elif batch.attempt_ends < self._next_check:
                 self._check_at(batch.attempt_ends)
+
+
+def full_of(errors: Iterable[BaseException]) -> QueueFullError | None:
+    """One error for those that say that a queue is full; None if one of them says something else."""
+    full = [each for each in errors if isinstance(each, QueueFullError)]
+    if not full or len(full) < len([*errors]):
+        return None
+    ids = [job_id for each in full for job_id in each.job_ids]
+    last = full[-1]
+    return queue_full(last.queue, ids, last.size, last.max_size)
 
 
 def end_of_attempt(loop: asyncio.AbstractEventLoop, deadlines: Sequence[float]) -> float:

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from aioq.errors import ArgumentError, SendError
+from aioq.errors import ArgumentError, QueueFullError, SendError
 from aioq.jobs.job import new_job_ids
 from aioq.jobs.options import Options
+from aioq.producer.buffer import full_of
 from aioq.producer.call import Call
 from aioq.producer.delivery import Buffers
 from aioq.producer.shards import QueueShards
@@ -143,22 +144,26 @@ class Sending:
 
         Raises:
             SendError: some jobs are not confirmed; the error names each of them, and the others have been sent.
+            QueueFullError: a queue had no room for some; likewise.
         """
         replies = await asyncio.gather(*(part.replies for part in self._parts), return_exceptions=True)
         added: list[Added] = [True] * len(self._ids)
         failed: list[int] = []
-        cause: BaseException | None = None
+        causes: list[BaseException] = []
         for part, reply in zip(self._parts, replies, strict=True):
             if isinstance(reply, BaseException):
                 named = reply.job_ids if isinstance(reply, SendError) else ()
                 mine = [position for position in part.positions if self._ids[position] in named]
                 failed += mine or part.positions
-                cause = cause or reply
+                causes.append(reply)
             elif not all(reply):
                 for position, new in zip(part.positions, reply, strict=True):
                     added[position] = new
-        if cause is None:
+        if not causes:
             return added
+        cause = full_of(causes) or causes[0]
+        if isinstance(cause, QueueFullError):
+            raise cause
         if isinstance(cause, SendError):
             verb = "is" if len(failed) == 1 else "are"
             raise SendError(

@@ -152,6 +152,8 @@ def _own_limits(limits: Limits, queue: Queue) -> Limits:
         own["dead_ttl_ms"] = round(seconds(queue.dead_ttl) * 1000)
     if queue.dead_limit is not None:
         own["dead_limit"] = queue.dead_limit
+    if queue.max_size is not None:
+        own["max_size"] = queue.max_size
     return msgspec.structs.replace(limits, **own) if own else limits
 
 

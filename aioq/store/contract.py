@@ -187,6 +187,7 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
         result_ttl_ms: how long the outcome of a job is kept that no worker settles, because it crashed too often
             or was parked for too long. Whoever ends it then does not know the `result_ttl` of its task.
         history, stats, logs: as the settings of these names. full: whether the setting `history` is "full".
+        max_size: how many jobs may be in a queue before sends to it are refused; None for any number.
         by_queue: all of this for the queues that have settings of their own; None for none.
     """
 
@@ -200,6 +201,7 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
     stats: bool = False
     logs: int = 0
     full: bool = False
+    max_size: int | None = None
     by_queue: Mapping[str, "Limits"] | None = None
 
     def of(self, queue: str) -> "Limits":
@@ -273,6 +275,8 @@ class Store(Diagnosable, HasLimiters, Historic, Sharded, Upkeep, Protocol):
 
     def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[Added]]:
         """Add jobs; False, or a `Duplicate`, for each that was not added; a job that is there stays as it is.
+
+        A queue with a `max_size` takes the first jobs for which it has room; the others get a `QueueFullError`.
 
         `again` is for a repeated call: an earlier call with these jobs may have been carried out although its
         reply was lost. Jobs that the earlier call added count as added by this one, even if they have ended and

@@ -6,10 +6,15 @@ job with that key changes its state: `lua/lib/hooks.lua` and `aioq.store.memory.
 """
 
 import enum
+from collections.abc import Sequence
+from typing import cast
 
 import msgspec
 
-from aioq.errors import Failure
+from aioq.errors import Failure, QueueFullError
+from aioq.jobs.job import JobState
+from aioq.jobs.shards import queue_of_shard
+from aioq.util.plural import counted
 from aioq.wire.messages import encode_cancellation, encode_failure
 
 
@@ -129,6 +134,27 @@ _REPLACING = frozenset({"replace", "latest", "debounce"})
 
 Added = bool | Duplicate
 """The reply to a send: whether its job was added, or which job holds its unique key."""
+
+WAITING_STATES = frozenset({JobState.QUEUED, JobState.SCHEDULED, JobState.WAITING})
+"""The states of the jobs that count for the `max_size` of their queue."""
+
+
+def refused(error: QueueFullError) -> Added:
+    """The reply to a send that is refused: the error itself, which the producer raises to the sender."""
+    return cast("Added", error)
+
+
+def queue_full(queue: str, ids: Sequence[str], size: int, max_size: int) -> QueueFullError:
+    """The error about jobs with these ids for which their queue, or shard, has no room."""
+    shown = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")  # noqa: PLR2004
+    return QueueFullError(
+        f"queue {queue!r} is full: {counted(size, 'job')} of {max_size} (max_size) "
+        f"{'is' if size == 1 else 'are'} there; {shown} {'was' if len(ids) == 1 else 'were'} not sent",
+        tuple(ids),
+        queue=queue_of_shard(queue),
+        size=size,
+        max_size=max_size,
+    )
 
 
 class Move(msgspec.Struct, frozen=True, array_like=True, gc=False):

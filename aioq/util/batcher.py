@@ -93,10 +93,14 @@ class Batch(ABC):
         first = 0
         for entry, after in enumerate(self._ends()):
             some = replies[first:after]
-            error = next((reply for reply in some if isinstance(reply, Exception)), None)
-            by_entry.append(error or some if entry in self.several else some[0])
+            errors = [reply for reply in some if isinstance(reply, Exception)] if entry in self.several else ()
+            by_entry.append(self.one_of(errors) if errors else some if entry in self.several else some[0])
             first = after
         return by_entry
+
+    def one_of(self, errors: Sequence[Exception]) -> Exception:
+        """The error of an entry of several items, of which some have these errors."""
+        return errors[0]
 
     def _ends(self) -> list[int]:
         """For each entry, how many items there are up to its end."""

@@ -280,6 +280,11 @@ def mark(look: Look, key: str) -> None:
     assert left == GONE or 0 < left <= MARK_MS
 
 
+def marks_of_entries(look: Look, key: str) -> None:
+    """How many there are, `test_max_size.py` shows."""
+    look.expires_within(key, DAY)
+
+
 def leftovers(look: Look, key: str) -> None:
     """Of lanes whose entries name more than their queued jobs."""
     left = look.client.hgetall(look.base + key)
@@ -465,6 +470,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":stats:<period>": ("expires", stats),
     ":log:<id>": ("capped", job_log),
     ":unique:<key>": ("deleted when the job ends", unique),
+    ":named:<stream>": ("expires", marks_of_entries),
     ":receipt:<call>": ("expires", receipt),
     ":tombstone:<nonce>": ("expires", tombstone),
 }
@@ -700,6 +706,8 @@ async def test_every_key_has_a_bound_that_holds(redis_store: RedisStore, look: L
     look.client.zadd(f"{look.base}:idle", {"w2": 1, "": -2})  # what a claim that finds nothing leaves
     look.client.zadd(f"{look.base}:standing", {"w2": 1})
     look.client.set(f"{look.base}:wakeable", 1)
+    look.client.zadd(f"{look.base}:named:normal", {"5-0 50": 1})  # what a send to a queue with a bound leaves
+    look.client.expire(f"{look.base}:named:normal", DAY // 1000)
     # What a durable write leaves; not every server can confirm one.
     look.client.execute_command(*CONFIRMED.commands(look.base)[0])
 

@@ -59,6 +59,7 @@ def test_every_public_error_is_in_the_table_of_the_docs():
 
 EXAMPLES: dict[str, Callable[[], BaseException]] = {
     "SendError": lambda: aioq.SendError("two jobs", ("a", "b")),
+    "QueueFullError": lambda: aioq.QueueFullError("full", ("a1",), queue="mail", size=3, max_size=3),
     "DuplicateJobError": lambda: aioq.DuplicateJobError("it is there", "a1"),
     "ScheduleConflictError": lambda: aioq.ScheduleConflictError("'x' was changed", "x"),
     "ScheduleNotFoundError": lambda: aioq.ScheduleNotFoundError("there is no 'x'", "x"),

@@ -65,6 +65,8 @@ def facts(found: QueueShown) -> Iterator[tuple[str, str]]:
         yield word, f"{number}"
     if found.stats is not None:
         yield "oldest", span(found.stats.oldest)
+        if found.stats.max_size is not None:
+            yield "max size", f"{found.stats.max_size}"
     yield "shards", f"{found.info.shards}" if found.info.shards > 1 else ""
     yield "state", paused(found.info.paused) or "open"
     yield "uneven", _uneven(found.info.uneven)

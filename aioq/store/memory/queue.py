@@ -8,7 +8,7 @@ from types import MappingProxyType
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.contract import Claim, Limits, NewJob, Settlement, Token, WaitReply
 from aioq.store.events import LiveKind
-from aioq.store.extra import Added, Duplicate, Way
+from aioq.store.extra import WAITING_STATES, Added, Duplicate, Way, queue_full, refused
 from aioq.store.history import NO_REPORT
 from aioq.store.leases import LeaseRequest, Renewal, WorkerLease
 from aioq.store.memory.control import QueueRequests
@@ -152,13 +152,14 @@ class MemoryQueue:
         if again and (replaced := self.uniques.replaced(job.nonce or job.id)) is not None:
             return replaced
         now, there = self._clock.now_ms(), self._records.get(job.id)
-        if there is not None and again and there.nonce == job.nonce:
-            return True
-        if there is not None and not self.endings.is_free(there):
-            return False
+        is_same = there is not None and again and there.nonce == job.nonce
+        if there is not None and (is_same or not self.endings.is_free(there)):
+            return is_same
         record = Record(job.id, bytes(job.envelope), job.priority, now, job.nonce, extra=job.extra)
         record.waiters += filter(None, [job.waiter])
         due_ms = now + job.delay_ms if job.delay_ms else job.eta_ms
+        if (size := self._full_for(job)) is not None:
+            return refused(queue_full(self._name, [job.id], size, self._limits.max_size or 0))
         instead = self.uniques.place(record, due_ms)
         if instead is not None and instead != job.id:
             return Duplicate(instead)
@@ -166,6 +167,14 @@ class MemoryQueue:
             self.endings.free_id(there)
         self.add(record, due_ms, held=instead is not None)
         return True
+
+    def _full_for(self, job: NewJob) -> int | None:
+        """How many jobs are there, if there is no room for this one. None is needed if another holds its key."""
+        most, lock = self._limits.max_size, job.extra and job.extra.unique
+        if most is None or (lock and self.uniques.holder(lock.key)):
+            return None
+        size = sum(each.state in WAITING_STATES for each in self._records.values())
+        return size if size >= most else None
 
     def add(self, record: Record, due_ms: int | None, *, held: bool = False) -> None:
         """Add a new job. It waits until it is due or, if it is `held` back, until it is released."""

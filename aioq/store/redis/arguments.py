@@ -31,7 +31,9 @@ def enqueue_one_args(jobs: NewJobs, *, marks: str = "") -> list[Arg] | None:
     return [job_id, envelope, waiter, marks]
 
 
-def enqueue_args(jobs: NewJobs, *, again: bool, marks: str = "", tombstone_ms: int = 0) -> list[Arg]:
+def enqueue_args(
+    jobs: NewJobs, *, again: bool, marks: str = "", tombstone_ms: int = 0, max_size: int | None = None
+) -> list[Arg]:
     """The arguments of `enqueue.lua`.
 
     Args:
@@ -39,6 +41,7 @@ def enqueue_args(jobs: NewJobs, *, again: bool, marks: str = "", tombstone_ms: i
         again: an earlier call may have added these jobs.
         marks: which events of them are written.
         tombstone_ms: for how long after its send a job must be found.
+        max_size: how many jobs may be in the queue; None for any number.
     """
     ids, envelopes, special = jobs.ids, jobs.envelopes, jobs.special.values()
     sizes = _encode([*map(len, envelopes)])
@@ -49,6 +52,8 @@ def enqueue_args(jobs: NewJobs, *, again: bool, marks: str = "", tombstone_ms: i
     places = _encode([each for job in jobs for each in (*_lane_due(job), job.extra or False)]) if placed else b""
     may_replace = placed and any(job.extra and job.extra.replaces for job in special)
     repeated = ("again" if again else "") + (str(tombstone_ms) if may_replace else "")
+    if max_size is not None:
+        repeated += f" {max_size}"
     first = [repeated, nonces, places, waiter, b"".join(envelopes), sizes]
     return [*first, *_packed(ids), marks]
 

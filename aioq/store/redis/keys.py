@@ -57,9 +57,10 @@ MANY = frozenset(
         "tombstone",
         "unique",
         *("group", "holders", "bucket", "blocked"),
+        "named",
     )
 )
-"""The names of keys of which a queue has many; an id follows."""
+"""The names of keys of which a queue has many; an id follows, or the name of a stream."""
 
 
 def app_prefix(app: str) -> str:

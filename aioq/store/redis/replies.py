@@ -11,7 +11,7 @@ from aioq.errors import WireError
 from aioq.jobs.job import WAITS, JobInfo, JobState, Priority, Progress, put_off
 from aioq.store.contract import LATER, MISSING, Claim, Claimed, WaitReply
 from aioq.store.control import ASKED
-from aioq.store.extra import Added, Duplicate, MovedJob
+from aioq.store.extra import Added, Duplicate, MovedJob, queue_full, refused
 from aioq.store.history import AttemptNote, failed_attempt
 from aioq.store.leases import Renewal, WorkerLease
 from aioq.store.pauses import Pause, PausePeriod, Pauses
@@ -119,6 +119,16 @@ def parse_enqueued(count: int, reply: Sequence[Any]) -> list[Added]:
             added[each - 1] = False
         else:
             added[each[0] - 1] = Duplicate(each[1].decode())
+    return added
+
+
+def parse_bounded(queue: str, ids: Sequence[str], max_size: int, reply: Sequence[Any]) -> list[Added]:
+    """The result of `enqueue.lua` for jobs with these ids, where their queue has a bound."""
+    full = {each[0]: each[1] for each in reply if not isinstance(each, int) and isinstance(each[1], int)}
+    others = [each for each in reply if isinstance(each, int) or each[0] not in full]
+    added = parse_enqueued(len(ids), others)
+    for position, size in full.items():
+        added[position - 1] = refused(queue_full(queue, ids[position - 1 : position], size, max_size))
     return added
 
 

@@ -206,11 +206,21 @@ class RedisStore:
     def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> Awaitable[list[Added]]:
         """Add jobs; False for each id that the server already has: that job stays as it is."""
         columns = jobs if isinstance(jobs, NewJobs) else NewJobs(jobs)
+        if self._limits.by_queue is not None and (most := self._limits.of(queue).max_size) is not None:
+            return self._enqueue_bounded(queue, columns, most, again=again)
         one = None if again else enqueue_one_args(columns, marks=self._marks)
         if one is not None:
             return self._begin("enqueue_one", queue, one, replies.parse_added, self._confirmation)
         args = enqueue_args(columns, again=again, marks=self._marks, tombstone_ms=self._limits.tombstone_ms)
         return self._begin("enqueue", queue, args, partial(replies.parse_enqueued, len(jobs)), self._confirmation)
+
+    def _enqueue_bounded(self, queue: str, jobs: NewJobs, most: int, *, again: bool) -> Awaitable[list[Added]]:
+        """Add as many jobs as the queue has room for, of which it has so many at most."""
+        args = enqueue_args(
+            jobs, again=again, marks=self._marks, tombstone_ms=self._limits.tombstone_ms, max_size=most
+        )
+        read = partial(replies.parse_bounded, queue, [*jobs.ids], most)
+        return self._begin("enqueue", queue, args, read, self._confirmation)
 
     async def claim(
         self,

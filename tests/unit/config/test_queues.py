@@ -51,6 +51,8 @@ def test_a_right_one_is_none(number: int):
             r"queue 'mail': priorities must be one of strict, weighted, not 'fair'",
         ),
         ({"mail": {"priorities": 1}}, r"queue 'mail': priorities must be one of strict, weighted, not 1"),
+        ({"mail": {"max_size": 0}}, r"queue 'mail': max_size must be an integer >= 1, not 0"),
+        ({"mail": {"weight": 0}}, r"queue 'mail': weight must be an integer from 1 to 1000, not 0"),
         ({"mail": {"dead_limit": -1}}, r"queue 'mail': dead_limit must be an integer >= 0, not -1"),
         ({"mail": {"dead_limit": 10**10}}, r"queue 'mail': dead_limit: 1e\+10 is more than 1e\+09"),
         ({"mail": 8}, r"queue 'mail': expected Queue\(shards=8\) or a table of its settings, not 8"),

@@ -6,14 +6,15 @@
 -- Its arguments are few, and long; docs/design.md, "An enqueue has few arguments, and long ones".
 --
 -- NEEDS: keys, msgpack, record_text_write, record, lanes, hooks, dead, history, events, unique, successors
--- NEEDS: series, limits
--- USES: reads bucket, counters, group, holders, job, lanes, limits, listening, scheduled, standing, timers,
---   tokens, tombstone, unique; writes blocked, body, counters, dead, events, group, holders, idle, job, lanes,
---   leftovers, limits, outbox, scheduled, standing, stats, timers, tokens, tombstone, unique, waiting, wakeable;
---   publishes dispatched
+-- NEEDS: series, limits, size
+-- USES: reads bucket, counters, group, holders, job, lanes, leftovers, limits, listening, named, scheduled,
+--   standing, timers, tokens, tombstone, unique, waiting; writes blocked, body, counters, dead, events, group,
+--   holders, idle, job, lanes, leftovers, limits, named, outbox, scheduled, standing, stats, timers, tokens,
+--   tombstone, unique, waiting, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 'again' if an earlier call may have added these jobs, else ''; then, if the call of one of them may take
---   the place of another job's, for how many ms after its send a job must be found;
+--   the place of another job's, for how many ms after its send a job must be found; then, if the queue has a
+--   bound, a blank and how many jobs may be in it;
 --   2 a MessagePack array with the nonce of each send, '' if no id can be used twice;
 --   3 a MessagePack array with three items for each job: lane ('' for normal), due ('' for at once, '+N' for N ms
 --   from now, or the time in ms since the epoch), EXTRA (false for none); or '' if all jobs are plain: normal and
@@ -23,8 +24,10 @@
 --   not have equal lengths, these three are '', zero and the ids as a MessagePack array;
 --   10 the marks of lib/events.lua, '' for none
 -- REPLY: the positions (from 1) of the jobs whose ids existed already, except those that the earlier call has
--- added; and for each job whose unique key another one holds, an array with its position and that job
-local again, tombstone = string.sub(ARGV[1], 1, 5) == 'again', tonumber(string.match(ARGV[1], '%d+$'))
+-- added; for each job whose unique key another one holds, an array with its position and that job; and for each
+-- that the queue had no room for, an array with its position and how many jobs are in the queue
+local again, tombstone, most = string.match(ARGV[1], '^(%a*)(%d*) ?(%d*)$')
+again, tombstone, most = again == 'again', tonumber(tombstone), tonumber(most)
 local nonces = ARGV[2] ~= '' and cmsgpack.unpack(ARGV[2]) or nil
 local places = ARGV[3] ~= '' and cmsgpack.unpack(ARGV[3]) or nil
 local watched = ARGV[4] ~= '' and packed(ARGV[4]) or nil
@@ -50,7 +53,7 @@ local function add_all()
 end
 
 -- Most sends are like this: plain jobs, whose ids cannot be used twice.
-local usual = not again and not nonces and not places and width > 0 and #sizes <= CHUNK
+local usual = not again and not nonces and not places and width > 0 and #sizes <= CHUNK and not most
 local marks = ARGV[10]
 
 -- The id and the envelope of each job.
@@ -71,6 +74,8 @@ if usual and add_all() then
   return {}
 end
 
+-- For how many more jobs the queue has room, if it has a bound.
+local room = most and most - Size.of(q)
 local present, added, new, records, queued = {}, {}, {}, {}, {}
 local ids, texts = cut_all()
 local keys = {}
@@ -163,6 +168,15 @@ local function prepare(position, envelope, nonce, is_there)
   if is_there then Dead.free_id(q, id) end -- not before: a job that is not added leaves the dead one there
   added[id] = job
   new[#new + 1] = job
+  if room then room = room - 1 end
+end
+
+-- Whether the queue has no room for a job. One with a unique key that another one holds adds none, or takes the
+-- place of the one that waits.
+local function is_refused(position)
+  if not room or room > 0 then return false end
+  local extra = places and places[3 * position]
+  return not (extra and extra.unique and Unique.noted(q, extra.unique[1]))
 end
 
 for position, id in ipairs(ids) do
@@ -178,6 +192,8 @@ for position, id in ipairs(ids) do
     local is_there = added[id] or not all_new and redis.call('EXISTS', keys[position]) == 1
     if is_there and (added[id] or not Dead.is_free(q, id)) then
       present[#present + 1] = position
+    elseif is_refused(position) then
+      present[#present + 1] = {position, most - room}
     else
       prepare(position, texts[position], nonce, is_there)
     end

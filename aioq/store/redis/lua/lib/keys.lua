@@ -53,6 +53,8 @@ Keys.LIMITER, Keys.ROW, Keys.SNOOZED = ':limiter', ':row', ':snoozed'
 -- The keys of which a queue has one for each job, worker, schedule, call or send.
 function Keys.job(q, id) return q.base .. ':job:' .. id end
 function Keys.body(q, id) return q.base .. ':body:' .. id end
+-- How many jobs the entries of a stream name, up to some of them; see lib/size.lua.
+function Keys.named(q, stream) return q.base .. ':named:' .. stream end
 function Keys.log(q, id) return q.base .. ':log:' .. id end
 function Keys.held(q, worker) return q.base .. ':held:' .. worker end
 function Keys.cancel(q, worker) return q.base .. ':cancel:' .. worker end
