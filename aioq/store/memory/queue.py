@@ -171,10 +171,8 @@ class MemoryQueue:
     def _full_for(self, job: NewJob) -> int | None:
         """How many jobs are there, if there is no room for this one. None is needed if another holds its key."""
         most, lock = self._limits.max_size, job.extra and job.extra.unique
-        if most is None or (lock and self.uniques.holder(lock.key)):
-            return None
-        size = sum(each.state in WAITING_STATES for each in self._records.values())
-        return size if size >= most else None
+        size = 0 if most is None else sum(each.state in WAITING_STATES for each in self._records.values())
+        return size if most is not None and size >= most and not (lock and self.uniques.holder(lock.key)) else None
 
     def add(self, record: Record, due_ms: int | None, *, held: bool = False) -> None:
         """Add a new job. It waits until it is due or, if it is `held` back, until it is released."""
