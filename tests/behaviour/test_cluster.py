@@ -19,6 +19,7 @@ from aioq import (
     ServerUnavailableError,
 )
 from aioq.app import internals_of
+from aioq.jobs.shards import queue_of_shard, shard_names
 from aioq.store.redis.durability import ReplicaConfirmation
 from aioq.store.redis.keys import base_key
 from aioq.store.redis.net.commands import Link
@@ -186,26 +187,37 @@ async def serving(app: App) -> AsyncIterator[Worker]:
         await running
 
 
+@pytest.mark.parametrize("which", ["app", "shard"])
 async def test_a_worker_that_is_started_without_a_node_serves_the_others_and_catches_up(
-    start_cluster: Callable[..., Cluster], app_name: str, caplog: pytest.LogCaptureFixture
+    start_cluster: Callable[..., Cluster], app_name: str, which: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The node of the App's own keys: it knows how many shards there are, so schedules cannot be placed."""
+    """The node of the App's own keys knows how many shards there are. That of a shard may have a schedule.
+
+    Until either is back, it is not known in which shard the schedules of a queue are.
+    """
     cluster = start_cluster()
+    own = cluster.node_of(cluster.slot_of(f"aioq:{{{app_name}:}}"))
+    nodes = {
+        shard: cluster.node_of(cluster.slot_of(f"aioq:{{{app_name}:{shard}}}"))
+        for number in range(9)
+        for shard in shard_names(f"wide{number}", 4)
+    }
+    apart = next(shard for shard, node in nodes.items() if node.id != own.id)
+    wide, lost = queue_of_shard(apart), own if which == "app" else nodes[apart]
 
     def declared() -> App:
-        app = App(app_name, url=cluster.url, queues={"wide": Queue(shards=2)})
+        app = App(app_name, url=cluster.url, queues={wide: Queue(shards=2)})
 
         async def echo(text: str = "tick") -> str:
             return text
 
         for queue in QUEUES:
             app.task(name=f"echo.{queue}", queue=queue)(echo)
-        app.every(3600, schedule_id="hourly")(app.task(name="echo.wide", queue="wide")(echo))
+        app.every(3600, schedule_id="hourly")(app.task(name="echo.wide", queue=wide)(echo))
         return app
 
-    async with App(app_name, url=cluster.url, queues={"wide": Queue(shards=2)}) as before:
-        await before.queue("wide").set_shards(4)
-    lost = cluster.node_of(cluster.slot_of(f"aioq:{{{app_name}:}}"))
+    async with App(app_name, url=cluster.url, queues={wide: Queue(shards=2)}) as before:
+        await before.queue(wide).set_shards(4)
     lost.ask("SAVE")
     cluster.kill(lost)
 
@@ -213,13 +225,12 @@ async def test_a_worker_that_is_started_without_a_node_serves_the_others_and_cat
         others = [queue for queue in QUEUES if node_of(cluster, app, queue).id != lost.id]
         assert others
         await asyncio.gather(*(echoed(app, queue) for queue in others))
-        assert "wide#3" not in worker.served
+        assert (f"{wide}#3" in worker.served) == (which == "shard")
         await asyncio.to_thread(cluster.restart, lost)
-        wide = app.by_name("echo.wide").options(queue="wide")
-        handles = [await wide.options(shard_key=key).send(key) for key in "abcdefgh"]
+        echo = app.by_name("echo.wide").options(queue=wide)
+        handles = [await echo.options(shard_key=key).send(key) for key in "abcdefgh"]
         assert [await handle.result(timeout=20) for handle in handles] == [*"abcdefgh"]
-        assert {"wide", "wide#1", "wide#2", "wide#3"} <= {*worker.served}
-
+        assert {*shard_names(wide, 4)} <= {*worker.served}
         assert [each.id for each in await eventually(app.schedules.list)] == ["hourly"]
         await asyncio.gather(*(echoed(app, queue) for queue in QUEUES))
     warnings = [record.getMessage() for record in caplog.records if record.name == "aioq.worker"]
