@@ -88,6 +88,7 @@ _MODULES = {
     "aioq.operate.events": ("EventStream",),
     "aioq.jobs.debounce": ("Debounce",),
     "aioq.jobs.unique": ("Unique",),
+    "aioq.limiters.info": ("LimiterInfo",),
     "aioq.limiters.limiter": ("Limiter", "Permit"),
     "aioq.jobs.verdicts": ("Cancel", "Fail"),
 }

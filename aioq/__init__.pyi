@@ -43,6 +43,7 @@ from aioq.jobs.outcome import Outcome, OutcomeKind
 from aioq.jobs.retry import Retry, Snooze
 from aioq.jobs.unique import Unique
 from aioq.jobs.verdicts import Cancel, Fail
+from aioq.limiters.info import LimiterInfo
 from aioq.limiters.limiter import Limiter, Permit
 from aioq.operate.events import EventStream
 from aioq.operate.jobs import JobCount, JobPage, JobQuery
@@ -97,6 +98,7 @@ __all__ = [
     "JobQuery",
     "JobState",
     "Limiter",
+    "LimiterInfo",
     "LoadError",
     "LogLine",
     "Middleware",

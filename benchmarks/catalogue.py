@@ -19,6 +19,7 @@ class Library:
         entry: the import of an application; a plain `import` says little if modules are loaded at their first use.
         command: its command line, after `python`; None if it has none.
         keeps_results: whether results can be read afterwards; a bare loop may not.
+        has_limiters: whether its adapter has permits of a limiter that several processes share.
         has_unique_keys: whether its adapter sends jobs under a key of which only one is there at a time.
     """
 
@@ -31,6 +32,7 @@ class Library:
     command: tuple[str, ...] | None = None
     keeps_results: bool = True
     has_unique_keys: bool = False
+    has_limiters: bool = False
 
     @property
     def module(self) -> str:
@@ -51,6 +53,7 @@ LIBRARIES = {
         Library(
             *("aioq", "aioq", "subject", "aioq", ("aioq",), "from aioq import App", ("-m", "aioq")),
             has_unique_keys=True,
+            has_limiters=True,
         ),
         _peer("arq", "arq", "from arq import create_pool", "arq", unique=True),
         _peer("saq", "SAQ", "from saq import Queue", "saq", unique=True),

@@ -52,6 +52,18 @@ class KeyedPeer(Protocol):
         ...
 
 
+class LimitingPeer(Protocol):
+    """A library with limiters that several processes share."""
+
+    async def use_permit(self) -> None:
+        """Get one permit, and give it back."""
+        ...
+
+    async def call_server(self) -> None:
+        """Make one plain call to the server, as programs do that count there by themselves."""
+        ...
+
+
 class Peer(Protocol):
     """A library, called as its users would call it.
 

@@ -138,6 +138,21 @@ async def pairs(peer: Any, *, jobs: int, seconds: float, senders: int) -> dict[s
     return {**taken, "jobs": done}
 
 
+async def permits(peer: Any, *, permits: int, seconds: float) -> dict[str, Any]:
+    """Get permits one after the other, in turns with plain calls to the server."""
+    taken = {"permits": 0.0, "calls": 0.0}
+    deadline = perf_counter() + seconds
+    done = 0
+    while done < permits and perf_counter() < deadline:
+        for kind, use in (("permits", peer.use_permit), ("calls", peer.call_server)):
+            started = perf_counter()
+            for _ in range(CHUNK):
+                await use()
+            taken[kind] += perf_counter() - started
+        done += CHUNK
+    return {**taken, "done": done}
+
+
 async def load(peer: Peer, *, rate: float, seconds: float) -> dict[str, Any]:
     """Send at a fixed rate, however slow the answers are. Each job's time counts from when it was due to be sent.
 
@@ -175,9 +190,8 @@ async def first(peer: Peer, *, job: int) -> dict[str, Any]:
 
 
 Action = Callable[..., Awaitable[dict[str, Any]]]
-ACTIONS: dict[str, Action] = {
-    action.__name__: action for action in (bulk, concurrent, sequential, collect, latency, pairs, load, first)
-}
+_ALL = (bulk, concurrent, sequential, collect, latency, pairs, permits, load, first)
+ACTIONS: dict[str, Action] = {action.__name__: action for action in _ALL}
 
 
 def _write_lines(path: str, lines: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from aioq.limiters.pool import Pool
 from aioq.limiters.pools import Pools
 from aioq.limiters.rules import check_actual, check_time, check_tokens, make_observed
 from aioq.public import public
+from aioq.store.contract import Store
 from aioq.store.limiters import LimiterRule, Observed
 from aioq.util.durations import Duration
 
@@ -25,6 +26,10 @@ class LimiterSource(Protocol):
 
     limits: dict[str, LimiterRule]
     """The numbers that the App declares, by the names of its limiters."""
+
+    async def store(self) -> Store:
+        """The store of the running loop."""
+        ...
 
     def all_pools(self) -> list[Pools]:
         """The pools of all event loops."""
@@ -189,6 +194,8 @@ class Limiter:
             ServerUnavailableError: the same, because the server is away.
         """
         wanted = check_tokens(self.name, tokens, self._rule)
+        if timeout is None and snooze_after is None:
+            return Acquire(self._source, self.name, wanted, None, None)
         within, long = (
             check_time(self.name, *each) for each in (("timeout", timeout), ("snooze_after", snooze_after))
         )

@@ -1,9 +1,14 @@
 """`app.limiter` declares limiters, and `app.limiters` shows them."""
 
+from collections.abc import Sequence
+
+from aioq.errors import ConfigError
+from aioq.limiters.info import LimiterInfo, info_of
 from aioq.limiters.limiter import Limiter, LimiterSource, set_rule
 from aioq.limiters.rules import check_limiter_name, make_rule
 from aioq.util.durations import Duration
 from aioq.util.log import logger
+from aioq.util.suggestions import did_you_mean
 
 log = logger("aioq.limiters")
 
@@ -58,3 +63,36 @@ class Limiters:
                 for pools in self._source.all_pools():
                     pools.declare(name, rule)
         return limiter
+
+    async def list(self) -> Sequence[LimiterInfo]:
+        """All limiters that the server knows, by name: what they have, who holds it, and what is owed.
+
+        Raises:
+            ServerUnavailableError: the server cannot be reached.
+        """
+        store = await self._source.store()
+        states = [await store.limiters.state(name) for name in await store.limiters.names()]
+        return [info_of(state) for state in states if state is not None]
+
+    def list_sync(self) -> Sequence[LimiterInfo]:
+        """`list` for sync code; see `App.run_sync`."""
+        return self._source.run_sync("await app.limiters.list()", self.list)
+
+    async def get(self, name: str) -> LimiterInfo:
+        """One limiter, as the server knows it.
+
+        Raises:
+            ConfigError: nobody has used a limiter of this name.
+            ServerUnavailableError: the server cannot be reached.
+        """
+        store = await self._source.store()
+        state = await store.limiters.state(check_limiter_name(name))
+        if state is None:
+            names = await store.limiters.names()
+            there = f"{did_you_mean(name, names)}; there are: {', '.join(names) or 'none'}"
+            raise ConfigError(f"app.limiters.get: no limiter {name!r}{there}")
+        return info_of(state)
+
+    def get_sync(self, name: str) -> LimiterInfo:
+        """`get` for sync code; see `App.run_sync`."""
+        return self._source.run_sync("await app.limiters.get(...)", lambda: self.get(name))

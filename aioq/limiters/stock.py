@@ -69,10 +69,13 @@ class Stock:
         self._tokens, self._called_at = 0, -math.inf
 
     def wanted(self, rule: LimiterRule | None, now: float) -> int:
-        """How many tokens to ask for beyond those that are needed: as many as would be used until they lapse."""
+        """How many tokens to ask for beyond those that are needed: as many as would be used until they lapse.
+
+        That is judged by what was used since the last call; but twice as many at the most.
+        """
         if rule is None or not rule.rate:
             return 0
-        return math.ceil(self._given_out * QUANTUM / max(now - self._called_at, QUANTUM))
+        return math.ceil(self._given_out * min(2.0, QUANTUM / max(now - self._called_at, 1e-9)))
 
     def add(self, taken: Taken, began: float) -> None:
         """Take over what a call has brought that began at this time."""

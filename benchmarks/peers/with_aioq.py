@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from redis.asyncio import Redis
+
 from aioq import App, Unique
 from benchmarks import work
 from benchmarks.contract import Setup
@@ -11,6 +13,8 @@ SETUP = Setup.read()
 app = App("bench", url=SETUP.url or None)
 TASKS: dict[str, Any] = {function.__name__: app.task(function) for function in (work.noop, work.nap, work.keep)}
 TASKS["plain"] = app.task(work.plain)
+LIMITER = app.limiter("bench", rate=1_000_000_000, concurrency=100)
+CLIENT: Any = Redis.from_url(SETUP.url or "redis://localhost")  # pyright: ignore[reportUnknownMemberType] - redis-py is partly typed
 UNIQUE: dict[str, Any] = {"noop": app.task(name="unique", unique=Unique())(work.noop)}
 
 
@@ -24,6 +28,7 @@ class Aioq:
     async def close(self) -> None:
         """Disconnect."""
         await app.aclose()
+        await CLIENT.aclose()
 
     async def send(self, task: str, argument: Any) -> Any:
         """`task.send`."""
@@ -32,6 +37,15 @@ class Aioq:
     async def send_unique(self, task: str, argument: Any) -> Any:
         """`send` of a task with `unique=Unique()`."""
         return await UNIQUE[task].send(argument)
+
+    async def use_permit(self) -> None:
+        """`limiter.acquire`."""
+        async with LIMITER.acquire():
+            pass
+
+    async def call_server(self) -> None:
+        """An INCR with redis-py."""
+        await CLIENT.incr("bench:calls")
 
     async def send_many(self, task: str, arguments: Sequence[Any]) -> Sequence[Any]:
         """`task.send_many`."""

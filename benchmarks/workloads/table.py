@@ -1,6 +1,6 @@
 """All workloads in the order in which they are measured: each may use the rates of earlier ones."""
 
-from benchmarks.workloads import backlog, draining, latency, sending, standing, unique
+from benchmarks.workloads import backlog, draining, latency, limiters, sending, standing, unique
 from benchmarks.workloads.contract import Workload
 
 WORKLOADS: tuple[Workload, ...] = (
@@ -8,6 +8,7 @@ WORKLOADS: tuple[Workload, ...] = (
     *draining.WORKLOADS,
     *latency.WORKLOADS,
     *unique.WORKLOADS,
+    *limiters.WORKLOADS,
     *standing.WORKLOADS,
     *backlog.WORKLOADS,
 )

@@ -341,6 +341,28 @@ async def test_a_process_that_starves_gets_its_share(apps: list[App]) -> None:
     await asyncio.gather(*greedy)
 
 
+async def test_what_is_shown_of_them(apps: list[App]) -> None:
+    both = apps[0].limiter("both", rate=6, per=60, concurrency=2)
+    apps[0].limiter("unused", rate=1)
+    async with both.acquire(4) as permit, both.acquire():
+        permit.charge(9)
+        (shown,) = await apps[1].limiters.list()
+        assert (shown.name, shown.rate, shown.per, shown.burst, shown.concurrency) == ("both", 6.0, 60.0, 6, 2)
+        assert shown.available is not None
+        assert 1 <= shown.available < 2
+        assert (shown.held, list(shown.holders.values()), shown.waiting) == (2, [2], 0)
+        assert shown.blocked is None
+    both.observe(reset_after=60)
+
+    async def is_owed() -> bool:
+        found = await apps[1].limiters.get("both")
+        return found.blocked is not None and (await state_of(apps[1], "both")).available <= 0
+
+    await until_true(is_owed)
+    with pytest.raises(ConfigError, match=r"no limiter 'bot'.*there are: both"):
+        await apps[1].limiters.get("bot")
+
+
 async def test_who_names_it_gets_the_numbers_of_who_declares_it(apps: list[App]) -> None:
     declared, named = apps[0].limiter("named", concurrency=1), apps[1].limiter("named")
     stack = await held(declared)

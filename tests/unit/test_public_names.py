@@ -29,9 +29,9 @@ PACKAGE = """
 AioqError App ArgumentError Call Cancel ConfigError Debounce DuplicateJobError DuplicateTaskError
 EmbeddedServerError Event EventKind EventStream Fail FailedAttempt Failure JobCancelledError JobContext
 JobCount JobError JobEvent JobFailed JobHandle JobInfo JobNotFoundError JobPage JobQuery JobState Limiter
-LoadError LogLine Middleware NewerVersionError NoJobError Operation OperationInfo OperationState Outcome
-OutcomeKind Outgoing PauseInfo PayloadTooLargeError Percentiles Permit Priority ProcessDiedError Progress
-Queue QueueActivity QueueHandle QueueInfo QueueStats QueueTask RemoteError ResultError Retry
+LimiterInfo LoadError LogLine Middleware NewerVersionError NoJobError Operation OperationInfo OperationState
+Outcome OutcomeKind Outgoing PauseInfo PayloadTooLargeError Percentiles Permit Priority ProcessDiedError
+Progress Queue QueueActivity QueueHandle QueueInfo QueueStats QueueTask RemoteError ResultError Retry
 RunningLoopError Schedule ScheduleConflictError ScheduleNotFoundError SendError ServerError
 ServerRejectedError ServerUnavailableError ShardInfo Snooze Stack Task TimelineEntry Unique UnknownTaskError
 Why WhyCode WhyReason WireError WorkerFigures WorkerInfo WorkerNotFoundError WorkerQuery WorkerRefusedError
