@@ -88,7 +88,9 @@ def report_args(settlements: Sequence[Settlement], limits: Limits) -> tuple[byte
         return b"", b"", b""
     reports = [each.report or NO_REPORT for each in settlements]
     count = len(reports)
-    times = [time for each in reports for time in (each.seconds, each.waited)]
+    runs, waits = [each.seconds for each in reports], [each.waited for each in reports]
+    times = runs * 2
+    times[::2], times[1::2] = runs, waits  # half the time of a comprehension that makes pairs
     rows, counts = pack(f">{2 * count}f", *times), b""
     tasks, errors = [each.task for each in reports], [each.error for each in reports]
     named, known = tasks[:1], list[str]()
@@ -96,7 +98,7 @@ def report_args(settlements: Sequence[Settlement], limits: Limits) -> tuple[byte
         named, known = [*dict.fromkeys(tasks)], [*dict.fromkeys(filter(None, errors))]
         rows += b"".join(_places(tasks, named, errors, known))
     if limits.stats and count >= COUNTED_HERE and len(named) <= TASKS_COUNTED_HERE and not known:
-        counts = _encode([_counts(times, tasks, task if len(named) > 1 else None) for task in named])
+        counts = _encode([_counts(runs, waits, tasks, task if len(named) > 1 else None) for task in named])
     return _encode((limits.history, limits.stats, named, known)), rows, counts
 
 
@@ -117,12 +119,11 @@ def _places(
         yield _PLACES.pack(task_places[task], error_places[error])
 
 
-def _counts(times: Sequence[float], tasks: Sequence[str], task: str | None) -> list[int]:
+def _counts(runs: Sequence[float], waits: Sequence[float], tasks: Sequence[str], task: str | None) -> list[int]:
     """What jobs that have succeeded add to the counters of a task: counters, each with what is added.
 
     `task` is None if all are of it.
     """
-    runs, waits = times[::2], times[1::2]
     if task is not None:
         of_task = [task == each for each in tasks]
         runs, waits = [*compress(runs, of_task)], [*compress(waits, of_task)]
