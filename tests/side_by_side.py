@@ -163,9 +163,10 @@ class Process:
         return SimpleNamespace(gateway=SimpleNamespace(id=name), _workerinfocache=f"[{name}]")
 
     def give(self, part: Part) -> None:
-        """Have it run these tests."""
+        """Have it run these tests; where it has ended meanwhile, that is what is heard of it next."""
         self.part, self.begun = deque(part), True
-        self.connection.send(part)
+        with contextlib.suppress(OSError):
+            self.connection.send(part)
 
 
 class SideBySide:
@@ -230,7 +231,8 @@ class SideBySide:
     def _end(self) -> None:
         """Let the processes end; what goes wrong then is reported."""
         for process in self._processes:
-            process.connection.send(None)
+            with contextlib.suppress(OSError):
+                process.connection.send(None)
         while self._processes:
             process = self._processes.pop()
             message, ending = _received(process), _ending_of(process)

@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.side_by_side import Processors, Reporter, rounds_of
+from tests.side_by_side import Process, Processors, Reporter, rounds_of
 
 ROOT = Path(__file__).parents[3]
 SHOWN = {"verbose": 0, "reportchars": "fE", "durations": None}
@@ -86,6 +87,17 @@ def test_a_processor_is_idle_where_it_was_for_a_part_of_a_second(monkeypatch: py
         said.append(processors.idle())
 
     assert said == [False, True, True, False, False]
+
+
+def test_a_process_that_has_ended_is_given_a_part_all_the_same() -> None:
+    """It is then heard of as one that has ended while it ran the first of these tests."""
+    ours, theirs = Pipe()
+    theirs.close()
+    process = Process(0, 1, ours)
+    process.give([3, 4])
+
+    assert [*process.part] == [3, 4]
+    ours.close()
 
 
 # -- what is sent -----------------------------------------------------------------------------------------------
