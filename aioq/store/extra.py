@@ -227,6 +227,11 @@ class Extra(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         """Whether the job's call may take the place of another job's."""
         return self.unique is not None and self.unique.conflict in _REPLACING
 
+    @property
+    def ends_jobs(self) -> bool:
+        """Whether one of its limits may end the job at once, or another one for it."""
+        return any(use.on_limit != "wait" for use in self.limits or ())
+
 
 class Way(enum.StrEnum):
     """The way in which a job comes back to a lane, or is scheduled again.

@@ -12,6 +12,7 @@ import msgspec
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.control import WorkerControl
 from aioq.store.extra import Duplicate, Lock
+from aioq.store.limits import LimitVerbs
 from aioq.store.operations import OperationVerbs
 from aioq.store.pauses import PauseVerbs
 from aioq.store.story import Counted, Story
@@ -120,6 +121,11 @@ class OperatorVerbs(Protocol):
     @property
     def pauses(self) -> PauseVerbs:
         """The verbs for pauses."""
+        ...
+
+    @property
+    def limits(self) -> LimitVerbs:
+        """The verbs for limits."""
         ...
 
     async def now_ms(self, queue: str) -> int:

@@ -7,6 +7,7 @@ import msgspec
 
 from aioq.jobs.job import JobInfo
 from aioq.store.events import EventPart, Position
+from aioq.store.limits import Blocked
 
 MOST_AHEAD = 1_000
 """How many jobs of a queue are looked at to find the place of one of them; further back it is estimated."""
@@ -56,6 +57,10 @@ class Story(Protocol):
         It is counted where the job is among the first `MOST_AHEAD`; else it is estimated by when the job came to
         its lane.
         """
+        ...
+
+    async def blocked(self, queue: str, job_id: str) -> Blocked | None:
+        """What holds back a job that waits for a limit; None for one that does not."""
         ...
 
     async def held_by(self, queue: str, job_id: str) -> str:

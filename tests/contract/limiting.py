@@ -1,7 +1,5 @@
 """Short words for the contract tests of limits."""
 
-from typing import Protocol, cast
-
 from aioq.jobs.job import Priority
 from aioq.store.contract import Claimed, NewJob, Store
 from aioq.store.extra import FAIR, Expiry, Extra, LimitUse
@@ -66,22 +64,13 @@ async def recover(store: Store, worker: str = "w") -> None:
         pass
 
 
-class _Limited(Protocol):
-    @property
-    def limits(self) -> LimitVerbs: ...
-
-
-class _Telling(Protocol):
-    async def blocked(self, queue: str, job_id: str) -> Blocked | None: ...
-
-
 def verbs(store: Store) -> LimitVerbs:
-    return cast("_Limited", store.operating).limits
+    return store.operating.limits
 
 
 async def blocked(store: Store, job_id: str) -> Blocked | None:
     """What holds back a job."""
-    return await cast("_Telling", store.operating.story).blocked(QUEUE, job_id)
+    return await store.operating.story.blocked(QUEUE, job_id)
 
 
 async def look(store: Store, name: str = "customer", key: str = "1") -> tuple[int, int]:

@@ -148,6 +148,7 @@ def timers(look: Look, key: str) -> None:
         "relay": lambda each: look.client.xlen(f"{look.base}:outbox:{each}") > 0,
         "follow": lambda each: look.state(each) == "waiting",
         "group": lambda each: look.client.zcard(f"{look.base}:group:{each}") > 0,
+        "limit": lambda each: each.startswith("0 "),
         "operate": lambda each: look.client.exists(f"{look.app_base}:operation:{each}") > 0,
     }
     members = [member.split(" ", 1) for member in look.client.zrange(look.base + key, 0, -1)]
@@ -186,8 +187,13 @@ def blocked(look: Look, key: str) -> None:
         assert look.client.zcard(f"{look.base}:group:{limit}:{each}") > 0
 
 
+def halted(look: Look, key: str) -> None:
+    assert look.client.hkeys(look.base + key) == ["quiet"]
+    look.expires_within(key, 30 * DAY)
+
+
 def numbers(look: Look, key: str) -> None:
-    assert look.client.hkeys(look.base + key) == ["customer", "api"]
+    assert look.client.hkeys(look.base + key) == ["customer", "api", "quiet"]
     look.expires_within(key, 30 * DAY)
 
 
@@ -431,6 +437,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":blocked:<limit>": ("members", blocked),
     ":tokens": ("fields", tokens),
     ":limits": ("expires", numbers),
+    ":halted": ("expires", halted),
     ":outbox:<queue>": ("expires", outbox),
     ":relays": ("members", relays),
     ":inbox": ("members", inbox),
@@ -535,6 +542,7 @@ async def limit_some(store: RedisStore) -> None:
     extra = Extra(limits=(LimitUse("api", rate=1, per_us=HOUR * 1000, burst=1),))
     await store.enqueue(QUEUE, [NewJob("asked", CALL, extra=extra)])
     assert [each.id for each in await take(store, "w1", 9)] == ["synced-0", "asked"]
+    await store.operating.limits.pause(QUEUE, "quiet", None, 0)
 
 
 async def use_a_limiter(store: RedisStore) -> None:
@@ -744,6 +752,7 @@ async def test_when_all_is_over_only_empty_lanes_and_notes_are_left(redis_store:
         ":events",
         ":limits",
         *(":limiter", ":row", ":snoozed", ":limiters"),
+        ":halted",
     }
     for key in look.names():
         assert pattern_of(key) in {*LANES, *rest}

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 
@@ -15,7 +16,7 @@ from aioq.errors import ServerError, ServerUnavailableError
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
 from aioq.store.events import Position
-from aioq.store.extra import Extra, Lock, MovedJob
+from aioq.store.extra import Extra, LimitUse, Lock, MovedJob
 from aioq.store.limiters import LimiterRule, PermitLease, Take
 from aioq.store.operating import LISTED_STATES, ListQuery
 from aioq.store.operations import Act, OperationStep, Verdict
@@ -282,9 +283,8 @@ async def tour(store: RedisStore, queue: str, *, bears: tuple[type[Exception], .
         await add(asyncio.gather(listed(store, queue, state), store.operating.count_jobs(queue, ListQuery(state))))
     await add(store.operating.prioritize(queue, list("abc"), Priority.HIGH))
     await add(store.operating.delete(queue, list("abc"), REASON))
-    await add(_paused(store, queue))
-    await add(_limited(store, queue))
-    await add(_unique(store, queue))
+    for ask in (_paused, _limited, _unique, _in_groups):
+        await add(ask(store, queue))
     await add(store.recover(queue, CRASHED, 100, dead="w"))
     await add(asyncio.gather(store.workers(queue), store.history.rows(queue, 100)))
     await add(_tasks(store, queue))
@@ -314,6 +314,23 @@ async def _paused(store: RedisStore, queue: str) -> list[Any]:
         found += [await store.operating.pauses.read(queue), await store.claim(queue, "w", 1, known=[])]
         await store.operating.pauses.resume(queue, tasks)
     return [*found, await store.shards.backlog(queue)]
+
+
+async def _in_groups(store: RedisStore, queue: str) -> list[Any]:
+    """Jobs that wait for a permit or a rate; one that is dropped, and one whose sender knew no limit."""
+    verbs, customer = store.operating.limits, LimitUse("customer", "7", 1, declared_ms=1)
+    api = LimitUse("api", rate=1, per_us=LONG * 1000, burst=1, declared_ms=1)
+    uses = (customer,), (customer, api), (api,), (msgspec.structs.replace(customer, on_limit="drop"),)
+    jobs = [NewJob(f"l{at}", CALL, extra=Extra(limits=each)) for at, each in enumerate(uses)]
+    found: list[Any] = [await store.enqueue(queue, [*jobs, NewJob("plain", CALL)])]
+    claimed = (await store.claim(queue, "w", 9)).jobs
+    found += [job.id for job in claimed]
+    found += [await verbs.hold(queue, "w", job.id, job.claim, [api]) for job in claimed if job.id == "plain"]
+    found += [await store.operating.story.blocked(queue, "l1"), await verbs.look(queue, "api", "")]
+    found += [await verbs.list(queue), await verbs.keys(queue, "customer", "")]
+    await verbs.pause(queue, "customer", None, 0)
+    found.append(await verbs.resume(queue, "customer", None))
+    return [*found, await store.info(queue, ["l0", "l1", "l2", "l3", "plain"])]
 
 
 async def _unique(store: RedisStore, queue: str) -> list[Any]:

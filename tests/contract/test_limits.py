@@ -30,11 +30,6 @@ ELSEWHERE = f"{QUEUE}-2"
 
 
 @pytest.fixture
-def _where() -> None:
-    """In memory only, for now."""
-
-
-@pytest.fixture
 def limits() -> Limits:
     return Limits(lease_ms=LONG, max_crashes=3)
 

@@ -12,11 +12,6 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def _where() -> None:
-    """In memory only, for now."""
-
-
-@pytest.fixture
 def limits() -> Limits:
     return Limits(lease_ms=LONG, max_crashes=3)
 

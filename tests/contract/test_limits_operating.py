@@ -14,11 +14,6 @@ TWO, ONE = Numbers(2, 0.0, 0, 0), Numbers(1, 0.0, 0, 0)
 
 
 @pytest.fixture
-def _where() -> None:
-    """In memory only, for now."""
-
-
-@pytest.fixture
 def limits() -> Limits:
     return Limits(lease_ms=LONG, max_crashes=3)
 

@@ -25,11 +25,6 @@ SOON_US = 50_000
 
 
 @pytest.fixture
-def _where() -> None:
-    """In memory only, for now."""
-
-
-@pytest.fixture
 def limits() -> Limits:
     return Limits(lease_ms=LONG, max_crashes=3)
 

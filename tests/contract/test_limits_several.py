@@ -13,11 +13,6 @@ API = use("api", "", 2)
 
 
 @pytest.fixture
-def _where() -> None:
-    """In memory only, for now."""
-
-
-@pytest.fixture
 def limits() -> Limits:
     return Limits(lease_ms=LONG, max_crashes=3)
 

@@ -23,7 +23,7 @@ from aioq.store.bounds import ASIDE_COST, CLAIM_LIMIT, SKIPPED_LIMIT, WAIT_LIMIT
 from aioq.store.contract import MAX_CUTS, Limits, NewJob, Settlement, Token, Verb
 from aioq.store.control import ANSWER_TTL_MS
 from aioq.store.events import MOST_LIVE, Position
-from aioq.store.extra import Lock, MovedJob
+from aioq.store.extra import LimitUse, Lock, MovedJob
 from aioq.store.limiters import PermitLease, Take
 from aioq.store.memory import schedules as memory_schedules
 from aioq.store.memory.outcomes import MAX_WAITERS
@@ -263,6 +263,13 @@ CALLS: dict[str, Call] = {
     "outbox_remove": lambda store, n: store.outbox.remove(
         QUEUE, "post", Reading([ENTRY] * n), DeliveryResult(["applied"] * n, "")
     ),
+    "limit_change": lambda store, _: store.operating.limits.pause(QUEUE, "customer", "7", 0),
+    "limit_wake": lambda store, _: store.operating.limits.wake(QUEUE, "customer"),
+    "limit_list": lambda store, _: store.operating.limits.list(QUEUE),
+    "limit_look": lambda store, n: store.operating.limits.look_at(QUEUE, "customer", ["7"] * n),
+    "limit_keys": lambda store, _: store.operating.limits.keys(QUEUE, "customer", ""),
+    "limit_blocked": lambda store, _: store.operating.story.blocked(QUEUE, "job"),
+    "limit_hold": lambda store, _: store.operating.limits.hold(QUEUE, "w", "job", 1, [LimitUse("customer")]),
     "unique_owner": lambda store, _: store.operating.unique_owner(QUEUE, "sync:1"),
     "unique_hold": lambda store, _: store.operating.hold_unique(QUEUE, "w", "job", 1, Lock("sync:1")),
     "unique_release": lambda store, _: store.operating.release_unique(QUEUE, "sync:1"),
@@ -317,6 +324,13 @@ REPLIES: dict[str, Callable[[int], Any]] = {
     "outbox_deliver": lambda n: [[b"", []], *[b"applied"] * n],
     "outbox_remove": lambda _: [0],
     "outbox_look": lambda _: [0],
+    "limit_change": lambda _: 1,
+    "limit_wake": lambda _: b"0",
+    "limit_list": lambda _: [[], [], []],
+    "limit_look": lambda n: [[0, 0, 0, b"-1"]] * n,
+    "limit_keys": lambda _: [b""],
+    "limit_blocked": lambda _: [],
+    "limit_hold": lambda _: 1,
     "unique_owner": lambda _: b"",
     "unique_release": lambda _: b"",
     "unique_hold": lambda _: b"",

@@ -7,7 +7,7 @@ import msgspec
 from aioq.jobs.job import OWN_LETTERS, Priority
 from aioq.store.columns import NewJobs
 from aioq.store.contract import Limits, NewJob, Settlement, Verb
-from aioq.store.redis.history import report_args
+from aioq.store.redis.history import about_arg, report_args
 from aioq.store.redis.net.connection import Arg
 
 _encode = msgspec.msgpack.encode
@@ -32,15 +32,15 @@ def enqueue_one_args(jobs: NewJobs, *, marks: str = "") -> list[Arg] | None:
 
 
 def enqueue_args(
-    jobs: NewJobs, *, again: bool, marks: str = "", tombstone_ms: int = 0, max_size: int | None = None
+    jobs: NewJobs, limits: Limits, *, again: bool, marks: str = "", max_size: int | None = None
 ) -> list[Arg]:
     """The arguments of `enqueue.lua`.
 
     Args:
         jobs: what to enqueue.
+        limits: how long the server keeps things.
         again: an earlier call may have added these jobs.
         marks: which events of them are written.
-        tombstone_ms: for how long after its send a job must be found.
         max_size: how many jobs may be in the queue; None for any number.
     """
     ids, envelopes, special = jobs.ids, jobs.envelopes, jobs.special.values()
@@ -51,9 +51,12 @@ def enqueue_args(
     placed = any(job.extra or any(_lane_due(job)) for job in special)
     places = _encode([each for job in jobs for each in (*_lane_due(job), job.extra or False)]) if placed else b""
     may_replace = placed and any(job.extra and job.extra.replaces for job in special)
-    repeated = ("again" if again else "") + (str(tombstone_ms) if may_replace else "")
+    may_end = placed and any(job.extra and job.extra.ends_jobs for job in special)
+    repeated: Arg = ("again" if again else "") + (str(limits.tombstone_ms) if may_replace or may_end else "")
     if max_size is not None:
-        repeated += f" {max_size}"
+        repeated = f"{repeated} {max_size}"
+    if may_end:
+        repeated = f"{repeated}\n{limits.result_ttl_ms} ".encode() + about_arg(limits)
     first = [repeated, nonces, places, waiter, b"".join(envelopes), sizes]
     return [*first, *_packed(ids), marks]
 

@@ -94,7 +94,7 @@ def report_args(settlements: Sequence[Settlement], limits: Limits) -> tuple[byte
     rows, counts = pack(f">{2 * count}f", *times), b""
     tasks, errors = [each.task for each in reports], [each.error for each in reports]
     named, known = tasks[:1], list[str]()
-    if tasks.count(tasks[0]) < count or errors.count("") < count:
+    if count and (tasks.count(tasks[0]) < count or errors.count("") < count):
         named, known = [*dict.fromkeys(tasks)], [*dict.fromkeys(filter(None, errors))]
         rows += b"".join(_places(tasks, named, errors, known))
     if limits.stats and count >= COUNTED_HERE and len(named) <= TASKS_COUNTED_HERE and not known:

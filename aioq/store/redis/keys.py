@@ -28,7 +28,7 @@ SYNCED, SCHEDULE_QUEUES, SERVED, SHARDS, LIMITERS = "synced", "schedule-queues",
 
 _OF_WORKERS = ("workers", "fetched", "leases", "about", "idle", "standing", "wakeable")
 _OF_JOBS = ("scheduled", "dead", "cut", "timers", "waiting", "leftovers", "paused", "relays", "inbox")
-_OF_LIMITS = ("tokens", "limits")
+_OF_LIMITS = ("tokens", "limits", "halted")
 _FOR_PEOPLE = ("events", "listening", "watched", "history", "counters", "tasks", "operations")
 _OF_SCHEDULES = ("schedules", "owners", "declared", "noted")
 _OF_APPS = (SCHEDULE_QUEUES, SERVED, SHARDS, LIMITERS)

@@ -15,6 +15,7 @@ from aioq.store.redis.control import RedisWorkerControl
 from aioq.store.redis.history import about_arg
 from aioq.store.redis.holding import read_held
 from aioq.store.redis.keys import ASIDE_OF
+from aioq.store.redis.limits import RedisLimits
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.operations import RedisOperations
 from aioq.store.redis.paging import BEGIN, LANE_BEGIN, MORE, LanePosition, ScriptCall, all_workers, text_of
@@ -53,6 +54,7 @@ class RedisOperatorVerbs:
 
     Attributes:
         control: asks workers for something.
+        limits: the verbs for limits.
         story: what is known of single jobs.
     """
 
@@ -64,6 +66,7 @@ class RedisOperatorVerbs:
         limits: Limits,
     ) -> None:
         self.pauses = RedisPauses(call, call_confirmed, limits)
+        self.limits = RedisLimits(call, call_confirmed)
         self._call = call
         self._call_confirmed = call_confirmed
         self._register = register

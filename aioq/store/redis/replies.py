@@ -32,7 +32,7 @@ _CLAIM_HEADER = 3
 _CLAIM_WIDTH = 4
 _MORE = 2
 _FIRST_CLAIM: tuple[Any, ...] = (1, 0, 0, 0)
-_UNIQUE = 2
+_UNIQUE, _LIMITED = 2, 3
 _WORKER_WIDTH = 4
 _RECOVERY_HEADER = 4
 _PROMOTION = 4
@@ -89,7 +89,9 @@ def parse_claim(reply: Sequence[Any]) -> Claim:
         job = Claimed(job_id.decode(), envelope, number, attempts, crashes, interruptions, sent, now, claims)
         if more:
             tags = _tags(more[1] if len(more) > 1 else ())
-            job = msgspec.structs.replace(job, ready_ms=more[0], tags=tags, is_unique=len(more) > _UNIQUE)
+            is_unique, is_limited = len(more) > _UNIQUE and more[_UNIQUE] == 1, len(more) > _LIMITED
+            changes = {"ready_ms": more[0], "tags": tags, "is_unique": is_unique, "is_limited": is_limited}
+            job = msgspec.structs.replace(job, **changes)
         jobs.append(job)
     is_cut = bool(reply[2] and reply[2][_MORE])
     pause = parse_pause(reply[0])

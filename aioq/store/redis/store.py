@@ -211,14 +211,12 @@ class RedisStore:
         one = None if again else enqueue_one_args(columns, marks=self._marks)
         if one is not None:
             return self._begin("enqueue_one", queue, one, replies.parse_added, self._confirmation)
-        args = enqueue_args(columns, again=again, marks=self._marks, tombstone_ms=self._limits.tombstone_ms)
+        args = enqueue_args(columns, self._limits, again=again, marks=self._marks)
         return self._begin("enqueue", queue, args, partial(replies.parse_enqueued, len(jobs)), self._confirmation)
 
     def _enqueue_bounded(self, queue: str, jobs: NewJobs, most: int, *, again: bool) -> Awaitable[list[Added]]:
         """Add as many jobs as the queue has room for, of which it has so many at most."""
-        args = enqueue_args(
-            jobs, again=again, marks=self._marks, tombstone_ms=self._limits.tombstone_ms, max_size=most
-        )
+        args = enqueue_args(jobs, self._limits, again=again, marks=self._marks, max_size=most)
         read = partial(replies.parse_bounded, queue, [*jobs.ids], most)
         return self._begin("enqueue", queue, args, read, self._confirmation)
 

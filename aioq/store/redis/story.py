@@ -8,6 +8,7 @@ import msgspec
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.contract import Limits
 from aioq.store.events import ENTRIES_AT_ONCE, LISTENING_MS, EventPart, LiveEvent, LiveKind, Position
+from aioq.store.limits import MOST_NAMED, Blocked
 from aioq.store.operating import MOST_LISTED
 from aioq.store.redis.history import parse_rows
 from aioq.store.redis.net.connection import Arg
@@ -82,6 +83,16 @@ class RedisStory:
                 count += bool(is_queued) and record.get(b"lane", b"normal") == lanes[job_id].encode()
             done += len(records)
         return count
+
+    async def blocked(self, queue: str, job_id: str) -> Blocked | None:
+        """What holds back a job that waits in a group; None for one that does not."""
+        reply = await self._call("limit_blocked", queue, [job_id, MOST_NAMED])
+        if not reply:
+            return None
+        group, why, ahead, at_ms, *holders = reply
+        name, _, key = group.decode().partition(":")
+        named = tuple(each.decode() for each in holders)
+        return Blocked(name, key, why.decode(), int(ahead), named, int(at_ms) or None)
 
     async def held_by(self, queue: str, job_id: str) -> str:
         """The job that the job of a tick waits for."""

@@ -10,10 +10,10 @@
 --
 -- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, standing, timers, hooks, leases
 -- NEEDS: history, pauses, due, entries, newer, held_set, events, groups, limits
--- USES: reads body, bucket, counters, fetched, group, held, holders, job, lanes, limits, listening, paused,
---   scheduled, schedules, standing, timers, tokens, unique, watched, workers; writes blocked, bucket, counters,
---   events, group, held, holders, idle, job, lanes, leftovers, limits, outbox, paused, scheduled, standing,
---   timers, tokens, unique, waiting, wakeable, workers; publishes dispatched
+-- USES: reads body, bucket, counters, fetched, group, halted, held, holders, job, lanes, limits, listening,
+--   paused, scheduled, schedules, standing, timers, tokens, unique, watched, workers; writes blocked, bucket,
+--   counters, events, group, held, holders, idle, job, lanes, leftovers, limits, outbox, paused, scheduled,
+--   standing, timers, tokens, unique, waiting, wakeable, workers; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 the most jobs to take, and how many of them to take of each lane first, if it has any: '9', or
 --   '9 5 3 1'; 3 the known jobs, see below, 4 how the worker waits for jobs after this
@@ -25,7 +25,7 @@
 --   last job whose record this version cannot read ('' for none), 1 if the call ended before all lanes were read,
 --   else 0}; and per job its id, envelope, time of sending, and 0 for a first claim or else {claims, attempts,
 --   crashes, interruptions, when it came back to its lane (0 if that was not noted), its tags, 1 if it has a
---   unique key}, of which the last three are there if they are needed
+--   unique key, 1 if it has limits}, of which the last four are there if they are needed
 --
 -- The known jobs are '' or a MessagePack array with the ids of all jobs that the worker knows it holds. With such
 -- an array the call also returns the jobs that the worker holds or was sent without knowing, because a reply was
@@ -183,8 +183,10 @@ function serving.run(id, job, envelope, orphan)
   local past = {claims, job[Field.ATTEMPTS] or 0, job[Field.CRASHES] or 0, job[Field.INTERRUPTIONS] or 0}
   if job[Field.READY] then past[5] = job[Field.READY] end
   if job[Field.EXTRA] then past[5], past[6] = job[Field.READY] or 0, job[Field.EXTRA].tags end
-  local lock = job[Field.EXTRA] and job[Field.EXTRA].unique
-  if lock and not Unique.asks(lock) then past[6], past[7] = past[6] or {}, 1 end
+  local lock, limits = job[Field.EXTRA] and job[Field.EXTRA].unique, Limits.of(job)
+  local is_unique = lock and not Unique.asks(lock)
+  if is_unique or limits then past[6], past[7] = past[6] or {}, is_unique and 1 or 0 end
+  if limits then past[8] = 1 end
   add_to_reply(id, envelope, job[Field.SENT], past, cmsgpack.pack(job))
   return true
 end
@@ -304,6 +306,11 @@ function serving.group(group, lane)
   table.insert(serving.served, each)
   local ids = most > 0 and Groups.first(q, group, lane, most) or {}
   local texts, before = texts_of(q, ids), source
+  local weight = Groups.limit_of(group) == Limits.FAIR and Limits.weight(Record.unpacked(texts[ids[1]])) or 1
+  if weight > 1 then
+    ids = Groups.first(q, group, lane, math.min(count - taken, weight))
+    texts = texts_of(q, ids)
+  end
   for _, id in ipairs(ids) do
     if is_full() then break end
     local became = serving.take(each, id, texts[id])

@@ -2,8 +2,8 @@
 -- anything leaves a receipt.
 --
 -- NEEDS: record, results, history, operated, receipts
--- USES: reads body, bucket, group, holders, job, lanes, limits, receipt, schedule, scheduled, standing, timers,
---   tokens, unique; writes blocked, body, counters, cut, dead, group, history, holders, idle, job, lanes,
+-- USES: reads body, bucket, group, halted, holders, job, lanes, limits, receipt, schedule, scheduled, standing,
+--   timers, tokens, unique; writes blocked, body, counters, cut, dead, group, history, holders, idle, job, lanes,
 --   leftovers, log, outbox, receipt, schedule, scheduled, standing, stats, tasks, timers, tokens, tombstone,
 --   unique, waiting, wakeable; publishes dispatched, waiter
 -- KEYS: 1 base key

@@ -6,15 +6,17 @@
 -- Its arguments are few, and long; docs/design.md, "An enqueue has few arguments, and long ones".
 --
 -- NEEDS: keys, msgpack, record_text_write, record, lanes, hooks, dead, history, events, unique, successors
--- NEEDS: series, limits, size
--- USES: reads bucket, counters, group, holders, job, lanes, leftovers, limits, listening, named, scheduled,
---   standing, timers, tokens, tombstone, unique, waiting; writes blocked, body, counters, dead, events, group,
---   holders, idle, job, lanes, leftovers, limits, named, outbox, scheduled, standing, stats, timers, tokens,
---   tombstone, unique, waiting, wakeable; publishes dispatched
+-- NEEDS: series, limits, size, finish, cancellation, results
+-- USES: reads body, bucket, counters, group, halted, holders, job, lanes, leftovers, limits, listening, named,
+--   schedule, scheduled, standing, timers, tokens, tombstone, unique, waiting; writes blocked, body, cancel,
+--   counters, dead, events, group, history, holders, idle, job, lanes, leftovers, limits, named, outbox, schedule,
+--   scheduled, standing, stats, tasks, timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched,
+--   waiter, worker
 -- KEYS: 1 base key
 -- ARGV: 1 'again' if an earlier call may have added these jobs, else ''; then, if the call of one of them may take
---   the place of another job's, for how many ms after its send a job must be found; then, if the queue has a
---   bound, a blank and how many jobs may be in it;
+--   the place of another job's, or a limit may end a job, for how many ms after its send a job must be found;
+--   then, if the queue has a bound, a blank and how many jobs may be in it; and, if a limit may end a job, after a
+--   line break how long its outcome is kept in ms, a space, and `about` of lib/history.lua;
 --   2 a MessagePack array with the nonce of each send, '' if no id can be used twice;
 --   3 a MessagePack array with three items for each job: lane ('' for normal), due ('' for at once, '+N' for N ms
 --   from now, or the time in ms since the epoch), EXTRA (false for none); or '' if all jobs are plain: normal and
@@ -26,8 +28,9 @@
 -- REPLY: the positions (from 1) of the jobs whose ids existed already, except those that the earlier call has
 -- added; for each job whose unique key another one holds, an array with its position and that job; and for each
 -- that the queue had no room for, an array with its position and how many jobs are in the queue
-local again, tombstone, most = string.match(ARGV[1], '^(%a*)(%d*) ?(%d*)$')
+local again, tombstone, most = string.match(ARGV[1], '^(%a*)(%d*) ?(%d*)')
 again, tombstone, most = again == 'again', tonumber(tombstone), tonumber(most)
+local ttl, about = string.match(ARGV[1], '\n(%d+) (.*)$')
 local nonces = ARGV[2] ~= '' and cmsgpack.unpack(ARGV[2]) or nil
 local places = ARGV[3] ~= '' and cmsgpack.unpack(ARGV[3]) or nil
 local watched = ARGV[4] ~= '' and packed(ARGV[4]) or nil
@@ -199,6 +202,21 @@ for position, id in ipairs(ids) do
     end
   end
 end
+-- The jobs that are to end because of a limit, in turn with the limit's name.
+local ending, chosen = {}, {}
+-- Decides about a job under limits: it waits in its group, is dropped, or another one is cancelled for it.
+local function arrive(id, job)
+  local use = ttl and Limits.crowded(q, job.extra.limits)
+  local how = use and use[Limits.ON_LIMIT] or 'wait'
+  local victim = how ~= 'wait' and (how == 'drop' and id or Limits.victim(q, use, chosen))
+  if victim then
+    chosen[victim] = true
+    ending[#ending + 1], ending[#ending + 2] = victim, use[Limits.NAME]
+  end
+  Limits.arrive(q, id, job.lane, job.extra, how ~= 'wait' and how ~= 'drop')
+  job.waits = true
+end
+
 for _, job in ipairs(new) do
   local id = ids[job.position]
   if job.follows then
@@ -206,8 +224,7 @@ for _, job in ipairs(new) do
   elseif job.due then
     Lanes.schedule(q, id, job.due, job.lane)
   elseif job.extra and job.extra.limits then
-    Limits.arrive(q, id, job.lane, job.extra)
-    job.waits = true
+    arrive(id, job)
   else
     queue(job.lane or Keys.NORMAL, id)
   end
@@ -217,6 +234,25 @@ for i, job in ipairs(new) do
   records[2 * i - 1], records[2 * i] = keys[job.position], record(ids[job.position], job)
 end
 Record.set_all(records)
+local function end_all()
+  local limits = {tombstone = tombstone}
+  for i = 1, #ending, 2 do
+    local id, job = ending[i], Record.load(q, ending[i])
+    local outcome = Limits.outcome(ending[i + 1])
+    if job and added[id] then
+      Finish.finish(q, limits, id, job, 'cancelled', outcome, tonumber(ttl), {keeps_call = true})
+    elseif job then
+      Cancel.one(q, limits, id, job, outcome, tonumber(ttl))
+    end
+  end
+end
+if ending[1] then
+  local texts = {}
+  for i = 2, #ending, 2 do texts[Limits.outcome(ending[i])] = Limits.reason(ending[i]) end
+  History.begin(q, about, '', nil, nil, texts)
+  History.around(q, end_all)
+  Results.publish(q)
+end
 for _, job in ipairs(new) do
   if job.extra and job.extra.unique then Unique.count_from_now(q, ids[job.position], job.extra.unique) end
 end

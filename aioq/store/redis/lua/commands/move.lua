@@ -1,19 +1,18 @@
 -- Moves jobs that wait to be run to another queue: they are put into the outbox, see lib/outbox.lua.
 --
 -- NEEDS: record, moves, groups
--- USES: reads bucket, group, holders, job, lanes, limits, scheduled, standing, timers, tokens, unique; writes
---   blocked, group, holders, idle, job, lanes, leftovers, outbox, scheduled, standing, timers, tokens, unique,
---   waiting, wakeable; publishes dispatched
+-- USES: reads bucket, group, halted, holders, job, lanes, limits, scheduled, standing, timers, tokens, unique;
+--   writes blocked, group, holders, idle, job, lanes, leftovers, outbox, scheduled, standing, timers, tokens,
+--   unique, waiting, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 the other queue, then job ids
 -- REPLY: per job the state it was in, '' for no such job, or for one that was moved to a third queue; only a
---   queued or a scheduled one was moved. One that waits in a group counts as queued
+--   queued or a scheduled one was moved, and one that waits in a group
 local target, reply = ARGV[1], {}
 for i = 2, #ARGV do
   local job = Record.load(q, ARGV[i])
   local state = job and (job[Field.STATE] or 'queued') or ''
-  if job and Groups.of(job) then state = 'queued' end
-  if state == 'queued' or state == 'scheduled' then
+  if state == 'queued' or state == 'scheduled' or job and Groups.of(job) then
     Moves.depart(q, ARGV[i], job, target)
   elseif job and Record.is_elsewhere(job) then
     -- The same call again, after a lost reply.

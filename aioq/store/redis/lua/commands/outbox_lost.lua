@@ -2,8 +2,8 @@
 -- ever.
 --
 -- NEEDS: record, results, history, finish
--- USES: reads body, bucket, group, holders, job, lanes, limits, schedule, scheduled, standing, timers, tokens,
---   unique; writes blocked, body, counters, group, history, holders, idle, job, lanes, leftovers, outbox,
+-- USES: reads body, bucket, group, halted, holders, job, lanes, limits, schedule, scheduled, standing, timers,
+--   tokens, unique; writes blocked, body, counters, group, history, holders, idle, job, lanes, leftovers, outbox,
 --   schedule, scheduled, standing, stats, tasks, timers, tokens, tombstone, unique, waiting, wakeable; publishes
 --   dispatched, waiter
 -- KEYS: 1 base key

@@ -2,10 +2,10 @@
 --
 -- NEEDS: call, keys, record_text_read, record, results, lanes, timers, hooks, history, finish, due, newer, outbox
 -- NEEDS: moves, unique, limits
--- USES: reads body, bucket, fetched, group, held, holders, job, lanes, limits, outbox, schedule, scheduled,
---   schedules, standing, timers, tokens, unique, workers; writes blocked, body, counters, group, history, holders,
---   idle, job, lanes, leftovers, outbox, schedule, scheduled, standing, stats, tasks, timers, tokens, tombstone,
---   unique, waiting, wakeable; publishes dispatched, waiter
+-- USES: reads blocked, body, bucket, fetched, group, halted, held, holders, job, lanes, limits, outbox, schedule,
+--   scheduled, schedules, standing, timers, tokens, unique, workers; writes blocked, body, counters, group,
+--   history, holders, idle, job, lanes, leftovers, limits, outbox, schedule, scheduled, standing, stats, tasks,
+--   timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the most jobs in this step, and the most timers, 2 for how many ms after its send a job must be found, 3
 --   result ttl in ms, for jobs that end here, 4 the outcome of a job that has expired, 5 that of a job whose call
@@ -95,6 +95,12 @@ local function handle(timer)
     Limits.wake(q, id)
     redis.call('ZREM', q.base .. Keys.TIMERS, timer)
     return
+  elseif kind == Timer.LIMIT then
+    local cursor, name = string.match(id, '^(%S+) (.*)$')
+    local following = Limits.look_at_some(q, name, cursor)
+    redis.call('ZREM', q.base .. Keys.TIMERS, timer)
+    if following ~= '0' then Timer.set(q, Timer.LIMIT, following .. ' ' .. name, q.now) end
+    return
   end
   local text = id and redis.pcall('GET', Keys.job(q, id))
   local job = text and not is_unreadable(text) and Record.unpacked(text)
@@ -146,9 +152,14 @@ local function queue(id, job)
   local state = job[Field.STATE]
   if state and state ~= 'scheduled' and not (state == 'running' and Newer.is_orphan(q, job)) then return true end
   if state == 'scheduled' then Hooks.run(q, 'back', id, job, 'promote', q.now) end
-  if not push_one(job[Field.LANE], id) then return false end
+  local waits = state == 'scheduled' and Limits.goes_to_group(q, id, job)
+  if waits then
+    Limits.arrive(q, id, job[Field.LANE] or nil, job[Field.EXTRA], false)
+  elseif not push_one(job[Field.LANE], id) then
+    return false
+  end
   if state == 'scheduled' then
-    job[Field.STATE] = false
+    job[Field.STATE] = waits and 'waiting'
     History.note_ready(q, job)
     changed[#changed + 1], changed[#changed + 2] = id, job
   end

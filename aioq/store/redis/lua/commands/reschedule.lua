@@ -1,13 +1,13 @@
 -- Moves jobs that wait to be run to another time.
 --
 -- NEEDS: record, operated, groups
--- USES: reads bucket, group, holders, job, lanes, limits, scheduled, standing, timers, tokens, unique; writes
---   blocked, group, holders, idle, job, lanes, leftovers, outbox, scheduled, standing, timers, tokens, unique,
---   waiting, wakeable; publishes dispatched
+-- USES: reads bucket, group, halted, holders, job, lanes, limits, scheduled, standing, timers, tokens, unique;
+--   writes blocked, group, holders, idle, job, lanes, leftovers, limits, outbox, scheduled, standing, timers,
+--   tokens, unique, waiting, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 due: '' for at once, '+N' for N ms from now, or the time in ms since the epoch, then job ids
 -- REPLY: per job the state it was in, '' for no such job, or for one that was moved to another queue; only a
---   queued or a scheduled one was moved. One that waits in a group counts as queued
+--   queued or a scheduled one was moved, and one that waits in a group
 local at, reply = q.now, {}
 if ARGV[1] ~= '' then
   at = tonumber(ARGV[1])
@@ -17,8 +17,8 @@ for i = 2, #ARGV do
   local id = ARGV[i]
   local job = Record.load(q, id)
   local state = job and (job[Field.STATE] or 'queued') or ''
-  if job and Groups.of(job) then state = 'queued' end
-  if state == 'queued' or state == 'scheduled' then Operated.reschedule(q, id, job, at) end
+  local is_waiting = state == 'queued' or state == 'scheduled' or job and Groups.of(job)
+  if is_waiting then Operated.reschedule(q, id, job, at) end
   reply[i - 1] = job and Record.is_elsewhere(job) and '' or state
 end
 return reply

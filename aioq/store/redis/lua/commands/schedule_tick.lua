@@ -2,10 +2,10 @@
 -- still the one that the caller has read. A job whose id exists already is not added again.
 --
 -- NEEDS: call, keys, record, lanes, hooks, history, events, overlap, due, newer, unique, series
--- USES: reads bucket, counters, group, holders, job, lanes, limits, listening, schedule, scheduled, schedules,
---   standing, timers, tokens, unique; writes blocked, body, counters, events, group, holders, idle, job, lanes,
---   leftovers, limits, outbox, schedule, scheduled, schedules, standing, stats, timers, tokens, unique, waiting,
---   wakeable; publishes dispatched
+-- USES: reads bucket, counters, group, halted, holders, job, lanes, limits, listening, schedule, scheduled,
+--   schedules, standing, timers, tokens, unique; writes blocked, body, counters, events, group, holders, idle,
+--   job, lanes, leftovers, limits, outbox, schedule, scheduled, schedules, standing, stats, timers, tokens,
+--   unique, waiting, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 the marks of lib/events.lua, '' for none, then six per schedule: id, revision, next tick in ms since the
 --   epoch ('' for none), overlap, the most runs (0 for no limit), and its jobs as a MessagePack array with four

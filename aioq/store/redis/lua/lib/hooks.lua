@@ -35,7 +35,9 @@ Hooks.all = once(function()
   local after_run = {
     retry = true, snooze = true, interrupt = true, cut = true, crash = true, recover = true, depart = true,
   }
-  local holds_on = {release = true, park = true, promote = true, let_next = true, prioritize = true, move = true}
+  local holds_on = {
+    release = true, park = true, promote = true, let_next = true, prioritize = true, reschedule = true,
+  }
   return {
     {
       key = 'expires',

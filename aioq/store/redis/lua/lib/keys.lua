@@ -25,8 +25,9 @@ Keys.CUT = ':cut'
 Keys.TIMERS = ':timers'
 -- The jobs that follow another one (lib/hooks.lua), or wait in a group (lib/groups.lua).
 Keys.WAITING = ':waiting'
--- The entries that have the tokens of groups, and the numbers of limits; see lib/groups.lua and lib/limits.lua.
-Keys.TOKENS, Keys.LIMITS = ':tokens', ':limits'
+-- The entries that have the tokens of groups; the numbers of limits, and until when limits and keys are paused.
+-- See lib/groups.lua and lib/limits.lua.
+Keys.TOKENS, Keys.LIMITS, Keys.HALTED = ':tokens', ':limits', ':halted'
 -- How many ids the entries of each lane name beside those of its queued jobs; see lib/lanes.lua.
 Keys.LEFTOVERS = ':leftovers'
 -- What is paused; see lib/pauses.lua.

@@ -23,6 +23,8 @@ Limits.LOOKED_UP = 2
 -- After so many refusals by a rate, a job keeps its permits while it waits.
 Limits.RESERVED_AFTER = 3
 Limits.NO_BOUND = 1000000000
+-- How many holders are tried when one is to be cancelled, and how many groups a step looks at.
+Limits.TRIED, Limits.LOOKED_AT = 100, 200
 -- For how long the numbers are kept once no worker serves the queue, in ms: 30 days.
 Limits.KEPT = 2592000000
 -- How many limits, groups of each, and tokens a sweep looks at.
@@ -31,8 +33,8 @@ Limits.SWEPT = 10
 function Limits.group_of(use) return use[Limits.NAME] .. ':' .. use[Limits.KEY] end
 function Limits.of(job) return job[Field.EXTRA] and job[Field.EXTRA].limits end
 
--- What is noted of a limit: 1 the declared numbers (concurrency, rate, per, burst), 2 when they were declared, 3
--- those of an operator or false, 4 whether something of it is paused. Nil if nothing is.
+-- What is noted of a limit: 1 the declared numbers (concurrency, rate, per, burst), false for none, 2 when they
+-- were declared, 3 those of an operator or false, 4 whether something of it may be paused. Nil if nothing is.
 function Limits.noted(q, name)
   q.limits = q.limits or {}
   local noted = q.limits[name]
@@ -40,7 +42,7 @@ function Limits.noted(q, name)
     local text = redis.pcall('HGET', q.base .. Keys.LIMITS, name)
     local readable, list = false, nil
     if text and not is_unreadable(text) then readable, list = pcall(cmsgpack.unpack, text) end
-    noted = readable and type(list) == 'table' and type(list[1]) == 'table' and list
+    noted = readable and type(list) == 'table' and list[1] ~= nil and list
     q.limits[name] = noted
   end
   return noted or nil
@@ -52,19 +54,42 @@ function Limits.note(q, name, noted)
   redis.call('PEXPIRE', q.base .. Keys.LIMITS, Limits.KEPT)
 end
 
--- The numbers in force of a limit that a job is under, and whether something of it is paused. Numbers that were
--- declared later than the noted ones take their place.
+-- The numbers in force of a limit that a job is under. Numbers that were declared later than the noted ones take
+-- their place.
 function Limits.numbers(q, use)
-  if use[Limits.NAME] == Limits.FAIR then return {0, 0, 0, 0}, false end
+  if use[Limits.NAME] == Limits.FAIR then return {0, 0, 0, 0} end
   local noted = Limits.noted(q, use[Limits.NAME])
   local given = {use[Limits.CONCURRENCY], use[Limits.RATE], use[Limits.PER], use[Limits.BURST]}
-  local differs = not noted
+  local is_new = not noted or not noted[1]
+  local differs = is_new
   for i = 1, 4 do differs = differs or noted[1][i] ~= given[i] end
-  if differs and (not noted or use[Limits.DECLARED] > noted[2]) then
+  if differs and (is_new or use[Limits.DECLARED] > noted[2]) then
     noted = {given, use[Limits.DECLARED], false, noted and noted[4] or false}
     Limits.note(q, use[Limits.NAME], noted)
+    if not is_new then Limits.look_at_all(q, use[Limits.NAME]) end
   end
-  return noted[3] or noted[1], noted[4]
+  return noted[3] or noted[1]
+end
+
+-- The same of a group, as far as they are noted.
+function Limits.numbers_of(q, group)
+  local name = Groups.limit_of(group)
+  local noted = name ~= Limits.FAIR and Limits.noted(q, name)
+  return noted and (noted[3] or noted[1]) or {0, 0, 0, 0}
+end
+
+-- Until when a group is paused, 0 until it is resumed; nil if it is not.
+function Limits.paused_until(q, group)
+  local name = Groups.limit_of(group)
+  local noted = name ~= Limits.FAIR and Limits.noted(q, name)
+  if not noted or not noted[4] then return nil end
+  local found, last = redis.pcall('HMGET', q.base .. Keys.HALTED, name, group), nil
+  for _, at in ipairs(is_unreadable(found) and {} or found) do
+    at = tonumber(at or nil)
+    if at == 0 then return 0 end
+    if at and at > q.now then last = math.max(last or at, at) end
+  end
+  return last
 end
 
 -- Whether a job holds a permit of a group, by its record.
@@ -98,6 +123,9 @@ end
 
 -- How many more jobs of a group may run at once, without its rate.
 function Limits.room(q, group, numbers)
+  local paused = Limits.paused_until(q, group)
+  if paused and paused > 0 then Timer.set(q, Timer.GROUP, group, paused) end
+  if paused then return 0 end
   if numbers[1] == 0 then return Limits.NO_BOUND end
   local held = redis.pcall('ZCARD', Keys.holders(q, group))
   if is_unreadable(held) then return 0 end
@@ -143,7 +171,7 @@ end
 -- How many jobs of a group a claim may take now; at least 1 where only the job shows when its rate allows it.
 function Limits.most(q, group)
   local noted = Limits.noted(q, Groups.limit_of(group))
-  if not noted then return 1 end
+  if not noted or not noted[1] then return 1 end
   local numbers = noted[3] or noted[1]
   local most = Limits.room(q, group, numbers)
   if numbers[2] > 0 then
@@ -159,9 +187,7 @@ end
 -- come to it, if it was without others.
 function Limits.wake(q, group, use)
   if redis.call('EXISTS', Keys.group(q, group)) == 0 then return end
-  local name = Groups.limit_of(group)
-  local noted = name ~= Limits.FAIR and Limits.noted(q, name)
-  local numbers = noted and (noted[3] or noted[1]) or {0, 0, 0, 0}
+  local numbers = Limits.numbers_of(q, group)
   local is_stuck = Limits.room(q, group, numbers) <= 0
   if not is_stuck and numbers[2] > 0 then
     is_stuck = Limits.is_looked_at(q, group)
@@ -192,21 +218,71 @@ end
 -- Lets a job wait in a group; one that waits there keeps its place. The caller writes its record.
 function Limits.wait(q, id, job, group, front)
   local before = Groups.of(job)
-  job[Field.STATE], job[Field.WORKER] = 'waiting', job[Field.WORKER] or false
+  job[Field.STATE], job[Field.WORKER] = 'waiting', false
   if before == group then return end
   Groups.join(q, id, job[Field.LANE] or nil, group, front)
   job[Field.EXTRA].waits = {group}
 end
 
--- Lets a job wait in its first group: it was just sent. `extra` is what its record is to have.
-function Limits.arrive(q, id, lane, extra)
+-- Lets a job wait in its first group: it was just sent, or is due. `extra` is what its record is to have.
+function Limits.arrive(q, id, lane, extra, front)
   for _, use in ipairs(extra.limits) do Limits.numbers(q, use) end
   local use = extra.limits[1]
   local group = Limits.group_of(use)
   local is_alone = use[Limits.RATE] > 0 and redis.call('EXISTS', Keys.group(q, group)) == 0
-  Groups.join(q, id, lane, group, false)
+  Groups.join(q, id, lane, group, front)
   extra.waits = {group}
   Limits.wake(q, group, is_alone and use)
+end
+
+-- Whether a job that is due goes to its group: not if it has no limits, or has kept its permit to keep the order.
+function Limits.goes_to_group(q, id, job)
+  for _, use in ipairs(Limits.of(job) or {}) do
+    local key = Keys.holders(q, Limits.group_of(use))
+    if use[Limits.ORDERED] and redis.call('ZSCORE', key, id) then return false end
+  end
+  return Limits.of(job) and true or false
+end
+
+-- Why a limit has ended a job, and the outcome; the same as `limit_outcome` in aioq/store/limits.py.
+function Limits.reason(name) return "limit '" .. name .. "'" end
+function Limits.outcome(name) return cmsgpack.pack({2, 2, '', Limits.reason(name)}) end
+
+-- The first limit that lets a new job not run at once; nil for none.
+function Limits.crowded(q, uses)
+  for _, use in ipairs(uses) do
+    local group, numbers = Limits.group_of(use), Limits.numbers(q, use)
+    local length = redis.call('ZCARD', Keys.group(q, group))
+    if numbers[1] > 0 then
+      Limits.room(q, group, numbers) -- drops holders that are none
+      if redis.call('ZCARD', Keys.holders(q, group)) + length >= numbers[1] then return use end
+    end
+    if numbers[2] > 0 and (length > 0 or not Limits.ask_bucket(q, group, numbers, use[Limits.COST])) then
+      return use
+    end
+  end
+end
+
+-- The job that is to end so that another one may run: the oldest or the newest one that runs and is not being
+-- cancelled; if none does, of those that wait. `chosen` are those that are to end already.
+function Limits.victim(q, use, chosen)
+  local group, is_oldest = Limits.group_of(use), use[Limits.ON_LIMIT] == 'cancel_oldest'
+  local range = is_oldest and 'ZRANGE' or 'ZREVRANGE'
+  for _, id in ipairs(redis.call(range, Keys.holders(q, group), 0, Limits.TRIED - 1)) do
+    local job = not chosen[id] and Record.load(q, id)
+    if job and job[Field.STATE] == 'running' and not job[Field.CANCEL] then return id end
+  end
+  local found, came = nil, nil
+  for _, lane in ipairs(Groups.LANES) do
+    local from, to = Groups.digits(Groups.RANK[lane] * Groups.SPAN), Groups.end_of(lane)
+    local command = is_oldest and 'ZRANGEBYSCORE' or 'ZREVRANGEBYSCORE'
+    if not is_oldest then from, to = to, from end
+    local first = redis.call(command, Keys.group(q, group), from, to, 'WITHSCORES', 'LIMIT', 0, 1)
+    local at = first[1] and not chosen[first[1]] and first[2] % Groups.SPAN
+    local is_next = at and (not found or is_oldest and at < came or not is_oldest and at > came)
+    if is_next then found, came = first[1], at end
+  end
+  return found
 end
 
 -- The place of the group in which a job waits among its limits; 0 for none.
@@ -218,7 +294,8 @@ function Limits.place(job)
   return 0
 end
 
--- Asks for the permits of a job, in their order; returns whether it has them all. Else it waits.
+-- Asks for the permits of a job at limits without a rate, in their order; returns whether it has them all. Else it
+-- waits.
 function Limits.ask_permits(q, id, job, front)
   local place = Limits.place(job)
   q.admitted = q.admitted or {}
@@ -226,7 +303,8 @@ function Limits.ask_permits(q, id, job, front)
   for i, use in ipairs(Limits.of(job)) do
     local group, numbers = Limits.group_of(use), Limits.numbers(q, use)
     local key = Keys.holders(q, group)
-    if numbers[1] > 0 and not redis.call('ZSCORE', key, id) then
+    local is_asked = use[Limits.RATE] == 0 and use[Limits.NAME] ~= Limits.FAIR
+    if is_asked and not redis.call('ZSCORE', key, id) then
       local goes_first = front or i <= place
       local is_free = goes_first or redis.call('EXISTS', Keys.group(q, group)) == 0
       if not is_free or Limits.room(q, group, numbers) <= 0 then
@@ -234,33 +312,39 @@ function Limits.ask_permits(q, id, job, front)
         if is_free then Groups.block(q, group) end
         return false
       end
-      redis.call('ZADD', key, q.now, id)
+      if numbers[1] > 0 then redis.call('ZADD', key, q.now, id) end
     end
   end
   return true
 end
 
--- Asks the rates of a job, which take all or nothing; returns whether they allow it. Else it waits, without its
--- permits if it was not refused too often.
+-- Asks the limits of a job that have a rate, which take all or nothing; returns whether they allow it. Else it
+-- waits, without its permits if it was not refused too often.
 function Limits.ask_rates(q, id, job, front)
   local uses, place, charges = Limits.of(job), Limits.place(job), {}
   for i, use in ipairs(uses) do
     local group, numbers = Limits.group_of(use), Limits.numbers(q, use)
-    if numbers[2] > 0 then
+    if use[Limits.RATE] > 0 then
       local is_free = front or i == place or redis.call('EXISTS', Keys.group(q, group)) == 0
-      local after, at = Limits.ask_bucket(q, group, numbers, use[Limits.COST])
-      if not is_free or not after then
+      local has_room = redis.call('ZSCORE', Keys.holders(q, group), id) or Limits.room(q, group, numbers) > 0
+      local after, at = q.micros, nil
+      if numbers[2] > 0 then after, at = Limits.ask_bucket(q, group, numbers, use[Limits.COST]) end
+      if not is_free or not has_room or not after then
         if i ~= place then use[Limits.REFUSALS] = use[Limits.REFUSALS] + 1 end
         Limits.wait(q, id, job, group, front or use[Limits.REFUSALS] > 1)
-        if at then Limits.look_again(q, group, at) end
+        if at and has_room then Limits.look_again(q, group, at) end
         if is_free then Groups.block(q, group) end
         if use[Limits.REFUSALS] < Limits.RESERVED_AFTER then Limits.give_back(q, id, uses, true) end
         return false
       end
-      charges[#charges + 1] = {group, after}
+      charges[#charges + 1] = {group, numbers, after}
     end
   end
-  for _, charge in ipairs(charges) do Limits.charge(q, charge[1], charge[2]) end
+  for _, charge in ipairs(charges) do
+    local group, numbers, after = unpack(charge)
+    if numbers[1] > 0 then redis.call('ZADD', Keys.holders(q, group), 'NX', q.now, id) end
+    if numbers[2] > 0 then Limits.charge(q, group, after) end
+  end
   for _, use in ipairs(uses) do use[Limits.REFUSALS] = 0 end
   return true
 end
@@ -271,10 +355,46 @@ function Limits.admit(q, id, job, front)
   return Limits.ask_permits(q, id, job, front) and Limits.ask_rates(q, id, job, front)
 end
 
+-- When the rate of a group lets the first of its jobs run, in ms; 0 for now, or if none waits.
+function Limits.due(q, group)
+  local numbers, first = Limits.numbers_of(q, group), redis.pcall('ZRANGE', Keys.group(q, group), 0, 0)
+  if numbers[2] == 0 or is_unreadable(first) or not first[1] then return 0 end
+  local job, cost = Record.load(q, first[1]), 1
+  for _, use in ipairs(job and Limits.of(job) or {}) do
+    if Limits.group_of(use) == group then cost = use[Limits.COST] end
+  end
+  local _, at = Limits.ask_bucket(q, group, numbers, cost)
+  return at and math.ceil(at / 1000) or 0
+end
+
+-- Looks at some groups of a limit that wait; returns where the next call continues, '0' if nothing is left.
+function Limits.look_at_some(q, name, cursor)
+  local found = redis.pcall('SSCAN', Keys.blocked(q, name), cursor, 'COUNT', Limits.LOOKED_AT)
+  if is_unreadable(found) then return '0' end
+  for _, key in ipairs(found[2]) do Limits.wake(q, name .. ':' .. key) end
+  return found[1]
+end
+
+-- Has any worker look at all groups of a limit that wait: its numbers have changed.
+function Limits.look_at_all(q, name, at)
+  local head = not q.tokens and redis.call('ZRANGE', q.base .. Keys.SCHEDULED, 0, 0, 'WITHSCORES')
+  Timer.set(q, Timer.LIMIT, '0 ' .. name, at or q.now)
+  if head and (not head[1] or (at or q.now) < tonumber(head[2])) then Lanes.push(q, Keys.NORMAL, '', false) end
+end
+
+-- How many jobs of a key are taken in a turn, by one of them.
+function Limits.weight(job)
+  for _, use in ipairs(job and Limits.of(job) or {}) do
+    if use[Limits.NAME] == Limits.FAIR then return math.max(use[Limits.WEIGHT], 1) end
+  end
+  return 1
+end
+
 -- Looks at some groups that wait, and at some tokens: a holder's record may have vanished, or a lane.
 function Limits.sweep(q)
   if redis.call('EXISTS', q.base .. Keys.LIMITS, q.base .. Keys.TOKENS) == 0 then return end
   is_unreadable(redis.pcall('PEXPIRE', q.base .. Keys.LIMITS, Limits.KEPT))
+  is_unreadable(redis.pcall('PEXPIRE', q.base .. Keys.HALTED, Limits.KEPT))
   local names = redis.pcall('HRANDFIELD', q.base .. Keys.LIMITS, Limits.SWEPT)
   names = is_unreadable(names) and {} or names
   names[#names + 1] = Limits.FAIR

@@ -74,9 +74,14 @@ function Operated.reschedule(q, id, job, at)
     Groups.leave(q, id, group)
   elseif job[Field.STATE] == 'scheduled' then
     Hooks.run(q, 'back', id, job, 'reschedule', q.now)
-    Lanes.push(q, job[Field.LANE], id, false)
+    local waits = Limits.goes_to_group(q, id, job)
+    if waits then
+      Limits.arrive(q, id, job[Field.LANE] or nil, job[Field.EXTRA], false)
+    else
+      Lanes.push(q, job[Field.LANE], id, false)
+    end
     Record.widen(job, Field.READY)
-    job[Field.STATE], job[Field.READY] = false, q.now
+    job[Field.STATE], job[Field.READY] = waits and 'waiting', q.now
     Record.save(q, id, job)
     redis.call('ZREM', q.base .. Keys.SCHEDULED, id)
   end

@@ -15,9 +15,12 @@ Timer.FIRST = ''
 -- The kinds: end a job if it has not been started by then; end a job because its call is gone; relay the entries
 -- of the outbox for a queue, whose name takes the place of the id; look after a job that was moved to another
 -- queue; carry on a bulk operation, whose id takes the place of the job's; look whether the job is still there
--- after which one is to be run; look at a group of a limit, whose name takes the place of the id.
+-- after which one is to be run; look at a group of a limit, whose name takes the place of the id; look at some
+-- groups of a limit, and then at the others: the place of the id is taken by where to continue, and the limit's
+-- name.
 Timer.EXPIRE, Timer.CALL_GONE, Timer.RELAY = 'expire', 'gone', 'relay'
 Timer.LOOK, Timer.OPERATE, Timer.FOLLOW, Timer.GROUP = 'look', 'operate', 'follow', 'group'
+Timer.LIMIT = 'limit'
 
 -- After how many ms a job that follows another one looks whether that one is still there: its record may vanish
 -- without an end.
