@@ -37,6 +37,7 @@ from aioq.jobs.context import JobContext, NoJobError, current_job
 from aioq.jobs.debounce import Debounce
 from aioq.jobs.events import Event, EventKind
 from aioq.jobs.job import FailedAttempt, JobInfo, JobState, Priority, Progress
+from aioq.jobs.limits import Fair, Limit
 from aioq.jobs.loglines import LogLine
 from aioq.jobs.middleware import Middleware, Outgoing
 from aioq.jobs.outcome import Outcome, OutcomeKind
@@ -47,6 +48,7 @@ from aioq.limiters.info import LimiterInfo
 from aioq.limiters.limiter import Limiter, Permit
 from aioq.operate.events import EventStream
 from aioq.operate.jobs import JobCount, JobPage, JobQuery
+from aioq.operate.limit_info import LimitInfo, LimitKey
 from aioq.operate.operations import Operation
 from aioq.operate.pauses import PauseInfo, QueueInfo
 from aioq.operate.plan import OperationInfo
@@ -85,6 +87,7 @@ __all__ = [
     "Fail",
     "FailedAttempt",
     "Failure",
+    "Fair",
     "JobCancelledError",
     "JobContext",
     "JobCount",
@@ -97,6 +100,9 @@ __all__ = [
     "JobPage",
     "JobQuery",
     "JobState",
+    "Limit",
+    "LimitInfo",
+    "LimitKey",
     "Limiter",
     "LimiterInfo",
     "LoadError",

@@ -14,6 +14,7 @@ from aioq.limiters.manager import Limiters
 from aioq.operate.events import EventFilters, EventStream
 from aioq.operate.filters import JobFilters
 from aioq.operate.jobs import JobQuery
+from aioq.operate.limits import JobLimits
 from aioq.operate.operations import Operations
 from aioq.operate.queues import QueueHandle
 from aioq.operate.unique import UniqueKeys
@@ -89,7 +90,8 @@ class App:
             shards=parts.shards,
             default_tz=self.settings.timezone,
         )
-        self.operations, self.unique, self.limiters = Operations(parts), UniqueKeys(parts), Limiters(parts)
+        self.operations, self.unique, self.limits = Operations(parts), UniqueKeys(parts), JobLimits(parts)
+        self.limiters = Limiters(parts)
         self.limiter = self.limiters.declare
 
     @classmethod
@@ -130,11 +132,9 @@ class App:
 
         Args:
             function: a coroutine function, or a plain one, which a worker runs in a thread.
-            options: all optional. `name`: the task's name, by default its module and qualified name, also where
-                the module runs as a script. `queue`, `timeout`, `retry`, `result_ttl`, `priority`, `expires`,
-                `unique`, `debounce`: as in `task.options`, for every call that does not give its own. `tags`: of
-                every call, which may add more. `executor`: `"process"` runs a plain function in a process pool,
-                for work that holds the interpreter lock.
+            options: `name`: the task's name, by default its module and qualified name. `tags`: of every call. All
+                those of `task.options` that are not about one call. `limits`, `fair`: see `Limit` and `Fair`.
+                `executor`: `"process"` runs a plain function in a process pool.
 
         Raises:
             ConfigError: an option is wrong; the message names it and the task.

@@ -1,7 +1,7 @@
 """The inner parts of an App, not for its users: what its tasks, handles and workers need from it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from aioq.errors import ArgumentError
 from aioq.jobs.hooks import worker_lifespan
 from aioq.jobs.job import JobInfo, queue_of
 from aioq.jobs.lifespans import Lifespans
+from aioq.jobs.limits import Limit
 from aioq.jobs.middleware import Middleware
 from aioq.jobs.shards import queue_of_shard, shards_to_search
 from aioq.limiters.pools import Pools
@@ -37,7 +38,7 @@ from aioq.util.loop_thread import SyncRunner
 from aioq.wire.messages import decode_envelope
 from aioq.wire.own_types import OwnTypes
 from aioq.wire.signature import BadArgumentsError, ResultType, Signature
-from aioq.worker.app_parts import AppParts, worker_queues
+from aioq.worker.app_parts import AppParts, declared_limits, worker_queues
 
 R = TypeVar("R")
 
@@ -187,6 +188,10 @@ class Internals:
         """The result type of a registered task; None for a task that is not known here."""
         signature = self.signature(task)
         return None if signature is None else signature.returns
+
+    def declared_limits(self) -> Iterator[tuple[str, Limit]]:
+        """The limits that queues and tasks declare, each with its queue."""
+        return declared_limits(self.settings, self.tasks)
 
     def keeps_history(self) -> bool:
         """Whether the setting `history` is not 0."""

@@ -1,4 +1,4 @@
 """An App's settings: their sources, and the checks of their values.
 
-Imports `util`, `errors` and `public`.
+Imports `jobs`, `util`, `errors` and `public`.
 """

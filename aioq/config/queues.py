@@ -1,12 +1,13 @@
 """`Queue`: the settings of one queue. They are the same in code, in a config module and in pyproject.toml."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
 
 from aioq.config.validators import Rule, choice, duration, integer, parse_table
 from aioq.errors import ConfigError
+from aioq.jobs.limits import Limit, distinct
 from aioq.public import public
 from aioq.util.durations import Duration
 from aioq.util.naming import NAME
@@ -18,6 +19,39 @@ MAX_SHARDS = 1_024
 
 MAX_WEIGHT = 1_000
 """The largest weight of a queue: more would leave others not one slot of any worker."""
+
+
+def _limits(value: object) -> tuple[object, ...] | None:
+    """The limits of a queue, of which tables become a `Limit`; a wrong one stays as it is, for its error."""
+    if not isinstance(value, list | tuple):
+        return None
+    return tuple(_limit(each)[0] for each in cast("list[object]", value))
+
+
+def _limit(given: object) -> tuple[object, str]:
+    """One limit, and what is wrong with it; empty for nothing."""
+    if isinstance(given, Limit):
+        return given, ""
+    if not isinstance(given, dict):
+        return given, f"{brief(given)}: expected a Limit or a table of its arguments"
+    try:
+        return Limit(**cast("dict[str, Any]", given)), ""
+    except (ConfigError, TypeError) as error:
+        return cast("object", given), str(error).replace("Limit.__init__()", "Limit")
+
+
+def _wrong_limit(limits: tuple[object, ...]) -> str | None:
+    wrong = next((wrong for each in limits if (wrong := _limit(each)[1])), None)
+    if wrong is None:
+        try:
+            distinct("Queue", cast("tuple[Limit, ...]", limits))
+        except ConfigError as error:
+            return str(error)
+    return wrong
+
+
+LIMITS = Rule(_limits, parse_table, "a list of Limit", True, _wrong_limit)
+"""The rule of the limits of a queue."""
 
 
 @public
@@ -44,6 +78,9 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, repr_
             "weighted", of ten jobs that a worker takes, six are of high priority, three of normal and one of low,
             as long as there are some of each. Default None: "strict".
 
+        limits: how many of its jobs may run, of whatever task: a list of `Limit`. All tasks of the queue need the
+            parameters that these name. Default None: none.
+
     Raises:
         ConfigError: a value is wrong; the message says which.
     """
@@ -54,6 +91,7 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, repr_
     max_size: Annotated[int | None, integer(1, optional=True)] = None
     weight: Annotated[int | None, integer(1, MAX_WEIGHT, optional=True)] = None
     priorities: Annotated[Literal["strict", "weighted"] | None, choice("strict", "weighted", optional=True)] = None
+    limits: Annotated[Sequence[Limit] | None, LIMITS] = None
 
     def __post_init__(self) -> None:
         """Check the values, and keep them as they are stored: a time in seconds."""
@@ -114,10 +152,18 @@ def _queue(given: object) -> object:
 
 
 def _objection(queues: Mapping[object, object]) -> str | None:
+    queue_of: dict[str, str] = {}  # by the name of a limit
     for name, given in queues.items():
         if not isinstance(name, str) or not NAME.fullmatch(name):
             return f"queue {brief(name)}: expected 1 to 128 letters, digits, '.', '_' or '-'"
         if isinstance(given, Queue):
+            for limit in given.limits or ():
+                other = queue_of.setdefault(limit.name, name)
+                if other != name:
+                    return (
+                        f"queues {other!r} and {name!r}: limit {limit.name!r}: a limit holds within one queue; "
+                        f"app.limiter({limit.name!r}, ...) holds in all"
+                    )
             continue
         if not isinstance(given, dict):
             return f"queue {name!r}: expected Queue(shards=8) or a table of its settings, not {brief(given)}"

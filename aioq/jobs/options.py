@@ -13,6 +13,7 @@ from aioq.errors import ArgumentError, ConfigError
 from aioq.jobs.debounce import Debounce, check_debounce
 from aioq.jobs.headers import is_text, wrong_headers
 from aioq.jobs.job import MAX_JOB_ID, Priority
+from aioq.jobs.limits import Fair, Limit
 from aioq.jobs.retry import Retry, RetryRule, rule_of
 from aioq.jobs.shards import MAX_KEY, SEPARATOR, queue_of_shard
 from aioq.jobs.unique import Unique, check_unique, check_unique_key
@@ -74,6 +75,8 @@ class Options:
         unique: what makes the jobs unique.
         unique_key: the key, in place of one that is made of the arguments.
         debounce: of which calls only the last one is run.
+        limits: how many of the jobs may run; declared with a task only.
+        fair: how the jobs take turns; declared with a task only.
     """
 
     queue: str | None = None
@@ -92,6 +95,8 @@ class Options:
     unique: Unique | None = None
     unique_key: str | None = None
     debounce: Debounce | None = None
+    limits: tuple[Limit, ...] | None = None
+    fair: Fair | None = None
 
     def merged(self, other: "Options", where: str) -> "Options":
         """These options, replaced by those that `other` sets; its headers and tags are added to these.

@@ -9,7 +9,7 @@ a query, `plan` is what one is to do, `carrying` does it, and `operations` has t
 Queues: `queues` is the handle of one queue, which `App.queue` returns. `queue_control` pauses, resumes and
 purges it, with what is in `pauses` and `purge`; `shard_changes` carries on changes of its shards. `queue_tasks`
 are its tasks, `statistics` what its `stats()` shows. `overview` is what a live view reads of all queues, `unique`
-what `app.unique` asks them.
+what `app.unique` asks them; `limits` is `app.limits`, and `limit_info` what that shows.
 
 Workers: `workers` is what `app.workers(...)` gives, `worker` one of them, `registered` what the server knows of
 them. `events` is what `app.events(...)` gives, `changes` which of workers and pauses are news there.

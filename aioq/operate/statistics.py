@@ -79,7 +79,8 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
         queue: the queue's name.
         queued: jobs that wait for a worker: an estimate, without those that were cancelled or moved meanwhile.
         scheduled: jobs that wait for their time.
-        waiting: jobs of a tick that `overlap="one"` holds back, and those that follow one with their unique key.
+        waiting: jobs of a tick that `overlap="one"` holds back, those that follow one with their unique key, and
+            those that wait for a limit.
         running: jobs that workers have.
         dead: failed jobs that are kept for the operator.
         oldest: for how many seconds the oldest queued job has waited since it was sent, due or queued again; None

@@ -98,8 +98,8 @@ class ManySender(Sender):
         return handles
 
     async def _are_spread_by_key(self, route: Route) -> bool:
-        """Whether the unique key of each call chooses the shard of its job."""
-        return route.unique is not None and (await self._clients.get()).table[route.queue].number != 1
+        """Whether a key of each call chooses the shard of its job."""
+        return route.is_keyed and (await self._clients.get()).table[route.queue].number != 1
 
     async def _spread(self, route: Route, count: int) -> Spread:
         """Where the jobs of one `send_many` go."""

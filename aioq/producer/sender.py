@@ -12,6 +12,7 @@ from aioq.config.settings import Settings
 from aioq.errors import ArgumentError, PayloadTooLargeError
 from aioq.jobs.context import here, job_here
 from aioq.jobs.job import Priority, new_job_id, new_nonce
+from aioq.jobs.limits import Limit
 from aioq.jobs.middleware import Middleware
 from aioq.jobs.options import Options
 from aioq.producer.bulk import expected
@@ -19,6 +20,7 @@ from aioq.producer.call import Call
 from aioq.producer.carried import extra_of, inherited, wire_options
 from aioq.producer.client import Clients
 from aioq.producer.delivery import Buffers
+from aioq.producer.limit_keys import LimitKeys
 from aioq.producer.middleware_sends import MiddlewareSends
 from aioq.producer.unique_keys import KeyMaker
 from aioq.results.control import ResultSource
@@ -55,6 +57,8 @@ class Route:
         checked: whether argument values are checked before they are sent.
         extra: the extra fields of a job, such as tags; None for none.
         unique: makes the unique key of a call; None if the calls have none.
+        limits: makes the keys of a call for its limits; None if the calls have none.
+        is_keyed: whether there is one of these two.
         usual: whether a job of these calls has only a generated id and an envelope.
     """
 
@@ -66,6 +70,8 @@ class Route:
         "declared",
         "extra",
         "fitting",
+        "is_keyed",
+        "limits",
         "options",
         "priority",
         "queue",
@@ -96,7 +102,9 @@ class Route:
         self._encoder = own.encoder
         self.extra = extra_of(options)
         self.unique = KeyMaker.of(task, signature, options, own)
-        special = (options.job_id, options.delay_ms, options.eta_ms, self.extra, self.unique)
+        self.limits = LimitKeys.of(task, signature, options, _limits_of(settings, self.queue))
+        self.is_keyed = self.unique is not None or self.limits is not None
+        special = (options.job_id, options.delay_ms, options.eta_ms, self.extra, self.unique, self.limits)
         self.usual = self.priority is Priority.NORMAL and special == (None,) * len(special)
         self._wire = wire_options(task, options)
         self._max_payload = settings.max_payload
@@ -152,15 +160,18 @@ class Route:
         return NewJobs(self.of_call(args, {}).job(job_id, envelope) for job_id, envelope, args in calls)
 
     def of_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "Route":
-        """The route of one call, whose job has the call's unique key; the key also chooses the shard.
+        """The route of one call, whose job has the call's keys; one of them also chooses the shard.
 
         Raises:
-            ArgumentError: the key cannot be made of these arguments.
+            ArgumentError: a key cannot be made of these arguments.
         """
-        if self.unique is None:
+        if not self.is_keyed:
             return self
         mine = copy(self)
-        mine.extra, mine.options = self.unique.put_into(self.extra, self.options, args, kwargs)
+        if self.unique is not None:
+            mine.extra, mine.options = self.unique.put_into(mine.extra, mine.options, args, kwargs)
+        if self.limits is not None:
+            mine.extra, mine.options = self.limits.put_into(mine.extra, mine.options, args, kwargs)
         return mine
 
     def __copy__(self) -> "Route":
@@ -170,9 +181,24 @@ class Route:
             setattr(mine, name, getattr(self, name))
         return mine
 
+    def check_shards(self, number: int) -> None:
+        """Check that its calls may go to a queue with so many shards.
+
+        Raises:
+            ConfigError: their keys do not determine the shard.
+        """
+        if number > 1 and self.limits is not None:
+            self.limits.check_shards(self.queue, self.declared)
+
     def room(self) -> int:
         """The most bytes that the positional arguments of a call may have."""
         return self._max_payload - len(self.envelope((), {}))
+
+
+def _limits_of(settings: Settings, queue: str) -> Sequence[Limit]:
+    """The limits of all jobs of a queue."""
+    found = None if settings.queues is None else settings.queues.get(queue)
+    return () if found is None else found.limits or ()
 
 
 class Sender:
@@ -205,6 +231,26 @@ class Sender:
         """The route of calls of a task with these options."""
         return Route(task, signature, options, self._settings, own=self._own)
 
+    def queue_of(self, task: str, options: Options) -> str:
+        """The queue of calls of a task with these options."""
+        return options.queue or self._settings.queue_of(task)
+
+    def limit_keys(self, task: str, signature: Signature, options: Options, queue: str) -> LimitKeys | None:
+        """What makes the keys of calls of a task for the limits of their jobs; None if they have none."""
+        return LimitKeys.of(task, signature, options, _limits_of(self._settings, queue))
+
+    def check_limits(self, task: str, signature: Signature, options: Options) -> None:
+        """Check that the limits of a task fit its parameters, and its queue if that is declared as sharded.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        queue = self.queue_of(task, options)
+        keys = self.limit_keys(task, signature, options, queue)
+        declared = (self._settings.queues or {}).get(queue)
+        if keys is not None and declared is not None and (declared.shards or 1) > 1:
+            keys.check_shards(queue, options)
+
     def handle(self, job_id: str, queue: str | None, returns: ResultType | None) -> JobHandle[Any]:
         """A handle of a job that any process has sent."""
         return JobHandle(self._source, job_id, None, returns, _named=queue)
@@ -222,7 +268,7 @@ class Sender:
             Its handle, and an awaitable that says whether the job was added. The handle is complete after that.
         """
         route = self._within_job(route) if here.jobs else route
-        route = route if route.unique is None else route.of_call(args, kwargs)
+        route = route.of_call(args, kwargs) if route.is_keyed else route
         clients, queue = self._clients, route.queue
         client = clients.recent
         if client is None or client.loop is not asyncio.get_running_loop():
@@ -231,6 +277,7 @@ class Sender:
             return self._begin_later(route, args, kwargs)
         shards = client.table[queue]
         if shards.number != 1:
+            route.check_shards(shards.number)
             shard = shards.shard_for(route.options)
             if shard is None:
                 return self._begin_later(route, args, kwargs)
@@ -281,7 +328,9 @@ class Sender:
             SendError: that is not known within `send_timeout`; nothing was sent.
         """
         shards = (await self._clients.get()).shards
-        return await shards.shard_within(route.queue, route.options, route.task, self._settings.send_timeout)
+        shard = await shards.shard_within(route.queue, route.options, route.task, self._settings.send_timeout)
+        route.check_shards(shards.table[route.queue].number)
+        return shard
 
     def prepare(self, call: Call[Any]) -> tuple[str, NewJob]:
         """Encode a call without sending it, and without middleware; return its queue, and a job with a new id.
@@ -311,14 +360,14 @@ class Sender:
         kept = {
             job_id: route.options.shard_key
             for route, (job_id, _) in zip(routes, identities, strict=True)
-            if route.unique is not None and self._is_sharded(route.queue)
+            if route.is_keyed and self._is_sharded(route.queue)
         }
 
         def encoded(call: Call[Any], job_id: str, nonce: str) -> NewJob:
             changed = self.route(call.task, call.signature, call.options).of_call(call.args, call.kwargs)
             if kept.get(job_id, changed.options.shard_key) != changed.options.shard_key:
                 raise ArgumentError(
-                    f"task {call.task!r}: a middleware has changed an argument of which the unique key is made; "
+                    f"task {call.task!r}: a middleware has changed an argument of which its key is made; "
                     f"queue {changed.queue!r} is sharded, and its key has chosen the shard before"
                 )
             return changed.job(job_id, changed.envelope(call.args, call.kwargs), nonce)

@@ -12,8 +12,10 @@ from aioq.public import public
 from aioq.results.places import JobPlace
 from aioq.results.wait_report import STUCK_MS, in_seconds, serving_workers
 from aioq.store.contract import Store
+from aioq.store.extra import FAIR
 from aioq.store.leases import WorkerLease
 from aioq.store.limiters import job_key
+from aioq.store.limits import Blocked
 from aioq.store.pauses import NO_PAUSES, PausePeriod, Pauses
 from aioq.store.story import Counted
 from aioq.util.plural import counted
@@ -32,6 +34,7 @@ class WhyCode(enum.StrEnum):
     RETRIED_LATER = "retried_later"
     UNKNOWN_TASK = "unknown_task"
     HELD_BACK = "held_back"
+    LIMITED = "limited"
     MOVING = "moving"
     QUEUE_PAUSED = "queue_paused"
     TASK_PAUSED = "task_paused"
@@ -110,6 +113,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         ahead: how many jobs come before it; None if it does not stand in line.
         held_by: the job that it is held back for; empty if that is not known.
         holds_key: whether that job holds its unique key.
+        blocked: the limit for which it waits; None for none.
         cancellation: the outcome with which it is to end, if it runs and its cancellation was asked for.
         pauses: what is paused in its queue.
         limiter: the app-wide limiter for which it was put off; empty for none.
@@ -122,6 +126,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     ahead: Counted | None = None
     held_by: str = ""
     holds_key: bool = False
+    blocked: Blocked | None = None
     cancellation: bytes | None = None
     pauses: Pauses = NO_PAUSES
     limiter: str = ""
@@ -154,7 +159,8 @@ async def _facts(store: Store, place: JobPlace) -> Facts:
     pauses, ahead = await store.operating.pauses.read(queue), None
     if info.state is JobState.QUEUED and info.task not in pauses.tasks:  # else it may be set aside
         ahead = await story.ahead(queue, info)
-    held_by, holds_key = await _held_by(store, queue, info)
+    blocked = await story.blocked(queue, info.id) if info.state is JobState.WAITING else None
+    held_by, holds_key = ("", False) if blocked else await _held_by(store, queue, info)
     limiter = await _limiter_of(store, queue, info) if info.state is JobState.SCHEDULED else ""
     return Facts(
         info=info,
@@ -163,6 +169,7 @@ async def _facts(store: Store, place: JobPlace) -> Facts:
         ahead=ahead,
         held_by=held_by,
         holds_key=holds_key,
+        blocked=blocked,
         pauses=pauses,
         limiter=limiter,
     )
@@ -197,6 +204,9 @@ def reasons_of(facts: Facts) -> Iterator[WhyReason]:
         yield WhyReason(code=WhyCode.MOVING, text=text)
     elif info.state is JobState.RUNNING:
         yield from _running(facts)
+    elif facts.blocked is not None:
+        yield _limited(facts.blocked, facts.now)
+        yield from _unserved(facts)
     elif info.state is JobState.WAITING:
         which = f"job {facts.held_by}" if facts.held_by else "the job of its schedule's earlier tick"
         text = f'{which} has not ended (overlap="one")'
@@ -288,7 +298,34 @@ def _pause(code: WhyCode, what: str, span: PausePeriod) -> WhyReason:
     return WhyReason(code=code, text=text, since=since, until=until)
 
 
+def _limited(blocked: Blocked, now: datetime) -> WhyReason:
+    """The limit for which it waits, and what is in its way there."""
+    key = f", key {blocked.key!r}" if blocked.key else ""
+    what = f"limit {blocked.name!r}{key}" if blocked.name != FAIR else f"jobs are taken in turn by their keys{key}"
+    until = None if blocked.at_ms is None else datetime.fromtimestamp(blocked.at_ms / 1000, UTC)
+    if blocked.reason == "full":
+        held = ", ".join(f"job {each}" for each in blocked.holders)
+        text = f"{what}: its permits are held ({held})"
+    elif blocked.reason == "rate" and until is not None:
+        left = in_seconds(max(0.0, (until - now).total_seconds()))
+        text = f"{what}: its rate lets the next job start at {_clock(until)}, in {left}"
+    elif blocked.reason == "paused":
+        text = f"{what} is paused" + ("" if until is None else f" until {_clock(until)}")
+    else:
+        text = f"{what}: it may run, and waits for a worker" if blocked.name != FAIR else what
+    jobs = "1 job is" if blocked.ahead == 1 else f"{blocked.ahead:,} jobs are"
+    text += f"; {jobs} before it there" if blocked.ahead else ""
+    first = next(iter(blocked.holders), "") if blocked.reason == "full" else ""
+    return WhyReason(code=WhyCode.LIMITED, text=text, until=until, job=first, ahead=blocked.ahead)
+
+
 def _in_line(facts: Facts) -> Iterator[WhyReason]:
+    yield from _unserved(facts)
+    yield from _place(facts)
+
+
+def _unserved(facts: Facts) -> Iterator[WhyReason]:
+    """What is paused, and what the workers are not up to."""
     info, queue = facts.info, queue_of_shard(facts.info.queue)
     takers, others = serving_workers(facts.workers, queue)
     alive = [lease for lease, _ in takers]
@@ -305,6 +342,12 @@ def _in_line(facts: Facts) -> Iterator[WhyReason]:
     stuck = _stuck(alive)
     if stuck is not None:
         yield stuck
+
+
+def _place(facts: Facts) -> Iterator[WhyReason]:
+    info, queue = facts.info, queue_of_shard(facts.info.queue)
+    takers, others = serving_workers(facts.workers, queue)
+    alive = [lease for lease, _ in takers]
     if info.state is JobState.QUEUED and facts.ahead is None:
         return
     served = f"; {counted(len(alive), 'worker', 'serves/serve')} queue {queue!r}" if alive else ""

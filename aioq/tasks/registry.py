@@ -5,9 +5,11 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from aioq.errors import ArgumentError, ConfigError, DuplicateTaskError
+from aioq.jobs.limits import check_fair, check_limits
 from aioq.jobs.options import Options, make_options, unknown_option
 from aioq.producer.call import Call
 from aioq.store.contract import NewJob
@@ -169,7 +171,9 @@ def register(
         if option not in TASK_OPTIONS:
             raise ConfigError(unknown_option(where, option, TASK_OPTIONS))
     executor = given.pop("executor", None)
-    task = make_task(app, name, function, executor, make_options(where, **given))
+    limits, fair = check_limits(where, given.pop("limits", None)), check_fair(where, given.pop("fair", None))
+    defaults = replace(make_options(where, **given), limits=limits or None, fair=fair)
+    task = make_task(app, name, function, executor, defaults)
     present = tasks.get(name)
     if present is not None and not replaces(
         name, task.function, declared_in(task), present.function, declared_in(present)
@@ -179,6 +183,7 @@ def register(
             f"{_advice(name)}"
         )
     _check_scope(tasks, app, task)
+    _check_shared(tasks, app, task)
     tasks[name] = task
     return task
 
@@ -202,6 +207,35 @@ def _check_scope(tasks: Mapping[str, Task[Any, Any]], app: TaskApp, task: Task[A
                 f"task {task.name!r}: Unique(scope={scope!r}): its queue is {queue!r} and that of task "
                 f"{other.name!r} is {its!r}; a unique key holds within one queue: give both the same queue"
             )
+
+
+def _check_shared(tasks: Mapping[str, Task[Any, Any]], app: TaskApp, task: Task[Any, Any]) -> None:
+    """Check that a limit which several tasks declare is the same one, in one queue.
+
+    Raises:
+        ConfigError: another task declares it in another queue, or with other numbers.
+    """
+    mine = {each.name: each for each in task.defaults.limits or ()}
+    for other in tasks.values() if mine else ():
+        for limit in other.defaults.limits or () if other.name != task.name else ():
+            if limit.name not in mine:
+                continue
+            where = f"task {task.name!r}: Limit({limit.name!r})"
+            if not mine[limit.name].is_like(limit):
+                raise ConfigError(
+                    f"{where}: task {other.name!r} declares a limit of this name that says something else; give "
+                    "both the same numbers, or another name"
+                )
+            queue, its = _queue_of(app, task), _queue_of(app, other)
+            if queue != its:
+                raise ConfigError(
+                    f"{where}: its queue is {queue!r} and that of task {other.name!r} is {its!r}; a Limit holds "
+                    f"within one queue: app.limiter({limit.name!r}, ...) holds in all"
+                )
+
+
+def _queue_of(app: TaskApp, task: Task[Any, Any]) -> str:
+    return app.sender.queue_of(task.name, task.defaults)
 
 
 def check_task_name(name: object) -> None:

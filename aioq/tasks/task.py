@@ -12,6 +12,7 @@ from types import FunctionType, MethodType
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, Unpack, cast
 
 from aioq.errors import ArgumentError, ConfigError
+from aioq.jobs.limits import Fair, Limit
 from aioq.jobs.middleware import Middleware
 from aioq.jobs.options import CallArgs, Options, TaskArgs, check_job_id, listed, make_options
 from aioq.jobs.retry import FunctionRule
@@ -43,6 +44,8 @@ class DeclarationArgs(TaskArgs, total=False):
 
     name: str | None
     executor: ExecutorKind | None
+    limits: Iterable[Limit] | None
+    fair: Fair | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -284,6 +287,8 @@ class Task(Sendable[P, R]):
             tags=defaults.tags,
             unique=defaults.unique,
             debounce=defaults.debounce,
+            limits=defaults.limits,
+            fair=defaults.fair,
         )
         super().__init__(app, name, route, self._compile)
         self.function = function
@@ -301,6 +306,8 @@ class Task(Sendable[P, R]):
         keyed = defaults.unique or defaults.debounce
         if keyed is not None and self._compiled is not None:
             check_by(f"task {name!r}", keyed, self._compiled)
+        if self._compiled is not None:
+            app.sender.check_limits(name, self._compiled, route)
 
     def _compile(self) -> Signature:
         if self._compiled is None:

@@ -1,11 +1,12 @@
 """The parts of its App that a worker needs, and the queues that it serves."""
 
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 from aioq.config.settings import Settings
+from aioq.jobs.limits import Limit
 from aioq.jobs.middleware import Middleware
 from aioq.jobs.options import check_name
 from aioq.limiters.pools import Pools
@@ -76,6 +77,16 @@ def _used_queues(app_parts: AppParts) -> list[str]:
     declared = [task.defaults.queue or app_parts.settings.queue_of(task.name) for task in app_parts.tasks.values()]
     scheduled = [schedule.queue for schedule in app_parts.schedules()]
     return list(dict.fromkeys([app_parts.settings.default_queue, *declared, *scheduled]))
+
+
+def declared_limits(settings: Settings, tasks: Mapping[str, Task[Any, Any]]) -> Iterator[tuple[str, Limit]]:
+    """The limits that queues and tasks declare, each with its queue."""
+    for queue, each in (settings.queues or {}).items():
+        for limit in each.limits or ():
+            yield queue, limit
+    for task in tasks.values():
+        for limit in task.defaults.limits or ():
+            yield task.defaults.queue or settings.queue_of(task.name), limit
 
 
 def unused_settings(app_parts: AppParts) -> list[str]:

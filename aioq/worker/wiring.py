@@ -48,8 +48,8 @@ from aioq.worker.placement import Placement
 from aioq.worker.queue_duties import QueueDuties
 from aioq.worker.run.call import Caller
 from aioq.worker.run.environment import RunEnvironment
-from aioq.worker.run.run import CANCELLED
-from aioq.worker.run.unique import hold_key
+from aioq.worker.run.limits import hold_keys
+from aioq.worker.run.run import CANCELLED, Run
 from aioq.worker.shares import Share
 from aioq.worker.slots import Slots
 
@@ -106,7 +106,7 @@ class Duties:
             app_parts.middleware,
             threads=settings.threads or concurrency,
             processes=settings.pool_size or os.cpu_count() or 1,
-            hold_key=partial(hold_key, store),
+            hold_keys=partial(hold_keys, store, self._put_back),
         )
         self.executor = Executor(
             RunEnvironment(
@@ -362,6 +362,10 @@ class Duties:
 
     def _written(self, queue: str, settlement: Settlement) -> None:
         self.queues[queue].held.discard(settlement.job_id, settlement.claim)
+
+    def _put_back(self, run: Run) -> None:
+        """A job waits for a limit now: this worker does not hold it any more."""
+        self.queues[run.queue].held.discard(run.claimed.id, run.claimed.claim)
 
     def _refused(self, queue: str, worker: str, settlement: Settlement) -> None:
         log.warning(

@@ -15,7 +15,8 @@ from aioq.store.diagnosis import ServerInfo
 from aioq.store.pauses import Pauses, in_words
 from aioq.util.aio import Backoff, end
 from aioq.util.log import logger
-from aioq.worker.app_parts import AppParts, compile_signatures, unknown_tasks
+from aioq.worker.app_parts import AppParts, compile_signatures, declared_limits, unknown_tasks
+from aioq.worker.duties.declared_limits import DeclaredLimits
 from aioq.worker.duties.register import QueueRegister
 from aioq.worker.forks import forks_end
 from aioq.worker.health import Health
@@ -203,7 +204,10 @@ class Worker:
             shares=self.steering.shares(),
         )
         self._first_end = _FirstEnd([], self._ends_by_itself)
-        register = self._register = QueueRegister(store.operating.note_queues, lambda: self.queues)
+        limits = DeclaredLimits(
+            [*declared_limits(self._app_parts.settings, self._app_parts.tasks)], store.operating.limits.list
+        )
+        register = self._register = QueueRegister(store.operating.note_queues, lambda: self.queues, limits.compare)
         for queue, duty in [*duties.coroutines(), ("", register.run())]:
             self._begin(queue, [duty])
         placement.on_known = duties.placed

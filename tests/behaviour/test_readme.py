@@ -40,6 +40,7 @@ from aioq.cli.worker.banner import show_banner
 from aioq.config.settings import Settings
 from aioq.jobs.options import NAMES
 from aioq.limiters.manager import Limiters
+from aioq.operate.limits import JobLimits
 from aioq.operate.operations import Operations
 from aioq.operate.unique import UniqueKeys
 from aioq.schedules.declare import NAMES as SCHEDULE_OPTIONS
@@ -267,7 +268,18 @@ def test_every_sync_method_is_in_the_table() -> None:
     there = {name for kind in (App, Task, JobHandle) for name in dir(kind) if name.endswith("_sync")}
     assert there | {"gather_sync"} == set(re.findall(r"\w+_sync\b", table))
     operators = more.partition("\n- ")[0]
-    kinds = (JobQuery, QueueHandle, Operation, Operations, WorkerQuery, WorkerInfo, UniqueKeys, Limiter, Limiters)
+    kinds = (
+        JobQuery,
+        QueueHandle,
+        Operation,
+        Operations,
+        WorkerQuery,
+        WorkerInfo,
+        UniqueKeys,
+        Limiter,
+        Limiters,
+        JobLimits,
+    )
     theirs = {name for kind in kinds for name in dir(kind) if re.fullmatch(r"[a-z]\w*_sync", name)}
     assert theirs == set(re.findall(r"\w+_sync\b", operators))
 

@@ -131,6 +131,37 @@ def queue(words: tuple[str, ...], **options: Any) -> None:
 
 
 @click.command(context_settings=HELP)
+@for_app(metavar="[MODULE:APP] [NAME]")
+@verbs(
+    pause="Start no more of its jobs, or of those of --key.",
+    resume="End that.",
+    reset="Let the numbers of the code count again.",
+)
+@click.option("-q", "--queue", metavar="NAME", help="Of this queue.")
+@click.option("-k", "--key", metavar="KEY", help="This key of it.")
+@click.option(
+    "--for", "retry_after", type=SpanParam(), metavar="TIME", help="With --pause: for so long: 30s, 15m."
+)
+@click.option("--concurrency", type=COUNT, metavar="N", help="Let so many jobs of a key run at once.")
+@click.option("--rate", type=float, metavar="N", help="Let so many start in the time of --per.")
+@click.option("--per", type=SpanParam(), metavar="TIME", help="With --rate: 1s, 1m.")
+@click.option("--burst", type=float, metavar="N", help="Let so many start at once after a pause.")
+@as_json
+def limits(words: tuple[str, ...], **options: Any) -> None:
+    """Show the limits of jobs, or one with its keys that have waiting jobs; or change it.
+
+    What is changed stays until the limit's declaration in code changes.
+    """
+    take_verb(options)
+    given = options["verb"]
+    if options["retry_after"] is not None and given != "pause":
+        raise click.UsageError("--for is for --pause")
+    if given and any(options[name] is not None for name in ("concurrency", "rate", "per", "burst")):
+        raise click.UsageError(f"one change at a time, and not --{given} and other numbers")
+    _run("limits", words, options)
+
+
+@click.command(context_settings=HELP)
 @for_app(metavar="[MODULE:APP] TASK [ARGUMENTS]")
 @click.option("-q", "--queue", metavar="NAME", help="To this queue, instead of the task's own.")
 @click.option("--priority", type=PRIORITY, help="To that lane.")
@@ -274,7 +305,7 @@ def top(words: tuple[str, ...], **options: Any) -> None:
     _run(".top.command", words, options)
 
 
-_ALL = (jobs, job, why, tail, events, bulk, operations, queues, queue, workers, send, top)
+_ALL = (jobs, job, why, tail, events, bulk, operations, queues, queue, limits, workers, send, top)
 
 COMMANDS: Mapping[str, click.Command] = {each.name or "": each for each in _ALL}
 """All of them, by name."""

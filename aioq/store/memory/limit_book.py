@@ -9,7 +9,7 @@ from aioq.util.clock import Clock
 
 @dataclass(slots=True)
 class _Noted:
-    declared: Numbers
+    declared: Numbers | None
     declared_ms: int
     override: Numbers | None = None
 
@@ -31,6 +31,9 @@ class LimitBook:
         if use.name == FAIR:
             return False
         there, numbers = self._noted.get(use.name), numbers_of(use)
+        if there is not None and there.declared is None:  # an operator was first
+            there.declared, there.declared_ms = numbers, use.declared_ms
+            return False
         if there is not None and (there.declared == numbers or use.declared_ms <= there.declared_ms):
             return False
         self._noted[use.name] = _Noted(numbers, use.declared_ms)
@@ -39,7 +42,7 @@ class LimitBook:
     def numbers(self, use: LimitUse) -> Numbers:
         """The numbers that count for a limit."""
         noted = self._noted.get(use.name)
-        return numbers_of(use) if noted is None else noted.override or noted.declared
+        return numbers_of(use) if noted is None else noted.override or noted.declared or numbers_of(use)
 
     def paused_until(self, name: str, key: str) -> int | None:
         """Until when a key is paused, in ms: 0 until it is resumed; None if it is not."""
@@ -60,7 +63,7 @@ class LimitBook:
         if noted is not None:
             noted.override = numbers
         elif numbers is not None:
-            self._noted[name] = _Noted(numbers, 0, numbers)
+            self._noted[name] = _Noted(None, 0, numbers)
         return had
 
     def pause(self, name: str, key: str | None, until_ms: int | None) -> bool:
@@ -77,12 +80,12 @@ class LimitBook:
         return [self._state(name) for name in sorted(names)]
 
     def _state(self, name: str) -> LimitState:
-        noted = self._noted.get(name) or _Noted(Numbers(), 0)
+        noted = self._noted.get(name) or _Noted(None, 0)
         keys = [key for each, key in self._paused if each == name and key is not None]
         paused = [(key, until) for key in sorted(keys) if (until := self._paused_until(name, key)) is not None]
         return LimitState(
             name,
-            noted.declared,
+            noted.declared or Numbers(),
             noted.declared_ms,
             noted.override,
             self._paused_until(name, None),

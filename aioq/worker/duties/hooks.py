@@ -23,7 +23,7 @@ from aioq.util.log import logger
 from aioq.util.plural import counted
 from aioq.wire.messages import WireOutcomeKind, decode_failure, decode_outcome, decode_reason
 from aioq.worker.run.outcomes import context_of, outcome_of
-from aioq.worker.run.run import Run
+from aioq.worker.run.run import WAITS_FOR_LIMIT, Run
 
 log = logger("aioq.worker")
 
@@ -73,7 +73,8 @@ class SettledHooks:
         """A run has ended: call the hooks when its settlement is written, or now if it has none."""
         settlement = run.settlement
         if settlement is None:
-            self._notify(run, None, seconds)
+            if run.stop != WAITS_FOR_LIMIT:  # else no middleware has seen it
+                self._notify(run, None, seconds)
         else:
             self._unwritten[run.queue, settlement.job_id, settlement.claim] = (run, settlement, seconds)
 

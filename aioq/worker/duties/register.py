@@ -22,12 +22,17 @@ class QueueRegister:
     Args:
         note: notes queues.
         queues: the worker's queues at that time.
+        noted: called with them once they are noted.
     """
 
     def __init__(
-        self, note: Callable[[Sequence[str]], Awaitable[None]], queues: Callable[[], Sequence[str]]
+        self,
+        note: Callable[[Sequence[str]], Awaitable[None]],
+        queues: Callable[[], Sequence[str]],
+        noted: Callable[[Sequence[str]], Awaitable[None]] | None = None,
     ) -> None:
         self._note = note
+        self._noted = noted
         self._queues = queues
         self._changed = asyncio.Event()
 
@@ -41,7 +46,10 @@ class QueueRegister:
             self._changed.clear()
             pause = REGISTER_EVERY
             try:
-                await self._note(self._queues())
+                queues = self._queues()
+                await self._note(queues)
+                if self._noted is not None:
+                    await self._noted(queues)
             except ServerError as error:
                 log.debug("could not note which queues this worker serves: %s", error)
                 pause = RETRY_PAUSE

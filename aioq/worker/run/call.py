@@ -77,7 +77,7 @@ class Caller:
         middleware: the App's middleware, outermost first.
         threads: how many plain functions may run at once.
         processes: how many tasks of the process pool may run at once.
-        hold_key: lets a job hold its unique key, if it has to get it first.
+        hold_keys: lets a job hold its unique key and the permits of its limits, if it has to get them first.
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class Caller:
         *,
         threads: int,
         processes: int,
-        hold_key: Callable[[Run], Awaitable[None]] | None = None,
+        hold_keys: Callable[[Run], Awaitable[None]] | None = None,
     ) -> None:
-        self._hold_key = hold_key
+        self._hold_keys = hold_keys
         self._middleware = tuple(middleware)
         self._threads = anyio.CapacityLimiter(threads)
         self._processes = anyio.CapacityLimiter(processes)
@@ -133,8 +133,8 @@ class Caller:
         enter_job(run.context)
         here.jobs += 1
         try:
-            if run.lacks_key and self._hold_key is not None:
-                await self._hold_key(run)
+            if (run.lacks_key or run.lacks_limits) and self._hold_keys is not None:
+                await self._hold_keys(run)
             if run.isolated:
                 try:
                     return await self._with_place(self._isolated, partial(self._last_chance, run, begin))

@@ -20,6 +20,7 @@ class RunEnvironment:
         settings: the App's settings.
         state: the value that the lifespan yielded.
         lending: lends the slots of jobs that wait for others.
+        limited: whether the App has queues with limits of their own.
         lines: makes what keeps the lines that a run logs; None where they are not kept.
     """
 
@@ -28,3 +29,9 @@ class RunEnvironment:
     state: Any = None
     lending: Lending = field(default_factory=Lending)
     lines: Callable[[Run], Sink] | None = None
+    limited: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Look whether queues have limits."""
+        limited = any(each.limits for each in (self.settings.queues or {}).values())
+        object.__setattr__(self, "limited", limited)

@@ -19,7 +19,7 @@ from aioq.util.plural import counted
 from aioq.util.printable import printable
 from aioq.wire.messages import decode_outcome, decode_reason
 from aioq.worker.failures import failure_to_show, message_of
-from aioq.worker.run.run import Run
+from aioq.worker.run.run import WAITS_FOR_LIMIT, Run
 
 log = logger("aioq.job")
 
@@ -60,6 +60,8 @@ _LINES = {
 }
 """The level, the event and the text of the log line for each settlement."""
 
+_WAITS = (logging.INFO, "waiting", "waits for a limit that its sender did not know")
+
 _LOST = (logging.WARNING, "abandoned", "abandoned: the worker's lease was lost")
 
 _UNLESS_FOLLOWED = " (unless a newer call of its key waits)"
@@ -88,7 +90,8 @@ def log_received(run: Run) -> None:
 def log_ended(run: Run, seconds: float) -> None:
     """Log how a run ended; failures with their traceback. It raises nothing: the run is settled already."""
     try:
-        level, event, line = _LOST if run.settlement is None else _LINES[run.settlement.verb]
+        unsettled = _WAITS if run.stop == WAITS_FOR_LIMIT else _LOST
+        level, event, line = unsettled if run.settlement is None else _LINES[run.settlement.verb]
         if _is_wanted(level):  # before any text is made: most workers do not log jobs that succeed
             extra = {**_extra(run, event), "duration": round(seconds, 6)}
             line = _filled(run, line, seconds, extra)

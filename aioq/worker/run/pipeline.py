@@ -95,6 +95,8 @@ def bind(run: Run, environment: RunEnvironment) -> Settlement | None:
     run.timeout = timeout or None
     if defaults.unique is not None or defaults.debounce is not None:
         run.lacks_key = lacks_key(task, run)
+    if defaults.limits is not None or defaults.fair is not None or environment.limited:
+        run.lacks_limits = not run.claimed.is_limited
     if options.result_ttl_ms is None and defaults.result_ttl_ms is not None:
         run.result_ttl_ms = defaults.result_ttl_ms
     run.isolated = _is_last_chance(run, settings.max_crashes)

@@ -31,7 +31,8 @@ class Run:
         timeout: seconds the attempt may take, None for no limit (step bind).
         result_ttl_ms: how long the outcome is kept (step bind).
         context: the object that `current_job()` returns (step bind).
-        lacks_key: whether it has to get its unique key first (step bind).
+        lacks_key, lacks_limits: whether it has to get its unique key, and the permits of its limits, first (step
+            bind).
         isolated: whether the run is the job's last chance, in a process of its own (step bind).
         key: queue, worker id and job id: after a lost lease a job may come again under a new worker id while its
             old run has not ended.
@@ -64,6 +65,7 @@ class Run:
     result_ttl_ms: int = 0
     context: JobContext | None = None
     lacks_key: bool = False
+    lacks_limits: bool = False
     isolated: bool = False
     entered: bool = False
     begun: bool = False
@@ -129,6 +131,9 @@ WORKER_ENDED = "worker ended"
 
 TIMED_OUT = "timed out"
 """`Run.stop`: the attempt took longer than its timeout."""
+
+WAITS_FOR_LIMIT = "waits for a limit"
+"""`Run.stop`: the job waits for a limit that its sender did not know; it is this worker's no more."""
 
 LOST = "lost"
 """`Run.stop`: the worker's lease was lost; the job belongs to another worker, so no outcome is written."""

@@ -39,7 +39,16 @@ from aioq.worker.failures import (
     message_of,
 )
 from aioq.worker.run.environment import RunEnvironment
-from aioq.worker.run.run import CANCELLED, CUT_SHORT, INTERRUPTED, LOST, TIMED_OUT, WORKER_ENDED, Run
+from aioq.worker.run.run import (
+    CANCELLED,
+    CUT_SHORT,
+    INTERRUPTED,
+    LOST,
+    TIMED_OUT,
+    WAITS_FOR_LIMIT,
+    WORKER_ENDED,
+    Run,
+)
 
 PARK_MS, MAX_PARK_MS = 2_000, 30_000
 """How long a job that this worker cannot run is put off before a worker claims it again: the first delay and the
@@ -68,7 +77,7 @@ def classify(run: Run, environment: RunEnvironment, seconds: float | None = None
 
 
 def _classified(run: Run, environment: RunEnvironment, seconds: float | None) -> Settlement | None:
-    if run.stop == LOST:
+    if run.stop in {LOST, WAITS_FOR_LIMIT}:
         return None
     error = run.error = _with_reason(run)
     if error is None:

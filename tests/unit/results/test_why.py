@@ -8,7 +8,9 @@ import pytest
 
 from aioq import Failure, JobInfo, JobState, Progress
 from aioq.results.why import Facts, WhyCode, reasons_of
+from aioq.store.extra import FAIR
 from aioq.store.leases import MOST_TASKS, WorkerLease, marks_of, serving
+from aioq.store.limits import Blocked
 from aioq.store.pauses import PausePeriod, Pauses
 from aioq.store.story import Counted
 from aioq.wire.messages import encode_cancellation
@@ -152,6 +154,47 @@ REASONS: list[tuple[Facts, list[str]]] = [
     (
         facts(JobState.WAITING, {}),
         ['held_back: the job of its schedule\'s earlier tick has not ended (overlap="one")'],
+    ),
+    (
+        facts(JobState.SCHEDULED, {"due_at": at(30)}, limiter="openai"),
+        ["limiter: it comes back to the limiter 'openai' at 2026-01-01 12:00:30 UTC, in 30 s"],
+    ),
+    (
+        facts(
+            *(JobState.WAITING, {}),
+            blocked=Blocked("customer", "7", "full", 3, ("j-1", "j-2")),
+            workers=[ALIVE],
+        ),
+        [
+            "limited: limit 'customer', key '7': its permits are held (job j-1, job j-2); "
+            "3 jobs are before it there",
+        ],
+    ),
+    (
+        facts(JobState.WAITING, {}, blocked=Blocked("api", "", "rate", 1, (), NOON_MS + 500), workers=[ALIVE]),
+        [
+            "limited: limit 'api': its rate lets the next job start at 2026-01-01 12:00:00 UTC, in 0.5 s; "
+            "1 job is before it there",
+        ],
+    ),
+    (
+        facts(JobState.WAITING, {}, blocked=Blocked("api", "", "paused", 0, (), NOON_MS + 9_000), workers=[ALIVE]),
+        ["limited: limit 'api' is paused until 2026-01-01 12:00:09 UTC"],
+    ),
+    (
+        facts(JobState.WAITING, {}, blocked=Blocked("api", "", "paused"), workers=[ALIVE]),
+        ["limited: limit 'api' is paused"],
+    ),
+    (
+        facts(JobState.WAITING, {}, blocked=Blocked("api", "", "turn")),
+        [
+            "limited: limit 'api': it may run, and waits for a worker",
+            "no_worker: no worker serves queue 'mail'",
+        ],
+    ),
+    (
+        facts(JobState.WAITING, {}, blocked=Blocked(FAIR, "acme", "turn", 2), workers=[ALIVE]),
+        ["limited: jobs are taken in turn by their keys, key 'acme'; 2 jobs are before it there"],
     ),
     (
         facts(
