@@ -191,6 +191,8 @@ def _rows_of(entry: bytes, fields: Sequence[bytes]) -> Iterator[HistoryRow]:
         worker, ends = found[b"by"].decode(), found[b"ends"].decode("ascii")
         ended = [i for i, letter in enumerate(ends) if letter != _REFUSED]
         rows, places = found[b"rows"], TIMES_SIZE * len(ends)
+        if len(rows) - places not in {0, PLACES_SIZE * len(ends)}:
+            return
         for number, i in enumerate(ended, last - len(ended) + 1):
             times: tuple[float, float] = _TIMES.unpack_from(rows, TIMES_SIZE * i)
             task_and_error: tuple[int, int] = (0, 0)
