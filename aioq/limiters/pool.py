@@ -15,11 +15,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from aioq.errors import AioqError, ServerUnavailableError
 from aioq.jobs.context import JobContext
 from aioq.limiters.permits import Held, Line, Waiter, refuse
 from aioq.limiters.rules import too_late, undeclared
 from aioq.limiters.stock import QUANTUM, Stock, nap
+from aioq.limiters.wakes import Wakes
 from aioq.store.limiters import LimiterRule, LimiterVerbs, Observed, Promise, Take, Taken
 from aioq.util.aio import Backoff, end
 from aioq.util.log import logger
@@ -79,7 +82,7 @@ class Pool:
         self._changed, self.woken = asyncio.Event(), asyncio.Event()
         self._calling = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
-        self._listening: asyncio.Task[None] | None = None
+        self._wakes = Wakes(name, member, verbs, self.wake)
         self._timer: asyncio.TimerHandle | None = None
 
     def declare(self, rule: LimiterRule) -> None:
@@ -176,13 +179,12 @@ class Pool:
         if self._timer is not None:
             self._timer.cancel()
         self._line.refuse(ServerUnavailableError(f"limiter {self.name!r}: its App was closed"))
-        await end(filter(None, (self._task, self._listening)))
+        await end([] if self._task is None else [self._task])
         if self.stock.held or self._has_news():
             self.stock.drop()
             with contextlib.suppress(AioqError):
                 await self._verbs.take(self.name, self._say())
-        if self._listening is not None:
-            await self._verbs.leave(self.name, self.member)
+        await self._wakes.stop()
 
     def _has_places(self) -> bool:
         return self.rule is not None and self.rule.concurrency > 0
@@ -318,7 +320,8 @@ class Pool:
             stock, needs = self.stock, [tokens] if tokens else []
             taken = await self._call(self._take(needs=needs, promise=promise, job=job, snooze_ms=snooze_ms))
             assert self.rule is not None
-            self._listen_if(waits=not taken.granted, stands=self._has_places())
+            if not taken.granted:
+                self._wakes.listen(stands=self._has_places())
             if taken.granted and (stock.idle or not self.rule.concurrency):
                 return stock.grant(self.rule, tokens), taken
             self._return_later()
@@ -328,6 +331,10 @@ class Pool:
         """Call the store, and take over what the reply says of the limiter and of what this process has."""
         began = self._loop.time()
         taken = await self._verbs.take(self.name, take)
+        if taken is None and self.rule is not None:  # the server has lost it
+            self._undeclared, self._noted_at = self.rule, -math.inf
+            take = msgspec.structs.replace(take, rule=self.rule, revision=0, promise=None)
+            taken = await self._verbs.take(self.name, take)
         if taken is None:
             raise undeclared(self.name)
         if self._trouble is not None:
@@ -351,11 +358,8 @@ class Pool:
         self._promised_tokens = take.needs[taken.granted] if taken.granted < len(take.needs) else 0
         self._serve_granted(sum(take.needs[: taken.granted]))
         self._return_later()
-        self._listen_if(waits=bool(self._line), stands=self._stands)
-
-    def _listen_if(self, *, waits: bool, stands: bool) -> None:
-        if self._listening is None and waits and (stands or self._verbs.wakes_all):
-            self._listening = self._loop.create_task(self._listen(), name=f"aioq-limiter-{self.name}-wakes")
+        if self._line:
+            self._wakes.listen(stands=self._stands)
 
     def _adopt_rule(self, take: Take, taken: Taken) -> None:
         if take.rule is self._undeclared:
@@ -392,9 +396,3 @@ class Pool:
             self._noted_at = self._loop.time()
             with contextlib.suppress(AioqError):
                 await self._verbs.note(self.name)
-
-    async def _listen(self) -> None:
-        """Listen to what wakes this process; without the permission it calls from time to time."""
-        with contextlib.suppress(AioqError):
-            await self._verbs.listen(self.name, self.member, self.wake)
-        self.wake()

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from aioq import App, ConfigError, Limiter, Permit, ServerUnavailableError, curr
 from aioq.testing import MemorySession
 from tests.behaviour.kit import Project, state_is
 from tests.databases import Database
+from tests.servers import Server
 
 pytestmark = pytest.mark.anyio
 
@@ -453,3 +454,42 @@ async def test_a_busy_event_loop_keeps_its_permits_and_a_killed_worker_does_not(
     worker.signal(signal.SIGKILL)
     async with limited.two.acquire(timeout=2 + 2 + WITHIN), limited.two.acquire(timeout=WITHIN):
         pass
+
+
+async def test_while_the_server_is_away_nothing_is_open(
+    start_server: Callable[..., Server], app_name: str
+) -> None:
+    """What was leased may be used until the lease ends; who waits for more gets an error; then it goes on."""
+    server = start_server()
+    async with App(app_name, url=server.url) as app:
+        limiter = app.limiter("two", concurrency=2)
+        tokens = app.limiter("tokens", rate=1000)
+        first = await held(limiter)
+        await (await held(tokens)).aclose()
+        server.kill()
+        with pytest.raises(ServerUnavailableError, match="limiter 'two': no permit for 1 within"):
+            async with limiter.acquire(timeout=0.2):
+                pass
+        with pytest.raises(ServerUnavailableError, match="limiter 'tokens': no permit"):
+            async with tokens.acquire(timeout=0.2):
+                pass
+        await first.aclose()
+        again = await held(limiter)  # this process holds it still, by its lease
+        server.restart()
+        second = await held(limiter)
+        await (await held(tokens)).aclose()
+        state = await state_of(app, "two")
+        assert state.used == 2
+        await again.aclose()
+        await second.aclose()
+
+
+async def test_jobs_come_back_in_another_worker(project: Project) -> None:
+    project.copy("limited")
+    limited = project.load("limited")
+    workers = [await project.ready_worker("limited:app", "--concurrency", "1") for _ in range(2)]
+    jobs = await limited.come_back.send_many([(number,) for number in range(6)])
+    found = [await each.result(timeout=WITHIN * 2) for each in jobs]
+    assert {attempt for attempt, _ in found} == {1}
+    for worker in workers:
+        assert await worker.stop() == 0

@@ -5,10 +5,11 @@ import sys
 import time
 from pathlib import Path
 
-from aioq import App
+from aioq import App, current_job
 
 app = App()
 two = app.limiter("two", concurrency=2)
+few = app.limiter("few", rate=4, burst=1)
 
 
 @app.task
@@ -18,6 +19,13 @@ async def hold_busily(gate: str) -> None:
         sys.stderr.write("the task holds\n")
         while not Path(gate).exists():  # noqa: ASYNC240 - on purpose
             time.sleep(0.02)  # noqa: ASYNC251 - on purpose
+
+
+@app.task
+async def come_back(number: int) -> tuple[int, int]:
+    """Give the slot back rather than wait for half a second."""
+    async with few.acquire(snooze_after=0.05):
+        return current_job().attempt, number
 
 
 async def web() -> None:

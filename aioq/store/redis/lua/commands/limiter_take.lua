@@ -24,7 +24,7 @@
 --   tokens there are beside, in how many ms to call again ('' for not), what is promised then, the sum of all
 --   tokens that were ever taken, 1 if others wait for a place, and 2 more if a service has said how many tokens
 --   are left, and 4 more if the job is to come back then}
-local TINY, MOST_WOKEN, MOST_LOOKED_AT, PAGE, MOST_DROPPED = 0.000001, 5, 1000, 200, 100
+local TINY, MOST_WOKEN, MOST_LOOKED_AT, PAGE, MOST_DROPPED = 0.000001, 5, 500, 200, 100
 local key, row, member = q.base .. Keys.LIMITER, q.base .. Keys.ROW, ARGV[1]
 local mine, called = 'h:' .. member, 'w:' .. member
 local found = redis.call('HMGET', key, 'rule', 'rev', 'level', 'line', 'at', 'debts', 'taken', 'left', 'until',
