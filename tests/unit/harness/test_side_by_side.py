@@ -215,10 +215,27 @@ def test_what_fails_is_reported_and_what_is_left_goes_on(run: Run) -> None:
     assert "RuntimeError: it cannot be ended" in ran.stdout
 
 
+NOTES_FAILURES = """
+import pathlib
+
+def pytest_runtest_logreport(report):
+    if report.failed and hasattr(report, "node"):  # in the process that shows the results
+        pathlib.Path(__file__).with_name("noted").touch()
+"""
+WAITS = """
+import pathlib, time
+
+def test_before():
+    while not pathlib.Path(__file__).with_name("noted").exists():
+        time.sleep(0.01)
+
+def test_after(): ...
+"""
+
+
 @pytest.mark.timeout(240)
 def test_a_run_ends_with_the_first_failure_or_with_ctrl_c(run: Run) -> None:
-    waits = "import time\n\ndef test_1(): time.sleep(0.5)\n\ndef test_2(): ...\n"
-    first = run("-x", test_fails="def test_it(): assert False\n", test_waits=waits)
+    first = run("-x", conftest=NOTES_FAILURES, test_fails="def test_it(): assert False\n", test_waits=WAITS)
 
     assert "stopping after 1 failures" in first.stdout, first.stdout
     assert re.search(r"=+ 1 failed in", first.stdout), first.stdout
