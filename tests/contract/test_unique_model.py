@@ -40,6 +40,12 @@ sends = st.lists(
     min_size=1,
     max_size=3,
 )
+named = st.one_of(
+    st.tuples(
+        st.sampled_from(KEYS[:2]), st.just("ended"), st.sampled_from(["return", "replace", "latest", "latest"])
+    ),
+    debounced,
+)
 counts = st.integers(1, 3)
 Given = list[tuple[tuple[str, str, str], bool]]
 """Jobs that are sent together: the lock of each, and whether it has a delay."""
@@ -57,6 +63,8 @@ class Job:
     state: JobState = JobState.QUEUED
     due: bool = False
     begun: bool = False
+    asks: bool = False
+    is_stale: bool = False
 
     @property
     def waits(self) -> bool:
@@ -83,7 +91,7 @@ class Model:
             return True
         there, next_id = self.jobs[owner], self.following.get(lock.key)
         if lock.conflict == "latest" and next_id is not None:
-            self.jobs[next_id].call, self.jobs[next_id].due = call, delayed
+            self.replace_next(next_id, call, delayed=delayed)
             return Duplicate(next_id)
         if lock.conflict != "return" and there.waits and (lock.conflict != "replace" or not there.begun):
             there.call, there.state, there.begun = call, state, False
@@ -92,6 +100,42 @@ class Model:
             self.jobs[job_id] = Job(lock, call, JobState.WAITING, due=delayed)
             return True
         return Duplicate(owner)
+
+    def replace_next(self, job_id: str, call: bytes, *, delayed: bool) -> None:
+        """Give a job that follows another call; one whose sender did not know its key waits in its lane."""
+        job = self.jobs[job_id]
+        job.call, job.begun = call, False
+        if job.state is JobState.WAITING:
+            job.due = delayed
+        elif job.state is JobState.RUNNING:
+            job.is_stale = True
+        else:
+            job.state = JobState.SCHEDULED if delayed else JobState.QUEUED
+
+    def ask(self, job_id: str) -> tuple[str, bool] | None:
+        """The reply to the worker of a job whose sender did not know its key, or which follows another one."""
+        job = self.jobs[job_id]
+        key, owner = job.lock.key, self.owners.get(job.lock.key)
+        there = None if owner in {None, job_id} else self.jobs[owner or ""]
+        if there is None or owner is None:
+            self.owners[key] = job_id
+            is_stale, job.is_stale = job.is_stale, False
+            job.asks = is_stale
+            return (job_id, True) if job.is_debounced or is_stale else None
+        if job.is_debounced:
+            there.call, there.state = job.call, JobState.RUNNING if not there.waits else JobState.SCHEDULED
+        elif there.state is JobState.RUNNING and job.lock.conflict == "latest":
+            next_id = self.following.setdefault(key, job_id)
+            if next_id != job_id:
+                self.replace_next(next_id, job.call, delayed=False)
+                return next_id, False
+            job.is_stale = False
+            return owner, True
+        elif there.waits and (
+            job.lock.conflict == "latest" or (job.lock.conflict == "replace" and not there.begun)
+        ):
+            there.call, there.state, there.begun = job.call, JobState.QUEUED, False
+        return owner, False
 
     def start(self, job_id: str) -> None:
         job = self.jobs[job_id]
@@ -111,7 +155,8 @@ class Model:
         if (next_id := self.following.pop(key, None)) is not None:
             self.owners[key] = next_id
             job = self.jobs[next_id]
-            job.state = JobState.SCHEDULED if job.due else JobState.QUEUED
+            if job.state is JobState.WAITING:
+                job.state = JobState.SCHEDULED if job.due else JobState.QUEUED
 
     def end(self, job_id: str, state: JobState) -> None:
         self.give_back(job_id)
@@ -183,13 +228,46 @@ class UniqueMachine(Walk):
             assert [each is True for each in added] == [each is True for each in expected]
         self.agree()
 
-    def claim(self, count: int) -> None:
-        for job in self.run(self.store.claim, QUEUE, "w", count).jobs:
+    @rule(given=st.lists(named, min_size=1, max_size=2), again=st.booleans(), count=counts)
+    def send_without_key(self, given: list[tuple[str, str, str]], again: bool, count: int) -> None:
+        """By senders that do not know the task: the worker asks for the key."""
+        for key, until, conflict in given:
+            self.sent += 1
+            call = encode_envelope("shop.sync", [self.sent, "x" * (2_000 * (self.sent % 3 == 0))], {}, None)
+            lock = Lock(key, until, conflict, wait_ms=LONG if conflict == "debounce" else 0)
+            self.model.jobs[f"j{self.sent:04}"] = Job(lock, call, asks=True)
+            assert self.run(self.store.enqueue, QUEUE, [NewJob(f"j{self.sent:04}", call)]) == [True]
+        self.claim(count, again=again)
+
+    def claim(self, count: int, *, again: bool = False) -> None:
+        claimed = self.run(self.store.claim, QUEUE, "w", count).jobs
+        for job in claimed:
             assert self.model.jobs[job.id].state is JobState.QUEUED
             assert job.envelope == self.model.jobs[job.id].call
+            assert job.is_unique is not self.model.jobs[job.id].asks
             self.model.start(job.id)
-            self.running.append(job)
+        asking = [job for job in claimed if self.model.jobs[job.id].asks]
+        replies = [(job, self.ask(job, again=again)) for job in asking]
+        self.running += [job for job in claimed if job not in asking]
+        for job, reply in replies:
+            if reply is None:
+                self.running.append(job)
+            elif reply[1]:
+                self._settle(job, Verb.SNOOZE, delay_ms=LONG)
+                known = self.model.jobs[job.id]
+                known.state, known.begun = JobState.SCHEDULED, known.begun or not known.is_debounced
+            else:
+                self._settle(job, Verb.CANCELLED)
+                self.model.end(job.id, JobState.CANCELLED)
         self.agree()
+
+    def ask(self, job: Claimed, *, again: bool) -> tuple[str, bool] | None:
+        known = self.model.jobs[job.id]
+        reply = self.model.ask(job.id)
+        for _ in range(1 + again):  # the second time after a lost reply
+            assert self.run(self.store.operating.hold_unique, QUEUE, "w", job.id, job.claim, known.lock) == reply
+        known.asks = known.asks and not known.is_debounced and reply is not None
+        return reply
 
     @rule(pick=picks, verb=ends)
     def end(self, pick: int, verb: Verb) -> None:

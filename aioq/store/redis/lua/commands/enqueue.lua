@@ -143,11 +143,8 @@ local function is_free(position, id, job)
     if instead ~= id then present[#present + 1] = {position, instead} end
     return instead == id
   end
-  local owner, there, following, _, is_unset = Unique.owner(q, id, lock, added)
-  if is_unset then
-    Unique.note(q, lock[1], id)
-    return true
-  end
+  if redis.call('SET', Keys.unique(q, lock[1]), id, 'NX') then return true end -- as `Unique.note` would
+  local owner, there, following = Unique.owner(q, id, lock, added)
   if not owner then
     Unique.take(q, id, lock, true)
     return true

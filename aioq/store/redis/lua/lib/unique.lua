@@ -46,12 +46,10 @@ end
 
 -- The job that holds the key of a job, if that is another one. Returns its id; its record, unless it is one of
 -- those that this call is `adding`, this version cannot read it, or it has ended and the key is held for a time;
--- the job that follows it; and whether the key is held for a time. If nobody has noted the key, only the fifth
--- value is there: true.
+-- the job that follows it; and whether the key is held for a time.
 function Unique.owner(q, id, lock, adding)
   local owner, following, is_timed = Unique.noted(q, lock[1])
-  if not owner then return nil, nil, nil, nil, true end
-  if owner == id then return nil end
+  if not owner or owner == id then return nil end
   if adding and adding[owner] then return owner, nil, following, is_timed end
   local alive, job = Unique.is_alive(q, lock[1], owner)
   if alive or is_timed then return owner, alive and job or nil, following, is_timed end
