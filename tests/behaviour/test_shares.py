@@ -158,7 +158,7 @@ async def test_weights_share_the_slots_where_both_have_jobs_and_none_is_left_idl
         await held.send("bulk", 30)
         await held.becomes(mail=0, bulk=8)  # alone it has all
         await held.send("mail", 30)
-        for ended in range(1, 12):  # the first may end before mail has noticed its jobs
+        for ended in range(1, 20):  # the first may end before mail has noticed its jobs
             if held.count("mail") == 6:
                 break
             held.let_go("bulk")
@@ -182,10 +182,11 @@ async def test_where_there_is_one_slot_the_queues_take_turns(server: Database, a
 
     async with app:
         for queue in ("mail", "bulk"):
-            await work.options(queue=queue).send_many([(queue,)] * 40)
+            await work.options(queue=queue).send_many([(queue,)] * 60)
         async with serving(app, queues=["mail", "bulk"], concurrency=1):
-            await until(lambda: len(order) == 80, "the end of all jobs")
-    assert 7 <= order[:40].count("bulk") <= 13, order
+            await until(lambda: len(order) == 120, "the end of all jobs")
+    begin = max(order.index("mail"), order.index("bulk"))  # one of the queues may be served a moment earlier
+    assert 7 <= order[begin : begin + 40].count("bulk") <= 13, order
 
 
 async def test_the_shares_are_on_the_command_line_shown_and_changed_from_afar(project: Project) -> None:
