@@ -11,6 +11,7 @@ from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Limits, NewJob, Settlement, Store, Verb
 from aioq.store.extra import Added, Extra, LimitUse, Lock
 from tests.contract.kit import BROKEN, CALL, LONG, QUEUE, THREE, Backend, joined, send, state, take, take_one
+from tests.contract.test_timetable import make, put, read, tick
 
 pytestmark = pytest.mark.anyio
 
@@ -118,6 +119,31 @@ async def test_jobs_that_wait_for_a_limit_count_once(store: Store) -> None:
     assert [job.id for job in await take(store, worker)] == ["a"]
 
     assert len(refused(await send(store, "g", "h"))) == 1
+
+
+async def test_a_tick_is_skipped_where_there_is_no_room(store: Store) -> None:
+    worker = await joined(store, "w")
+    await send(store, *"abcd")
+    entry = await put(store, "s")
+
+    ticks = [tick(entry, "s@1", "s@2", "s@3", next_in=-1)]
+    assert (await store.timetable.tick(QUEUE, ticks)).made == [1]
+
+    entry = await read(store)
+    assert (entry.runs, entry.skipped, entry.last_job) == (1, 2, "s@1")
+    assert [await state(store, job) for job in ("s@1", "s@2")] == [JobState.QUEUED, None]
+    await take(store, worker, 2)
+    assert await make(store, "s@4") == 1
+    assert (await read(store)).skipped == 2
+
+
+async def test_a_tick_that_is_made_again_is_not_skipped(store: Store) -> None:
+    """As after a script that failed half-way: its job is there."""
+    await joined(store, "w")
+    await send(store, "s@1", *"abcd")
+    await put(store, "s")
+    assert await make(store, "s@1") == 1
+    assert (await read(store)).skipped == 0
 
 
 async def test_only_a_send_counts_jobs(redis_store: Store, redis_backend: Backend) -> None:

@@ -67,7 +67,7 @@ class MemoryQueueTimetable:
         records: the queue's jobs.
         revisions: the store's revisions, and its clock.
         leases: the queue's workers.
-        place: decides about a job with a unique key, as `Uniques.place_tick`.
+        place: decides about a job with a unique key, as `Uniques.place_tick`; "" if there is no room for it.
         add: adds a job that is due at a time in ms, or is `held` back.
         release: queues a job that was held back.
         wake: wakes a worker, so that it learns of an earlier tick.

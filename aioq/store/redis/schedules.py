@@ -5,7 +5,9 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from aioq.jobs.job import Priority
+from aioq.store.contract import Limits
 from aioq.store.redis.agendas import read_all, read_due, read_some
+from aioq.store.redis.history import marks_arg
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.owners import find_owners
 from aioq.store.redis.paging import ScriptCall, pages
@@ -39,7 +41,7 @@ class RedisTimetable:
             Used for the writes of callers, not for ticks: a tick that is lost in a crash of the server is made
             again.
         register: the queues that have schedules.
-        marks: which events of the jobs of ticks are written.
+        limits: how many jobs may be in each queue, and which events of the jobs of ticks are written.
     """
 
     def __init__(
@@ -49,13 +51,13 @@ class RedisTimetable:
         call_confirmed: ScriptCall,
         register: Register,
         *,
-        marks: str = "",
+        limits: Limits,
     ) -> None:
         self._app = app
         self._call = call
         self._call_confirmed = call_confirmed
         self._register = register
-        self._marks = marks
+        self._limits, self._marks = limits, marks_arg(limits)
         self._malformed: set[tuple[str, str]] = set()
 
     @property
@@ -139,7 +141,8 @@ class RedisTimetable:
 
     async def tick(self, queue: str, ticks: Sequence[Tick]) -> Ticked:
         """Make the jobs of ticks and set the next ticks; each schedule in one step, if its revision holds."""
-        args: list[Arg] = [self._marks]
+        most = self._limits.of(queue).max_size
+        args: list[Arg] = [self._marks if most is None else f"{self._marks} {most}"]
         for tick in ticks:
             envelopes = tick.envelopes or [b""] * len(tick.jobs)
             pairs = zip(tick.jobs, envelopes, strict=True)

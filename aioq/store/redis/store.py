@@ -103,7 +103,7 @@ class RedisStore:
             self.call_retried,
             self.call_confirmed,
             Register(self._link.command, app, shown_url),
-            marks=self._marks,
+            limits=limits,
         )
         self.history = RedisHistory(self.call_retried)
         self._outbox = RedisOutbox(self.call_retried, self.call_confirmed, limits)

@@ -24,7 +24,7 @@ from aioq.store.redis.cluster.topology import SLOTS, Address, Topology, slot_of
 from aioq.store.redis.diagnosis.cluster import merged, slot_findings
 from aioq.store.redis.durability import Durability, sends_in_flight, settles_in_flight
 from aioq.store.redis.errors import SlotUnservedError, is_of_a_slot, slot_unserved
-from aioq.store.redis.history import RedisHistory, marks_arg
+from aioq.store.redis.history import RedisHistory
 from aioq.store.redis.keys import base_key, no_key, shards_key
 from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.operating import RedisOperatorVerbs
@@ -90,7 +90,7 @@ class ClusterStore:
         self._router: Router[RedisStore] = Router(servers, shown_url, self._node_store, realign)
         self._inbox = ClusterInbox(lambda channel: self._router.node_of(channel).inbox, self._router.refresh_soon)
         register = Register(self._command, app, shown_url)
-        self._timetable = RedisTimetable(app, self._call, self._call_confirmed, register, marks=marks_arg(limits))
+        self._timetable = RedisTimetable(app, self._call, self._call_confirmed, register, limits=limits)
         verbs = (self._begin, self._call, self._command)
         self.limiters = ClusterLimiters(app, *verbs, self._inbox, lease_ms=limits.lease_ms, shown_url=shown_url)
         self.history = RedisHistory(self._call)

@@ -1,18 +1,20 @@
 -- Makes the jobs of due ticks and sets the next ticks; each schedule in one step, and only if its revision is
 -- still the one that the caller has read. A job whose id exists already is not added again.
 --
--- NEEDS: call, keys, record, lanes, hooks, history, events, overlap, due, newer, unique, series
--- USES: reads bucket, counters, group, halted, holders, job, lanes, limits, listening, schedule, scheduled,
---   schedules, standing, timers, tokens, unique; writes blocked, body, counters, events, group, holders, idle,
---   job, lanes, leftovers, limits, outbox, schedule, scheduled, schedules, standing, stats, timers, tokens,
---   unique, waiting, wakeable; publishes dispatched
+-- NEEDS: call, keys, record, lanes, hooks, history, events, overlap, due, newer, unique, series, size
+-- USES: reads bucket, counters, group, halted, holders, job, lanes, leftovers, limits, listening, named, schedule,
+--   scheduled, schedules, standing, timers, tokens, unique, waiting; writes blocked, body, counters, events,
+--   group, holders, idle, job, lanes, leftovers, limits, named, outbox, schedule, scheduled, schedules, standing,
+--   stats, timers, tokens, unique, waiting, wakeable; publishes dispatched
 -- KEYS: 1 base key
--- ARGV: 1 the marks of lib/events.lua, '' for none, then six per schedule: id, revision, next tick in ms since the
+-- ARGV: 1 the marks of lib/events.lua, '' for none; and if the queue has a bound, a blank and how many jobs may be
+--   in it; then six per schedule: id, revision, next tick in ms since the
 --   epoch ('' for none), overlap, the most runs (0 for no limit), and its jobs as a MessagePack array with four
 --   items for each: id, tick, due time, call ('' for the schedule's)
 -- REPLY: {ms until the queue's first tick (-1 for none), and per schedule the number of jobs made: -1 if its
 --   revision has changed, -2 if a key that the tick must write holds another type}
-local reply, made_ids, made_calls = {0}, {}, {}
+local marks, most = string.match(ARGV[1], '^(%a*) ?(%d*)$')
+local reply, made_ids, made_calls, size = {0}, {}, {}, nil
 
 -- Whether a job exists and has not ended.
 local function unfinished(id)
@@ -67,6 +69,14 @@ local function join_series(s, job_id, extra, due, envelope)
   return Series.place(q, job_id, new, {}) == job_id, new.due
 end
 
+-- Whether the queue has no room for the job of a tick; as in enqueue.lua.
+local function is_full(job_id, extra)
+  if most == '' then return false end
+  size = size or Size.of(q)
+  if size < tonumber(most) or redis.call('EXISTS', Keys.job(q, job_id)) == 1 then return false end
+  return not (extra and extra.unique and Unique.noted(q, extra.unique[1]))
+end
+
 -- Makes one tick, following `overlap`; returns whether a job was made.
 local function make(s, job_id, due, envelope, overlap)
   local busy = overlap ~= 'allow' and s.current and unfinished(s.current)
@@ -82,7 +92,9 @@ local function make(s, job_id, due, envelope, overlap)
     return false
   end
   local extra, is_free, follows = s.extra and cmsgpack.unpack(s.extra), true, false
-  if extra and Series.is_one(extra.unique) then
+  if is_full(job_id, extra) then
+    is_free = false
+  elseif extra and Series.is_one(extra.unique) then
     is_free, due = join_series(s, job_id, extra, due, envelope)
   elseif extra and extra.unique then
     is_free, follows = hold_key(job_id, extra.unique, due)
@@ -94,6 +106,7 @@ local function make(s, job_id, due, envelope, overlap)
   add(job_id, envelope, s, due, busy or follows, extra)
   if busy then s.held = job_id else s.current, s.held = job_id, nil end
   s.runs = s.runs + 1
+  if size then size = size + 1 end
   return true
 end
 
@@ -142,7 +155,7 @@ for i = 2, #ARGV, 6 do
   reply[#reply + 1] = made
   made_in_all = made_in_all + math.max(made, 0)
 end
-if string.find(ARGV[1], 's', 1, true) then History.count_sent(q, made_in_all) end
-if Events.are_recorded(q, ARGV[1]) then Events.add_calls(q, 'q', '', made_ids, made_calls) end
+if string.find(marks, 's', 1, true) then History.count_sent(q, made_in_all) end
+if Events.are_recorded(q, marks) then Events.add_calls(q, 'q', '', made_ids, made_calls) end
 reply[1] = Due.until_first(q, q.base .. Keys.SCHEDULES)
 return reply
