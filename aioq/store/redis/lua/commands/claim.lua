@@ -250,8 +250,8 @@ function serving.leave_groups()
   for _, each in ipairs(groups) do
     for id, job in pairs(each.queued) do Record.save(q, id, job) end
     if each.gone[1] then
-      redis.call('ZREM', Keys.group(q, each.group), unpack(each.gone))
       redis.call('SREM', q.base .. Keys.WAITING, unpack(each.gone))
+      redis.call('ZREM', Keys.group(q, each.group), unpack(each.gone))
     end
     if each.moved[1] then redis.call('ZREM', Keys.group(q, each.group), unpack(each.moved)) end
     if not each.is_stuck then Limits.wake(q, each.group) end

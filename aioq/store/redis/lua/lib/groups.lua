@@ -58,8 +58,8 @@ end
 -- may be nil.
 function Groups.leave(q, id, group)
   if not group then return end
-  is_unreadable(redis.pcall('ZREM', Keys.group(q, group), id))
   is_unreadable(redis.pcall('SREM', q.base .. Keys.WAITING, id))
+  is_unreadable(redis.pcall('ZREM', Keys.group(q, group), id))
   if redis.call('EXISTS', Keys.group(q, group)) == 0 then Groups.unblock(q, group) end
 end
 
