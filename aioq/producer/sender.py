@@ -366,8 +366,9 @@ class Sender:
         def encoded(call: Call[Any], job_id: str, nonce: str) -> NewJob:
             changed = self.route(call.task, call.signature, call.options).of_call(call.args, call.kwargs)
             if kept.get(job_id, changed.options.shard_key) != changed.options.shard_key:
+                key = "the key of a limit" if changed.unique is None else "the unique key"
                 raise ArgumentError(
-                    f"task {call.task!r}: a middleware has changed an argument of which its key is made; "
+                    f"task {call.task!r}: a middleware has changed an argument of which {key} is made; "
                     f"queue {changed.queue!r} is sharded, and its key has chosen the shard before"
                 )
             return changed.job(job_id, changed.envelope(call.args, call.kwargs), nonce)
