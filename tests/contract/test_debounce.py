@@ -8,7 +8,7 @@ import pytest
 from aioq.errors import ServerError
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Added, Limits, NewJob, Settlement, Store, Verb
-from aioq.store.extra import Duplicate, Expiry, Extra, Lock
+from aioq.store.extra import Duplicate, Expiry, Extra, LimitUse, Lock
 from aioq.store.memory import MemoryStore
 from aioq.store.schedules import Entry, Overlap, Tick
 from aioq.util.clock import ManualClock
@@ -451,10 +451,13 @@ async def test_series_leave_nothing_behind(redis_backend: Backend) -> None:
 # -- with limits
 
 
-async def test_a_job_that_waits_for_a_limit_is_put_off_by_a_further_call(store: Store) -> None:
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_a_job_that_waits_for_a_limit_is_put_off_by_a_further_call(store: Store, ordered: bool) -> None:
+    """Its key does not wait for it meanwhile, also if it is to keep the order."""
     await joined(store, "w")
-    limited = [msgspec.structs.replace(each, extra=with_limit(each)) for each in (job("a"), job("b", LARGE))]
-    await put(store, limiting.job("x", limiting.use()))
+    use = limiting.use(ordered=ordered)
+    limited = [with_limit(each, use) for each in (job("a"), job("b", LARGE))]
+    await put(store, limiting.job("x", use))
     first = await take_one(store, "w")
     assert await put(store, limited[0]) == [True]
     await begun(store)
@@ -464,16 +467,19 @@ async def test_a_job_that_waits_for_a_limit_is_put_off_by_a_further_call(store: 
     assert await put(store, limited[1]) == [Duplicate("a")]
     assert await state(store, "a") is JobState.SCHEDULED
     assert await settle(store, "w", first, Verb.SUCCEEDED, THREE)
-    assert await take(store, "w") == []
+    await put(store, limiting.job("y", use))
+    third = await take_one(store, "w")
+    assert third.id == "y"
+    assert await settle(store, "w", third, Verb.SUCCEEDED, THREE)
     await begun(store)
     second = await take_one(store, "w")
     assert (second.id, second.envelope) == ("a", LARGE)
     assert await put(store, job("c")) == [True]
     assert await settle(store, "w", second, Verb.SUCCEEDED, THREE)
-    await limiting.put(store, limiting.job("y", limiting.use()))
-    assert ids(await take(store, "w")) == ["y"], "all permits are given back"
+    await put(store, limiting.job("z", use))
+    assert ids(await take(store, "w")) == ["z"], "all permits are given back"
 
 
-def with_limit(each: NewJob) -> Extra:
+def with_limit(each: NewJob, use: LimitUse) -> NewJob:
     assert each.extra is not None
-    return msgspec.structs.replace(each.extra, limits=(limiting.use(),))
+    return msgspec.structs.replace(each, extra=msgspec.structs.replace(each.extra, limits=(use,)))
