@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import rule
+from hypothesis.stateful import initialize, rule
 
 from aioq.store.contract import Limits
 from aioq.store.limiters import QUANTUM_MS, LimiterRule, Promise, Take, Taken
@@ -22,7 +22,7 @@ from tests.databases import Database
 
 pytestmark = [pytest.mark.long(seconds=15), pytest.mark.apart]
 
-WALKS, WALKS_IN_MEMORY = (15, 600), (60, 3000)
+WALKS, WALKS_IN_MEMORY = (12, 600), (40, 3000)
 """How many walks of 60 steps, small and full."""
 
 LIMITS = Limits(lease_ms=LONG)
@@ -38,7 +38,9 @@ RULES = [
 ]
 MEMBERS = "abc"
 members = st.sampled_from(MEMBERS)
-needs = st.lists(st.integers(1, 3), max_size=4)
+parts = st.lists(st.sampled_from([0.1, 0.3, 0.5, 1.0]), max_size=4)
+"""What is needed, as parts of the burst."""
+pauses = st.sampled_from([0, 1, 7, 50, 100, 130, 1_000, 60_000])
 
 
 @dataclass(slots=True)
@@ -73,31 +75,28 @@ class LimiterMachine(Walk):
         self.processes = {name: Process() for name in MEMBERS}
         self.log: list[Use] = []
         self.rule = RULES[0]
-        self.is_declared = False
 
     def now(self) -> float:
         if isinstance(self.store, MemoryStore):
             return float(self.store.clock.now_ms())
         return time.time() * 1000
 
-    @rule(number=st.integers(0, len(RULES) - 1))
+    @initialize(number=st.integers(0, len(RULES) - 1))
     def declare(self, number: int) -> None:
-        """The first step declares a limiter; numbers that change would allow two bounds at a time."""
-        if not self.is_declared:
-            self.rule, self.is_declared = RULES[number], True
+        """Numbers that change would allow two bounds at a time."""
+        self.number = number
 
-    @rule(name=members, needs=needs, spare=st.integers(0, 30), kept=st.integers(0, 3))
-    def take(self, name: str, needs: list[int], spare: int, kept: int) -> None:
-        process = self.processes[name]
-        if not self.is_declared or any(need > (self.rule.burst or 1) for need in needs):
-            return
-        wanted = [1] * len(needs) if not self.rule.rate else needs
+    @rule(name=members, parts=parts, spare=st.integers(0, 30), kept=st.integers(0, 3))
+    def take(self, name: str, parts: list[float], spare: int, kept: int) -> None:
+        process, self.rule = self.processes[name], RULES[self.number]
+        wanted = [max(1, int(part * self.rule.burst)) for part in parts]
         held = min(process.held, kept)
         began = self.now()
         taken = self.call(name, needs=wanted, spare=spare, held=held, promise=process.promise)
         process.promise = taken.promise
         process.held = taken.held
         used = float(sum(wanted[: taken.granted]))
+        self.log = self.log[-40:]
         if self.rule.rate and used:
             self.log.append(Use(used, began, self.now(), taken.stamp))
         if taken.spare:
@@ -105,20 +104,20 @@ class LimiterMachine(Walk):
             if first <= last:
                 self.log.append(Use(float(taken.spare), first, last, taken.stamp, is_ahead=True))
         if self.rule.concurrency:
-            assert taken.held - held >= taken.granted, "each permit has a place"
+            assert taken.held >= taken.granted, "each permit has a place"
         self.check(taken)
 
     @rule(name=members, tokens=st.integers(1, 40))
     def owe(self, name: str, tokens: int) -> None:
         """More was used than was taken: that is a fact, which is made up for."""
-        if self.is_declared and self.rule.rate:
+        if self.rule.rate and self.log:
             process = self.processes[name]
             taken = self.call(name, debt=float(tokens), held=process.held, promise=process.promise)
             process.promise = taken.promise
 
     @rule(name=members, pick=st.integers(0, 99), part=st.floats(0.1, 1.0))
     def refund(self, name: str, pick: int, part: float) -> None:
-        if not self.log or not self.is_declared:
+        if not self.log:
             return
         use = self.log[pick % len(self.log)]
         if use.tokens <= 0 or use.last > self.now():
@@ -129,7 +128,24 @@ class LimiterMachine(Walk):
         process.promise = taken.promise
         use.tokens -= unused
 
-    @rule(ms=st.sampled_from([0, 1, 7, 50, 100, 130, 1_000, 20_000]))
+    @rule(name=members, pause=pauses, pick=st.integers(0, 99))
+    def refund_when_others_have_taken_all(self, name: str, pause: int, pick: int) -> None:
+        """What walks would else do too rarely."""
+        self.take("a", [1.0], 0, 0)
+        self.pass_time(pause)
+        self.take(name, [1.0], 30, 0)
+        self.refund("a", pick, 1.0)
+        self.take(name, [0.5, 0.5, 0.1], 30, 0)
+
+    @rule(pause=pauses)
+    def use_at_the_end_of_what_was_taken_ahead(self, pause: int) -> None:
+        """Tokens that are used just before they lapse, beside those that have come meanwhile."""
+        self.pass_time(60_000)
+        self.take("a", [], 30, 0)
+        self.pass_time(pause)
+        self.take("b", [0.5, 0.3, 0.1, 0.1], 0, 0)
+
+    @rule(ms=pauses)
     def pass_time(self, ms: int) -> None:
         if isinstance(self.store, MemoryStore):
             self.store.clock.advance(ms / 1000)  # pyright: ignore[reportAttributeAccessIssue] - a ManualClock
