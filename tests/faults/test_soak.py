@@ -21,6 +21,9 @@ SETTINGS = {"AIOQ_RESULT_TTL": "3", "AIOQ_DEAD_TTL": "3", "AIOQ_SEND_TIMEOUT": "
 """So short that the server is steady after some seconds: what is over is forgotten 8 s after its send."""
 
 LEFT = 30  # keys of a queue that nothing is in: its lanes, its workers, what died last
+COUNTED = 3
+"""By how many tasks the statistics count: the two of the load, and "" for what was sent. Each has a key for each
+minute and for each hour, which is kept for longer than this lasts."""
 
 FLAT: dict[str, tuple[float, float]] = {
     "worker MB": (0.03, 2.0),
@@ -45,6 +48,12 @@ def any_job(case: Case, tasks: Any, number: int) -> Numbered:
     if kind < 0.4:
         options["delay"] = case.chance.uniform(0.1, 3.0)
     return number, tasks.work.options(**options).call(number, seconds)
+
+
+def keys_left(client: Any) -> tuple[int, int]:
+    """How many keys there are but those of statistics, and how many of these."""
+    of_statistics = [":stats:" in str(key) for key in client.scan_iter(count=1000)]
+    return of_statistics.count(False), of_statistics.count(True)
 
 
 @pytest.mark.fault(
@@ -84,7 +93,8 @@ async def test_nothing_grows(
                 await load.pace(calls, RATE)
         await load.ended(limit=40)
         with rig.client() as client:
-            await condition(lambda: client.dbsize() <= LEFT, 20, "the end of all keys")
+            await condition(lambda: keys_left(client)[0] <= LEFT, 20, "the end of all keys")
+            statistics = keys_left(client)[1]
     await rig.tasks.app.aclose()
 
     found = rig.verdict()
@@ -95,6 +105,8 @@ async def test_nothing_grows(
         report.add(
             **{name: f"{trend.mean:,.1f} on average, {trend.growth:+,.2f} in all, {trend.per_hour:+,.2f} an hour"}
         )
+    minutes = (time.monotonic() - samples[0][0]) / 60
+    assert statistics <= COUNTED * (minutes + 2 + minutes / 60 + 2)
     assert found.lost == frozenset()
     assert found.unexpected == ()
     assert found.recovered, "no kill has met a running job: the case shows nothing"
