@@ -89,6 +89,8 @@ _MODULES = {
     "aioq.operate.events": ("EventStream",),
     "aioq.jobs.debounce": ("Debounce",),
     "aioq.jobs.limits": ("Fair", "Limit"),
+    "aioq.jobs.batches": ("Batch",),
+    "aioq.tasks.batches": ("BatchItem", "BatchTask"),
     "aioq.jobs.unique": ("Unique",),
     "aioq.limiters.info": ("LimiterInfo",),
     "aioq.limiters.limiter": ("Limiter", "Permit"),

@@ -33,6 +33,7 @@ from aioq.errors import (
     WouldDeadlock,
     WrongLoopError,
 )
+from aioq.jobs.batches import Batch
 from aioq.jobs.context import JobContext, NoJobError, current_job
 from aioq.jobs.debounce import Debounce
 from aioq.jobs.events import Event, EventKind
@@ -64,6 +65,7 @@ from aioq.results.timeline import JobEvent, TimelineEntry
 from aioq.results.why import Why, WhyCode, WhyReason
 from aioq.schedules.info import Schedule
 from aioq.store.operations import OperationState
+from aioq.tasks.batches import BatchItem, BatchTask
 from aioq.tasks.task import Task
 from aioq.worker.about import WorkerFigures
 from aioq.worker.stacks import Stack, WorkerStacks
@@ -74,6 +76,9 @@ __all__ = [
     "AioqError",
     "App",
     "ArgumentError",
+    "Batch",
+    "BatchItem",
+    "BatchTask",
     "Call",
     "Cancel",
     "ConfigError",

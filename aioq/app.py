@@ -8,6 +8,7 @@ from aioq.config.pyproject import from_pyproject
 from aioq.config.settings import SettingArgs, Settings, from_module, load_settings
 from aioq.errors import ConfigError
 from aioq.internals import Internals
+from aioq.jobs.batches import Batch
 from aioq.jobs.middleware import Layers, Middleware
 from aioq.jobs.options import check_job_id, check_name
 from aioq.limiters.manager import Limiters
@@ -25,6 +26,7 @@ from aioq.results.handle import JobHandle
 from aioq.schedules.declare import ScheduleArgs
 from aioq.schedules.decorators import ScheduleDecorators
 from aioq.schedules.manager import Schedules
+from aioq.tasks.batches import BatchDecorator
 from aioq.tasks.registry import (
     ScheduleDecorator,
     TaskDecorator,
@@ -83,12 +85,9 @@ class App:
         self._internals = parts = Internals(self.settings, self.tasks, self.middleware)
         self._decorators = ScheduleDecorators(parts.declarations, self.task, parts.task_app)
         parts.declarations.add_named(self.settings.schedules or {}, self.by_name)
+        sends, zone = (parts.prepare, parts.deliver_encoded), self.settings.timezone
         self.schedules = Schedules(
-            *(parts, parts.queues),
-            prepare=parts.prepare,
-            deliver=parts.deliver_encoded,
-            shards=parts.shards,
-            default_tz=self.settings.timezone,
+            parts, parts.queues, prepare=sends[0], deliver=sends[1], shards=parts.shards, default_tz=zone
         )
         self.operations, self.unique, self.limits = Operations(parts), UniqueKeys(parts), JobLimits(parts)
         self.limiters = Limiters(parts)
@@ -126,6 +125,8 @@ class App:
     @overload
     def task(self, function: Callable[P, R], /) -> SyncTask[P, R]: ...
     @overload
+    def task(self, /, *, batch: Batch, **options: Unpack[DeclarationArgs]) -> BatchDecorator: ...
+    @overload
     def task(self, /, **options: Unpack[DeclarationArgs]) -> TaskDecorator: ...
     def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Register a function as a task: `@app.task` or `@app.task(queue="mail", timeout=30)`.
@@ -134,7 +135,7 @@ class App:
             function: a coroutine function, or a plain one, which a worker runs in a thread.
             options: `name`: the task's name, by default its module and qualified name. `tags`: of every call. All
                 those of `task.options` that are not about one call. `limits`, `fair`: see `Limit` and `Fair`.
-                `executor`: `"process"` runs a plain function in a process pool.
+                `executor`: `"process"` runs a plain function in a process pool. `batch`: see `Batch`.
 
         Raises:
             ConfigError: an option is wrong; the message names it and the task.
@@ -149,8 +150,7 @@ class App:
     ) -> None:
         """Let tasks take and return values of a type of your own, also within lists, dicts and dataclasses.
 
-        Call it before the tasks that are annotated with the type are declared, in every process that sends or runs
-        them.
+        Call it before the tasks that have the type are declared, in every process that sends or runs them.
 
         Args:
             kind: the class; values of its subclasses are not sent.

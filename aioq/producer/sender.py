@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from aioq.config.settings import Settings
 from aioq.errors import ArgumentError, PayloadTooLargeError
 from aioq.jobs.context import here, job_here
@@ -15,6 +17,7 @@ from aioq.jobs.job import Priority, new_job_id, new_nonce
 from aioq.jobs.limits import Limit
 from aioq.jobs.middleware import Middleware
 from aioq.jobs.options import Options
+from aioq.producer.batches import BatchKeys
 from aioq.producer.bulk import expected
 from aioq.producer.call import Call
 from aioq.producer.carried import extra_of, inherited, wire_options
@@ -27,7 +30,7 @@ from aioq.results.control import ResultSource
 from aioq.results.handle import JobHandle, locate
 from aioq.store.columns import NewJobs
 from aioq.store.contract import NewJob
-from aioq.store.extra import Added
+from aioq.store.extra import Added, Extra
 from aioq.wire.messages import encode_envelope, encode_envelopes
 from aioq.wire.own_types import NO_OWN_TYPES, OwnTypes
 from aioq.wire.signature import ResultType, Signature, unencodable
@@ -58,7 +61,8 @@ class Route:
         extra: the extra fields of a job, such as tags; None for none.
         unique: makes the unique key of a call; None if the calls have none.
         limits: makes the keys of a call for its limits; None if the calls have none.
-        is_keyed: whether there is one of these two.
+        is_keyed: whether a key of a job is made of the arguments of its call.
+        batch: says with which other jobs its job may share a batch; None if it is run alone.
         usual: whether a job of these calls has only a generated id and an envelope.
     """
 
@@ -66,6 +70,7 @@ class Route:
         "_encoder",
         "_max_payload",
         "_wire",
+        "batch",
         "checked",
         "declared",
         "extra",
@@ -103,8 +108,12 @@ class Route:
         self.extra = extra_of(options)
         self.unique = KeyMaker.of(task, signature, options, own)
         self.limits = LimitKeys.of(task, signature, options, _limits_of(settings, self.queue))
-        self.is_keyed = self.unique is not None or self.limits is not None
-        special = (options.job_id, options.delay_ms, options.eta_ms, self.extra, self.unique, self.limits)
+        self.batch = None if signature.batch is None else BatchKeys(task, signature.batch, signature, own)
+        if self.batch is not None and self.batch.alike is not None:
+            self.extra = replace(self.extra or Extra(), batch=self.batch.alike)
+        differs = self.batch is not None and self.batch.alike is None
+        self.is_keyed = self.unique is not None or self.limits is not None or differs
+        special = (options.job_id, options.delay_ms, options.eta_ms, self.extra, self.is_keyed or None)
         self.usual = self.priority is Priority.NORMAL and special == (None,) * len(special)
         self._wire = wire_options(task, options)
         self._max_payload = settings.max_payload
@@ -160,7 +169,7 @@ class Route:
         return NewJobs(self.of_call(args, {}).job(job_id, envelope) for job_id, envelope, args in calls)
 
     def of_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "Route":
-        """The route of one call, whose job has the call's keys; one of them also chooses the shard.
+        """The route of one call, whose job has the call's keys; these also choose the shard.
 
         Raises:
             ArgumentError: a key cannot be made of these arguments.
@@ -168,6 +177,8 @@ class Route:
         if not self.is_keyed:
             return self
         mine = copy(self)
+        if self.batch is not None:
+            mine.extra, mine.options = self.batch.put_into(self.extra, self.options, args, kwargs)
         if self.unique is not None:
             mine.extra, mine.options = self.unique.put_into(mine.extra, mine.options, args, kwargs)
         if self.limits is not None:

@@ -35,6 +35,7 @@ class WhyCode(enum.StrEnum):
     UNKNOWN_TASK = "unknown_task"
     HELD_BACK = "held_back"
     LIMITED = "limited"
+    GATHERING = "gathering"
     MOVING = "moving"
     QUEUE_PAUSED = "queue_paused"
     TASK_PAUSED = "task_paused"
@@ -208,16 +209,23 @@ def reasons_of(facts: Facts) -> Iterator[WhyReason]:
         yield _limited(facts.blocked, facts.now)
         yield from _unserved(facts)
     elif info.state is JobState.WAITING:
-        which = f"job {facts.held_by}" if facts.held_by else "the job of its schedule's earlier tick"
-        text = f'{which} has not ended (overlap="one")'
-        if facts.holds_key:
-            text = f"{which} has not ended, and holds its unique key"
-        yield WhyReason(code=WhyCode.HELD_BACK, text=text, job=facts.held_by)
+        yield _held_back(facts)
     elif info.state is JobState.SCHEDULED and info.due_at is not None and info.due_at > facts.now:
         yield _put_off(facts) if facts.limiter else _not_due(info, facts.now)
         yield from _paused(facts)
     else:
         yield from _in_line(facts)
+
+
+def _held_back(facts: Facts) -> WhyReason:
+    if not facts.held_by and "@" not in facts.info.id:  # which is in the id of a tick's job
+        text = "it waits for others for its batch, until there are enough or the first has waited for long enough"
+        return WhyReason(code=WhyCode.GATHERING, text=text)
+    which = f"job {facts.held_by}" if facts.held_by else "the job of its schedule's earlier tick"
+    text = f'{which} has not ended (overlap="one")'
+    if facts.holds_key:
+        text = f"{which} has not ended, and holds its unique key"
+    return WhyReason(code=WhyCode.HELD_BACK, text=text, job=facts.held_by)
 
 
 def _ended(info: JobInfo) -> WhyReason:

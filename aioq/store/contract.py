@@ -104,10 +104,9 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     """The result of a claim.
 
     Attributes:
-        jobs: the jobs, in the order in which they are to run.
-        next_due_ms: how long until the next scheduled job is due, in milliseconds; None when none is scheduled.
+        jobs, batches: the jobs, in the order in which they are to run; and lists of such as are run together.
+        next_due_ms, next_tick_ms: how long until the next scheduled job, and the next tick, in ms; None for none.
         lost: the worker has lost its lease; it owns nothing any more and must join again under a new id.
-        next_tick_ms: how long until the next tick of a schedule, in milliseconds; None when there is none.
         more: call again: the claim stopped early, because it met large jobs, or many entries without any.
         pause: what of the queue is paused; None if nothing is.
     """
@@ -118,6 +117,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     next_tick_ms: int | None = None
     more: bool = False
     pause: Pause | None = None
+    batches: Sequence[Sequence[Claimed]] = ()
 
 
 MAX_CUTS = 10

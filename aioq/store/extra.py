@@ -117,6 +117,22 @@ class LimitUse(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return f"{self.name}:{self.key}"
 
 
+class Gather(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """With which other jobs a job may be run in one batch.
+
+    Attributes:
+        key: jobs of one key, and of one lane, share batches.
+        size: the most jobs of a batch.
+        wait_ms: how long a job waits for others, in milliseconds.
+        max_bytes: a batch is closed before its calls have more bytes than this.
+    """
+
+    key: str
+    size: int
+    wait_ms: int
+    max_bytes: int
+
+
 class Duplicate(msgspec.Struct, frozen=True, gc=False):
     """The reply to a send that was not added because another job holds its unique key. It counts as false.
 
@@ -202,6 +218,7 @@ class Extra(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         unique: the unique key that it holds or held.
         limits: the limits that it is under, in the order in which it asks for permits.
         waits: the group in which it waits, alone in a tuple; only the stores write this.
+        batch: with which other jobs it may be run in one batch.
     """
 
     tags: tuple[str, ...] = ()
@@ -211,6 +228,7 @@ class Extra(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     unique: Lock | None = None
     limits: tuple[LimitUse, ...] | None = None
     waits: tuple[str] | None = None
+    batch: Gather | None = None
 
     @property
     def key(self) -> str:

@@ -9,10 +9,12 @@ from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from aioq.errors import ArgumentError, ConfigError, DuplicateTaskError
+from aioq.jobs.batches import check_batch
 from aioq.jobs.limits import check_fair, check_limits
 from aioq.jobs.options import Options, make_options, unknown_option
 from aioq.producer.call import Call
 from aioq.store.contract import NewJob
+from aioq.tasks.batches import make_batch_task
 from aioq.tasks.task import (
     AsyncTask,
     DeclarationArgs,
@@ -35,7 +37,7 @@ from aioq.wire.signature import ANYTHING, BadArgumentsError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-TASK_OPTIONS = tuple(DeclarationArgs.__annotations__)
+TASK_OPTIONS = (*DeclarationArgs.__annotations__, "batch")
 """The names of the options of `@app.task(...)`."""
 
 MAX_TASK_NAME = 500
@@ -172,8 +174,12 @@ def register(
             raise ConfigError(unknown_option(where, option, TASK_OPTIONS))
     executor = given.pop("executor", None)
     limits, fair = check_limits(where, given.pop("limits", None)), check_fair(where, given.pop("fair", None))
+    batch = check_batch(where, given.pop("batch", None))
     defaults = replace(make_options(where, **given), limits=limits or None, fair=fair)
-    task = make_task(app, name, function, executor, defaults)
+    if batch is None:
+        task = make_task(app, name, function, executor, defaults)
+    else:
+        task = make_batch_task(app, name, function, executor, defaults, batch=batch)
     present = tasks.get(name)
     if present is not None and not replaces(
         name, task.function, declared_in(task), present.function, declared_in(present)

@@ -4,12 +4,11 @@ A `Task` takes the place of its function: calling it runs the function here, `se
 checker sees the function's parameters in `send` and its return type in the handle.
 """
 
-import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from types import FunctionType, MethodType
-from typing import Any, Generic, Literal, ParamSpec, TypeVar, Unpack, cast
+from typing import Any, Generic, ParamSpec, TypeVar, Unpack, cast
 
 from aioq.errors import ArgumentError, ConfigError
 from aioq.jobs.limits import Fair, Limit
@@ -22,8 +21,7 @@ from aioq.producer.sender import Route
 from aioq.producer.unique_keys import check_by
 from aioq.public import public
 from aioq.results.handle import JobHandle
-from aioq.util.callables import called_by, not_importable
-from aioq.util.callables import is_async as is_coroutine
+from aioq.tasks.executors import ExecutorKind, executor_for
 from aioq.util.function_identity import Execution, execution
 from aioq.util.migration import ApiPart, explain_missing
 from aioq.util.naming import whereabouts
@@ -35,8 +33,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
-
-ExecutorKind = Literal["async", "thread", "process"]
 
 
 class DeclarationArgs(TaskArgs, total=False):
@@ -175,6 +171,10 @@ class Sendable(Generic[P, R]):
             ConfigError: an option is wrong; the message names the task and the option.
         """
         given = make_options(f"task {self.name!r}", **options)
+        if given.timeout is not None and self._signature().batch is not None:
+            raise ConfigError(
+                f"task {self.name!r}: timeout is for a whole batch, and not for one job; declare it with the task"
+            )
         if isinstance(given.retry, FunctionRule):
             raise ConfigError(
                 f"task {self.name!r}: a Retry whose delay is a function cannot travel with a call; declare it "
@@ -375,22 +375,6 @@ def make_task(
     Raises:
         ConfigError: the executor cannot run this kind of function.
     """
-    called = called_by(function)
-    if inspect.isasyncgenfunction(called) or inspect.isgeneratorfunction(called):
-        raise ConfigError(
-            f"task {name!r} ({whereabouts(function)}): a generator cannot be a task; "
-            "return a list, or send a job for each item"
-        )
-    is_async = is_coroutine(function)
-    if executor is None:
-        executor = "async" if is_async else "thread"
-    if executor not in ("async", "thread", "process") or (executor == "async") is not is_async:
-        kind = "a coroutine function" if is_async else "a plain function"
-        takes = "'async'" if is_async else "'thread' or 'process'"
-        raise ConfigError(f"task {name!r}: executor={brief(executor)} for {kind}; it takes {takes}")
-    if executor == "process" and (why := not_importable(function)):
-        raise ConfigError(
-            f"task {name!r} ({whereabouts(function)}): executor='process': its process imports it again, and {why}"
-        )
-    make = AsyncTask[Any, Any] if is_async else SyncTask[Any, Any]
-    return make(app, name, function, executor=executor, defaults=defaults)  # pyright: ignore[reportArgumentType] - each class takes its kind of function
+    kind = executor_for(name, function, executor)
+    make = AsyncTask[Any, Any] if kind == "async" else SyncTask[Any, Any]
+    return make(app, name, function, executor=kind, defaults=defaults)

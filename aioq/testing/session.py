@@ -328,7 +328,7 @@ class _ObservedStore(MemoryStore):
         claim = await super().claim(
             *(queue, worker, count, tokens), known=known, idle=idle, stands=stands, shares=shares
         )
-        self.claimed += len(claim.jobs)
+        self.claimed += len(claim.jobs) + len(claim.batches)
         return claim
 
     async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[Added]:

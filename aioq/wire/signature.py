@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from aioq.errors import ArgumentError, ConfigError, ResultError, WireError
+from aioq.jobs.batches import Batch
 from aioq.util.callables import awaited_type, called_by, hints_of
 from aioq.wire.annotations import advice_on, prepared, unfilled, unsendable
 from aioq.wire.fidelity import ChangedError, ValueCheck, check_of, exact_classes
@@ -44,11 +45,14 @@ class Signature:
         fitting: the counts of positional arguments with which a call is valid if it has no keyword arguments.
         checked: whether `verify` has anything to check.
         returns: the type of its results.
+        batch: how the jobs of a batch task are gathered; None for any other task.
 
     Raises:
         ConfigError: nothing can be decoded into an annotation; the message names the parameter.
         NameError: an annotation names something that is not defined (yet).
     """
+
+    batch: Batch | None = None
 
     def __init__(self, where: str, function: Callable[..., object], own: OwnTypes = NO_OWN_TYPES) -> None:
         self.where = where

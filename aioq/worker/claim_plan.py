@@ -143,14 +143,18 @@ class ClaimPlan:
         if request.shares:
             self._turn += len(claim.jobs)
         if self._first < self._most:
-            is_full = len(claim.jobs) >= request.most
-            base = self._next if is_full else len(claim.jobs)
+            taken = len(claim.jobs) + len(claim.batches)
+            base = self._next if taken >= request.most else taken
             self._next = max(min(base * GROWTH, self._most), self._first)
         if request.known:
             # A full reply may not contain all jobs that this worker does not know of.
-            full = len(claim.jobs) == request.most or sum(len(job.envelope) for job in claim.jobs) >= CLAIM_LIMIT
+            full = (
+                len(claim.jobs) + len(claim.batches) == request.most
+                or sum(len(job.envelope) for job in claim.jobs) >= CLAIM_LIMIT
+            )
             self._may_hold_unknown = self._may_hold_unknown or full or claim.more
-            self._received.update((job.id, None) for job in claim.jobs)
+            for jobs in (claim.jobs, *claim.batches):
+                self._received.update((job.id, None) for job in jobs)
             while len(self._received) > MAX_RECEIVED:
                 del self._received[next(iter(self._received))]
         waiting, self._waiting = self._waiting, []
@@ -158,7 +162,8 @@ class ClaimPlan:
 
     def should_wait(self, request: ClaimRequest, claim: Claim, free: int) -> bool:
         """Whether to wait for more jobs after this reply, with this many free slots; else claim again at once."""
-        if len(claim.jobs) >= request.most or free == 0 or self.stopping or claim.more:
+        taken = len(claim.jobs) + len(claim.batches)
+        if taken >= request.most or free == 0 or self.stopping or claim.more:
             return False  # there may be more
         return self._wakes == request.wakes
 

@@ -155,6 +155,7 @@ class Duties:
         fetcher = Fetcher(
             *(store, membership, self.slots),
             deliver=self._deliver,
+            deliver_batch=self._deliver_batch,
             on_dispatch=self._dispatched,
             on_answer=partial(self._claim_answered, queue),
             held=held.ids,
@@ -313,6 +314,14 @@ class Duties:
             self.executor.submit(queue, worker, claimed)
         else:  # the lease was lost while the reply was on its way, and the job with it
             self.slots.give_back(1, queue)
+
+    def _deliver_batch(self, queue: str, worker: str, batch: Sequence[Claimed]) -> None:
+        if worker != self.queues[queue].membership.worker:
+            self.slots.give_back(1, queue)
+            return
+        for claimed in batch:
+            self._note(queue, claimed)
+        self.executor.submit_batch(queue, worker, batch)
 
     def _note(self, queue: str, claimed: Claimed) -> None:
         self.burst.delivered()

@@ -5,7 +5,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from aioq import App, Unique
+from aioq import App, Batch, BatchItem, Unique
 from benchmarks import work
 from benchmarks.contract import Setup
 
@@ -15,6 +15,15 @@ TASKS: dict[str, Any] = {function.__name__: app.task(function) for function in (
 TASKS["plain"] = app.task(work.plain)
 LIMITER = app.limiter("bench", rate=1_000_000_000, concurrency=100)
 CLIENT: Any = Redis.from_url(SETUP.url or "redis://localhost")  # pyright: ignore[reportUnknownMemberType] - redis-py is partly typed
+
+
+@app.task(name="batched", batch=Batch(size=100, wait=0.5))
+async def batched(items: list[BatchItem[int]]) -> list[int]:
+    """`work.noop` for a hundred jobs."""
+    return [await work.noop(item.value) for item in items]
+
+
+TASKS["batched"] = batched
 UNIQUE: dict[str, Any] = {"noop": app.task(name="unique", unique=Unique())(work.noop)}
 
 

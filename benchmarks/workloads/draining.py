@@ -151,6 +151,17 @@ def scale_out(stage: Stage) -> Figures:
     return figures if one is None else {**figures, "to_one": figures["per_second"] / one}
 
 
+def drain_batches(stage: Stage) -> Figures:
+    """Drain jobs of which a hundred share a call, and as many plain ones before."""
+    if not stage.library.has_batches:
+        raise VoidError("it has no batches")
+    known = stage.known
+    jobs = size(stage.plan, known.drain.get(stage.library.name), known.bulk.get(stage.library.name), 100)
+    plain = fill_and_drain(stage, jobs).whole
+    whole = fill_and_drain(stage, jobs, task="batched").whole
+    return {"per_second": whole, "plain_per_second": plain, "to_plain": whole / plain, "jobs": jobs}
+
+
 def settle_time(fleet: Fleet, *, quiet: float, most: float) -> None:
     """Wait until the processes use less than `quiet` of a core over a second, but at most `most` seconds."""
     deadline = time.monotonic() + most
@@ -182,6 +193,17 @@ WORKLOADS = (
         "Drain: plain functions in threads",
         partial(drain, task="plain"),
         (_RATE, JOBS),
+    ),
+    Workload(
+        "batches",
+        "Drain: no-op jobs in batches of 100 beside plain ones",
+        drain_batches,
+        (
+            Metric("per_second", "jobs in batches/s"),
+            Metric("plain_per_second", "plain jobs/s"),
+            Metric("to_plain", "to plain ones", digits=2, alone=True),
+            JOBS,
+        ),
     ),
     Workload(
         "two_workers",

@@ -11,7 +11,7 @@ import pytest
 from aioq.jobs.job import JobState, Priority, Progress
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
 from aioq.store.events import LISTENING_MS, MOST_LIVE
-from aioq.store.extra import Expiry, Extra, LimitUse, Lock
+from aioq.store.extra import Expiry, Extra, Gather, LimitUse, Lock
 from aioq.store.history import COUNTERS
 from aioq.store.limiters import LimiterRule, Take
 from aioq.store.operations import KEPT_MS, MOST_OPERATIONS, Act, OperationStep
@@ -149,6 +149,7 @@ def timers(look: Look, key: str) -> None:
         "follow": lambda each: look.state(each) == "waiting",
         "group": lambda each: look.client.zcard(f"{look.base}:group:{each}") > 0,
         "limit": lambda each: each.startswith("0 "),
+        "batch": lambda each: look.client.zcard(f"{look.base}:batch:{each}") > 0,
         "operate": lambda each: look.client.exists(f"{look.app_base}:operation:{each}") > 0,
     }
     members = [member.split(" ", 1) for member in look.client.zrange(look.base + key, 0, -1)]
@@ -266,6 +267,12 @@ def cut(look: Look, key: str) -> None:
 
 def tombstone(look: Look, key: str) -> None:
     look.expires_within(key, look.limits.tombstone_ms)
+
+
+def batch(look: Look, key: str) -> None:
+    """Those that wait for others; a timer lets them be run."""
+    assert {look.state(member) for member in look.client.zrange(look.base + key, 0, -1)} == {"waiting"}
+    assert look.client.zscore(look.base + ":timers", f"batch {key.removeprefix(':batch:')}") is not None
 
 
 def unique(look: Look, key: str) -> None:
@@ -431,6 +438,7 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":scheduled": ("members", scheduled),
     ":timers": ("members", timers),
     ":waiting": ("members", waiting),
+    ":batch:<name>": ("members", batch),
     ":group:<group>": ("members", group),
     ":holders:<group>": ("members", holders),
     ":bucket:<group>": ("expires", bucket),
@@ -545,6 +553,14 @@ async def limit_some(store: RedisStore) -> None:
     await store.operating.limits.pause(QUEUE, "quiet", None, 0)
 
 
+async def gather_some(store: RedisStore) -> None:
+    """Of three jobs two are a batch, and one waits for another one."""
+    for number in range(3):
+        extra = Extra(batch=Gather("shop.save", 2, HOUR, 1000))
+        await store.enqueue(QUEUE, [NewJob(f"saved-{number}", CALL, extra=extra)])
+    assert [len(each) for each in (await store.claim(QUEUE, "w1", 9)).batches] == [2]
+
+
 async def use_a_limiter(store: RedisStore) -> None:
     """Of one place two processes wait for a third; one of them leaves."""
     rule = LimiterRule(concurrency=1)
@@ -585,6 +601,7 @@ async def use_everything(store: RedisStore) -> None:
     assert [each.id for each in await take(store, "w1", 9)] == ["ticking@1"]
     await follow_some(store)
     await limit_some(store)
+    await gather_some(store)
     awaited = await running(store, "w1", "awaited")
     for number in range(MAX_WAITERS + 6):
         await store.wait(QUEUE, f"process-{number}", ["awaited", "later"])
@@ -686,13 +703,19 @@ async def end_everything(store: RedisStore, inside: ServerInside) -> None:
         inside.jump(HOUR)
         await store.promote(QUEUE, 100)
         await end_elsewhere(store)
-        while jobs := await take(store, "last", 100):
+        while jobs := await take_all(store):
             done = [Settlement(each.id, each.claim, Verb.SUCCEEDED, THREE, 0, DAY) for each in jobs]
             await store.settle(QUEUE, "last", done)
     inside.jump(HOUR)
     await store.promote(QUEUE, 100)
     await keep(store, "last", "sweep")
     await store.depart(QUEUE, "last")
+
+
+async def take_all(store: RedisStore) -> list[Claimed]:
+    """What the last worker may run, alone or in a batch."""
+    claim = await store.claim(QUEUE, "last", 100)
+    return [*claim.jobs, *(each for batch in claim.batches for each in batch)]
 
 
 async def end_elsewhere(store: RedisStore) -> None:

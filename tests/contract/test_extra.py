@@ -190,12 +190,12 @@ async def test_a_timer_that_is_not_needed_any_more_is_dropped(
 async def test_a_timer_of_a_newer_version_is_put_off(
     redis_store: RedisStore, redis_backend: Backend, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client.zadd(redis_backend.key("timers"), {"batch mail": 1, "unreadable": 2})
+    client.zadd(redis_backend.key("timers"), {"newer mail": 1, "unreadable": 2})
     client.zadd(redis_backend.key("scheduled"), {"": 1})
     due = (await redis_store.promote(QUEUE, 10)).next_due_ms
     assert due is not None
     assert due > 1_000
-    assert redis_backend.timers() == ["batch mail", "unreadable"]
+    assert redis_backend.timers() == ["newer mail", "unreadable"]
     assert [each.levelname for each in caplog.records if each.name.startswith("aioq")] == ["WARNING"]
 
 

@@ -19,7 +19,7 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from aioq import App, Call, JobHandle, JobInfo, JobState, Priority, Retry, Task
+from aioq import App, Batch, BatchItem, Call, JobHandle, JobInfo, JobState, Priority, Retry, Task
 from aioq import as_completed, current_job, gather, gather_sync
 from aioq.testing import MemorySession, SyncSession
 
@@ -50,14 +50,45 @@ def heavy(data: bytes) -> dict[str, float]:
 async def nothing() -> None: ...
 
 
-_used: list[Any] = [Any, Call, JobHandle, JobInfo, JobState, MemorySession, Priority, Sequence, Task]
-_used += [as_completed, current_job, datetime, gather, gather_sync, SyncSession]
+@app.task(batch=Batch(size=10), queue="mail")
+async def lengths(items: list[BatchItem[str]]) -> list[int]:
+    return [len(item.value) for item in items]
+
+
+@app.task(batch=Batch(wait=1))
+def write(items: list[BatchItem[bytes]]) -> None: ...
+
+
+_used: list[Any] = [Any, Batch, BatchItem, Call, JobHandle, JobInfo, JobState, MemorySession, Priority]
+_used += [Sequence, Task, as_completed, current_job, datetime, gather, gather_sync, SyncSession]
 
 
 async def sample() -> None:
 """
 
 SAMPLES = {
+    "batches": """
+reveal_type(await lengths.send("a"))  # T: JobHandle[int]
+reveal_type(await lengths.send_many([("a",)]))  # T: list[JobHandle[int]]
+reveal_type(lengths.call("a"))  # T: Call[int]
+reveal_type(await write.send(b""))  # T: JobHandle[None]
+reveal_type(await lengths([BatchItem("a")]))  # T: list[int]
+await lengths.send(1)  # E: reportArgumentType
+await lengths.send(["a"])  # E: reportArgumentType
+await lengths.options(delay=1).send("a", "b")  # E: reportCallIssue
+
+@app.task(batch=Batch())  # E: reportCallIssue|reportArgumentType|reportUntypedFunctionDecorator
+async def one(item: BatchItem[str]) -> int:
+    return 1
+
+async def look(items: list[BatchItem[str]]) -> None:
+    reveal_type(items[0].value)  # T: str
+    items[0].fail(3)  # E: reportArgumentType
+    items[0].retry(datetime.timedelta(1))
+
+Batch(on_error="some")  # E: reportArgumentType
+_ = one, look
+""",
     "schedules": """
 @app.cron("*/5 * * * mon-fri", tz="Asia/Shanghai", overlap="skip")
 async def sweep() -> int:

@@ -26,7 +26,8 @@ sent_at snooze state tags task time_left
 """
 SCHEDULES = "get list pause put remove resume run_now"
 PACKAGE = """
-AioqError App ArgumentError Call Cancel ConfigError Debounce DuplicateJobError DuplicateTaskError
+AioqError App ArgumentError Batch BatchItem BatchTask
+Call Cancel ConfigError Debounce DuplicateJobError DuplicateTaskError
 EmbeddedServerError Event EventKind EventStream Fail FailedAttempt Failure Fair JobCancelledError JobContext
 JobCount JobError JobEvent JobFailed JobHandle JobInfo JobNotFoundError JobPage JobQuery JobState Limit
 LimitInfo LimitKey Limiter LimiterInfo LoadError LogLine Middleware NewerVersionError NoJobError Operation

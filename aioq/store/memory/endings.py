@@ -12,7 +12,7 @@ from aioq.store.memory.history import QueueHistory
 from aioq.store.memory.hooks import Hooks
 from aioq.store.memory.pubsub import Mail
 from aioq.store.memory.records import Record
-from aioq.store.memory.timers import EXPIRE, OPERATE, RELAY, Timers
+from aioq.store.memory.timers import BATCH, EXPIRE, OPERATE, RELAY, Timers
 from aioq.store.memory.tombstones import Tombstones
 from aioq.util.clock import Clock
 
@@ -33,6 +33,7 @@ class Endings:
     Attributes:
         dead: the failed jobs that are kept for the operator.
         on_timer: called with the kind and the id of a timer of another feature that is due.
+        on_batch: called with what waits for a batch and has waited for long enough.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Endings:
         self._expiring: list[tuple[int, str]] = []  # a heap of (time, job id)
         self._tombstones = Tombstones()
         self.on_timer: Callable[[str, str], None] = lambda kind, timer: None
+        self.on_batch: Callable[[str], None] = lambda _: None
         self.dead = Dead(limits.dead_ttl_ms, limits.dead_limit)
 
     def expire(self) -> None:
@@ -156,6 +158,8 @@ class Endings:
             looked_at += 1
             if timer[0] == RELAY:
                 relays.append(timer[1])
+            elif timer[0] == BATCH:
+                self.on_batch(timer[1])
             elif timer[0] == OPERATE:
                 operations.append(timer[1])
             elif timer[0] != EXPIRE:

@@ -11,6 +11,7 @@ from aioq.store.events import LiveKind
 from aioq.store.extra import WAITING_STATES, Added, Duplicate, Extra, Way, queue_full, refused
 from aioq.store.history import NO_REPORT
 from aioq.store.leases import LeaseRequest, Renewal, WorkerLease
+from aioq.store.memory.batches import GatherHook
 from aioq.store.memory.control import QueueRequests
 from aioq.store.memory.delayed import Delayed
 from aioq.store.memory.emptying import Emptying
@@ -73,8 +74,7 @@ class MemoryQueue:
         hooks: Mapping[str, Hook] = MappingProxyType({}),
     ) -> None:
         self.lanes, self.mail = Lanes(), Mail()
-        self._app, self._name = app, name
-        self._clock, self._limits = clock, limits
+        self._app, self._name, self._clock, self._limits = app, name, clock, limits
         self._records: dict[str, Record] = {}
         self._leases = Leases(limits.lease_ms)
         self.requests = QueueRequests(
@@ -101,6 +101,7 @@ class MemoryQueue:
         )
         table |= {"expires": ExpiryHook(self._timers, clock), "origins": OriginsHook(lambda: self.outbox, clock)}
         table |= {"unique": UniqueHook(self.uniques), "limits": LimitsHook(self.limits.groups)}
+        table["batch"] = GatherHook(lambda: self._taking.gathering)
         self.history = QueueHistory(clock, limits)
         self.endings = Endings(
             *(self._records, clock, limits),
@@ -125,12 +126,12 @@ class MemoryQueue:
             )
         )
         self._taking = Taking(
-            *(self._records, self.lanes, self._hooks, self.pauses),
+            *(self._records, self.lanes, self._hooks, self.pauses, clock, self._timers),
             groups=self.limits.groups,
-            clock=clock,
             held=self._held,
             put_back=self._put_back,
         )
+        self.endings.on_batch = self._taking.gathering.due
         self.jobs = OperatedJobs(
             *(self._name, self._records, self.lanes, self.endings, self._hooks),
             uniques=self.uniques,
@@ -225,11 +226,11 @@ class MemoryQueue:
             for token in tokens:
                 self._taking.accept(worker, token, 0, [])
             return Claim(lost=True)
-        jobs, more = self._taking.take(worker, most, tokens, known, shares)
-        for job in jobs:
+        claim = self._taking.take(worker, most, tokens, known, shares)
+        for job in (*claim.jobs, *(each for batch in claim.batches for each in batch)):
             self.history.add_live(self._records[job.id], LiveKind.STARTED)
-        due, next_tick_ms = self._next_due(), self.timetable.next_tick_ms()
-        return Claim(jobs, due, next_tick_ms=next_tick_ms, more=more, pause=self.pauses.summary())
+        due, tick, pause = self._next_due(), self.timetable.next_tick_ms(), self.pauses.summary()
+        return Claim(claim.jobs, due, next_tick_ms=tick, more=claim.more, pause=pause, batches=claim.batches)
 
     def settle(self, worker: str, settlement: Settlement) -> bool:
         """Settle a claimed job; False if this worker does not hold it under this claim."""

@@ -4,14 +4,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import count
 
 from aioq.jobs.job import JobState, Priority
-from aioq.store.bounds import ASIDE_COST, SKIPPED_LIMIT
-from aioq.store.contract import Claimed, Token
+from aioq.store.bounds import ASIDE_COST, BATCH_COST, SKIPPED_LIMIT
+from aioq.store.contract import Claim, Claimed, Token
+from aioq.store.memory.batches import MARK, Gathering
 from aioq.store.memory.groups import PREFIX, Groups
 from aioq.store.memory.hooks import Hooks
 from aioq.store.memory.lanes import FRONT, LANES, WAKE_UP, Lanes
 from aioq.store.memory.pauses import QueuePauses
 from aioq.store.memory.records import Record
+from aioq.store.memory.timers import Timers
 from aioq.util.clock import Clock
+
+Jobs = list[Claimed | list[Claimed]]
+"""What a claim takes: single jobs, and batches of them."""
 
 
 class Taking:
@@ -22,21 +27,26 @@ class Taking:
         lanes: its lanes.
         hooks: its hooks.
         pauses: what is paused.
-        groups: the jobs that wait for limits.
         clock: the store's clock.
+        timers: its timers.
+        groups: the jobs that wait for limits.
         held: by worker the jobs that it holds.
         put_back: puts back an entry that was delivered but is not claimed.
+
+    Attributes:
+        gathering: the jobs that wait for a batch.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - the parts of the queue, in the order of their making
         self,
         records: Mapping[str, Record],
         lanes: Lanes,
         hooks: Hooks,
         pauses: QueuePauses,
+        clock: Clock,
+        timers: Timers,
         *,
         groups: Groups,
-        clock: Clock,
         held: Mapping[str, dict[str, None]],
         put_back: Callable[[Token], bool],
     ) -> None:
@@ -49,6 +59,7 @@ class Taking:
         self._held = held
         self._put_back = put_back
         self._claims = count(1)
+        self.gathering = Gathering(records, lanes, hooks, timers, clock, start=self._run)
 
     def take(
         self,
@@ -57,13 +68,13 @@ class Taking:
         tokens: Sequence[Token],
         known: Collection[str] | None,
         shares: Sequence[int] = (),
-    ) -> tuple[list[Claimed], bool]:
-        """Take up to `most` jobs; returns them, and whether there may be more although fewer were taken.
+    ) -> Claim:
+        """Take up to `most` jobs or batches; the claim says whether there may be more although they are fewer.
 
         Of each lane that `shares` has a number for, so many are taken first.
         While the queue is paused, only jobs that the worker has already, and does not know of.
         """
-        jobs: list[Claimed] = []
+        jobs: Jobs = []
         is_open = not self._pauses.whole
         for token in tokens if is_open else ():
             self.accept(worker, token, most, jobs)
@@ -71,15 +82,18 @@ class Taking:
             for lane in LANES if is_open else ():
                 for token in self._lanes.delivered(worker, lane):
                     self.accept(worker, token, most, jobs)
-            self._take_missed(worker, most, jobs, {*known, *(job.id for job in jobs)})
+            self._take_missed(worker, most, jobs, {*known, *(job.id for job in flat(jobs))})
         skipped = 0
         for priority, share in zip(Priority, shares if is_open else (), strict=False):
             lanes, until = (priority.value + FRONT, priority.value), min(len(jobs) + share, most)
             skipped = self._take_from_lanes(worker, until, jobs, lanes, skipped)
         skipped = self._take_from_lanes(worker, most, jobs, LANES if is_open else (), skipped)
-        return jobs, skipped >= SKIPPED_LIMIT
+        jobs += self.gathering.close(worker, most - len(jobs))
+        batches = tuple(each for each in jobs if isinstance(each, list))
+        alone = [each for each in jobs if isinstance(each, Claimed)]
+        return Claim(alone, more=skipped >= SKIPPED_LIMIT, batches=batches)
 
-    def accept(self, worker: str, token: Token, most: int, jobs: list[Claimed]) -> None:
+    def accept(self, worker: str, token: Token, most: int, jobs: Jobs) -> None:
         """Take the job of an entry that was delivered to a worker, or put it back if there are enough jobs."""
         if not self._lanes.accept(token):
             return
@@ -99,16 +113,14 @@ class Taking:
         self._lanes.set_aside(token)
         return True
 
-    def _take_from_lanes(
-        self, worker: str, most: int, jobs: list[Claimed], lanes: Sequence[str], skipped: int
-    ) -> int:
+    def _take_from_lanes(self, worker: str, most: int, jobs: Jobs, lanes: Sequence[str], skipped: int) -> int:
         """Take jobs until there are as many; returns how many entries were skipped, see `ASIDE_COST`."""
         for lane in lanes:
             while len(jobs) < most and skipped < SKIPPED_LIMIT and (token := self._lanes.pop(lane)) is not None:
                 skipped += self._take(worker, token, most, jobs)
         return skipped
 
-    def _take(self, worker: str, token: Token, most: int, jobs: list[Claimed]) -> int:
+    def _take(self, worker: str, token: Token, most: int, jobs: Jobs) -> int:
         """Take the job of an entry, if it may be taken; returns as how many skipped entries it counts if not.
 
         A group's token brings several jobs.
@@ -116,24 +128,32 @@ class Taking:
         name = next(iter(token.job_ids), WAKE_UP)
         if name.startswith(PREFIX):
             return self._take_of_group(worker, token, most, jobs)
+        if name.startswith(MARK):
+            return self._take_batch(worker, name, jobs)
         record = self._records.get(name)
         if record is None or record.state is not JobState.QUEUED or not token.lane.startswith(record.priority):
             return 1
         if self._pauses.holds_back(record.envelope):
             self._lanes.set_aside(token)
             return ASIDE_COST
-        if not self._groups.admit(record, front=token.lane.endswith(FRONT)):
+        return self._take_queued(worker, record, token.lane.endswith(FRONT), jobs)
+
+    def _take_queued(self, worker: str, record: Record, is_front: bool, jobs: Jobs) -> int:
+        if record.extra is not None and record.extra.batch is not None:
+            batch = self.gathering.add(worker, record)
+            jobs += () if batch is None else (batch,)
+            return BATCH_COST
+        if not self._groups.admit(record, front=is_front):
             return 1
         return 0 if self._start(worker, record, jobs) else 1
 
-    def _start(self, worker: str, record: Record, jobs: list[Claimed]) -> bool:
+    def _start(self, worker: str, record: Record, jobs: Jobs) -> bool:
         if not self._hooks.may_start(record):
             return False
-        self._held[worker][record.id] = None
-        jobs.append(record.start(worker, next(self._claims), self._clock.now_ms()))
+        jobs.append(self._run(worker, record))
         return True
 
-    def _take_of_group(self, worker: str, token: Token, most: int, jobs: list[Claimed]) -> int:
+    def _take_of_group(self, worker: str, token: Token, most: int, jobs: Jobs) -> int:
         before = len(jobs)
 
         def set_aside(record: Record) -> bool:
@@ -152,10 +172,28 @@ class Taking:
         )
         return 0 if len(jobs) > before else 1
 
-    def _take_missed(self, worker: str, most: int, jobs: list[Claimed], known: set[str]) -> None:
+    def _take_batch(self, worker: str, token: str, jobs: Jobs) -> int:
+        """Take the jobs that an entry stands for which wait for a batch, unless their task is paused."""
+        if self._pauses.holds_back(self.gathering.call_of(token)):
+            self.gathering.set_aside(token)
+            return ASIDE_COST
+        batch = self.gathering.take_token(worker, token)
+        jobs += () if batch is None else (batch,)
+        return BATCH_COST * len(batch or (token,))
+
+    def _run(self, worker: str, record: Record) -> Claimed:
+        self._held[worker][record.id] = None
+        return record.start(worker, next(self._claims), self._clock.now_ms())
+
+    def _take_missed(self, worker: str, most: int, jobs: Jobs, known: set[str]) -> None:
         """Claim again the jobs that the worker holds without knowing, because the reply to its claim was lost."""
         for job_id in self._held[worker]:
             if len(jobs) < most and job_id not in known:
                 record = self._records[job_id]
                 self._hooks.may_start(record)
                 jobs.append(record.start(worker, next(self._claims), self._clock.now_ms()))
+
+
+def flat(jobs: Jobs) -> list[Claimed]:
+    """All jobs, those of batches too."""
+    return [job for each in jobs for job in (each if isinstance(each, list) else [each])]

@@ -5,9 +5,10 @@ Each has a kind, and the id of the job that it is about.
 
 import heapq
 
-EXPIRE, RELAY, OPERATE = "expire", "relay", "operate"
+EXPIRE, RELAY, OPERATE, BATCH = "expire", "relay", "operate", "batch"
 """The kinds of timers: one ends a job if it has not been started by then; another relays what is in the outbox
-for a queue, whose name takes the place of the id; the last one carries on the bulk operation of this id."""
+for a queue, whose name takes the place of the id; another carries on the bulk operation of this id; the last one
+lets the jobs be run that wait for a batch of this lane and key."""
 
 LIMIT, RESUME = "limit", "resume"
 """The same of limits: the rate of a group lets its next job start; the pause of a limit or of one key ends."""

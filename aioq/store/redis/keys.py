@@ -58,6 +58,7 @@ MANY = frozenset(
         "unique",
         *("group", "holders", "bucket", "blocked"),
         "named",
+        "batch",
     )
 )
 """The names of keys of which a queue has many; an id follows, or the name of a stream."""

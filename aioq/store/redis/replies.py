@@ -32,7 +32,7 @@ _CLAIM_HEADER = 3
 _CLAIM_WIDTH = 4
 _MORE = 2
 _FIRST_CLAIM: tuple[Any, ...] = (1, 0, 0, 0)
-_UNIQUE, _LIMITED = 2, 3
+_UNIQUE, _LIMITED, _BATCH = 2, 3, 4
 _WORKER_WIDTH = 4
 _RECOVERY_HEADER = 4
 _PROMOTION = 4
@@ -83,19 +83,25 @@ def parse_claim(reply: Sequence[Any]) -> Claim:
     number = reply[1]
     now = number // 1000
     jobs: list[Claimed] = []
+    batches: dict[bytes, list[Claimed]] = {}
     for i in range(_CLAIM_HEADER, len(reply), _CLAIM_WIDTH):
         job_id, envelope, sent, past = reply[i : i + _CLAIM_WIDTH]
         claims, attempts, crashes, interruptions, *more = past or _FIRST_CLAIM
         job = Claimed(job_id.decode(), envelope, number, attempts, crashes, interruptions, sent, now, claims)
+        into = jobs
         if more:
             tags = _tags(more[1] if len(more) > 1 else ())
-            is_unique, is_limited = len(more) > _UNIQUE and more[_UNIQUE] == 1, len(more) > _LIMITED
+            is_unique, is_limited = any(more[_UNIQUE:_LIMITED]), any(more[_LIMITED:_BATCH])
             changes = {"ready_ms": more[0], "tags": tags, "is_unique": is_unique, "is_limited": is_limited}
             job = msgspec.structs.replace(job, **changes)
-        jobs.append(job)
+            if len(more) > _BATCH:
+                into = batches.setdefault(more[_BATCH], [])
+        into.append(job)
     is_cut = bool(reply[2] and reply[2][_MORE])
     pause = parse_pause(reply[0])
-    return Claim(jobs, due(reply[0][0]), next_tick_ms=due(reply[0][1]), more=is_cut, pause=pause)
+    of_batches = tuple(batches.values())
+    times = reply[0]
+    return Claim(jobs, due(times[0]), next_tick_ms=due(times[1]), more=is_cut, pause=pause, batches=of_batches)
 
 
 def skipped_by_claim(reply: Sequence[Any]) -> tuple[str, str]:

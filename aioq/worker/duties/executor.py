@@ -12,12 +12,11 @@ its outcome is written and its slot is free, whatever its function still does.
 
 import asyncio
 import os
-import sys
 from collections import deque
-from collections.abc import Callable, Coroutine
-from contextvars import Context, copy_context
+from collections.abc import Callable
+from contextvars import copy_context
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 from aioq.jobs.context import JobContext, attach, place_of, worker_of
 from aioq.jobs.job import Progress
@@ -25,19 +24,17 @@ from aioq.store.contract import Claimed, Settlement
 from aioq.util.introspect import is_a
 from aioq.util.log import logger
 from aioq.worker.forks import end_fork
-from aioq.worker.run.call import Caller
+from aioq.worker.run.batch import Batches, BatchExecution
+from aioq.worker.run.call import Caller, run_at_once
 from aioq.worker.run.environment import RunEnvironment
 from aioq.worker.run.logging import log_ended, log_received
 from aioq.worker.run.pipeline import begin, prepare
-from aioq.worker.run.run import CUT_SHORT, INTERRUPTED, LOST, WORKER_ENDED, Run, RunKey
-from aioq.worker.run.settlements import classify, release, report_of, snooze
+from aioq.worker.run.run import CUT_SHORT, GRACE, INTERRUPTED, LOST, WORKER_ENDED, Run, RunKey
+from aioq.worker.run.settlements import classify, report_of, snooze
 from aioq.worker.run.timeout import start_timeout
 from aioq.worker.slots import Slots
 
 log = logger("aioq.worker")
-
-GRACE = 5.0
-"""Seconds a job has to end after it was cancelled. A guess: enough to close connections."""
 
 SAME_ID_DELAY_MS = 1_000
 """How long a job is delayed while one of the same id runs here. A guess: only manual changes cause this."""
@@ -52,14 +49,7 @@ ReporterOf = Callable[[str, str, str, int], Callable[[Progress], None]]
 FlushReport = Callable[[str, str, str, int], "asyncio.Task[None] | None"]
 
 
-def _run_at_once(work: Coroutine[Any, Any, None], context: Context) -> "asyncio.Task[None]":
-    loop = asyncio.get_running_loop()
-    if sys.version_info >= (3, 12):
-        return asyncio.Task(work, loop=loop, context=context, eager_start=True)
-    return loop.create_task(work, context=context)
-
-
-class Executor:
+class Executor(BatchExecution):
     """Runs the claimed jobs of all queues of a worker.
 
     Args:
@@ -94,6 +84,7 @@ class Executor:
         self._on_idle = on_idle
         self._on_end = on_end
         self._reports = bool(environment.settings.history or environment.settings.stats)
+        self._batches = Batches(environment, caller, settle=settle, flush=flush_report, on_end=on_end)
         self._running: dict[RunKey, Run] = {}
         self._backlog: deque[Run] = deque()
         self._starting_backlog = False
@@ -127,7 +118,7 @@ class Executor:
 
     def is_running(self, queue: str, worker: str, job_id: str, claim: int) -> bool:
         """Whether the function of a job runs, under this claim."""
-        run = self._running.get((queue, worker, job_id))
+        run = self._running.get((queue, worker, job_id)) or self._batches.items.get((queue, worker, job_id))
         return run is not None and run.claimed.claim == claim and not run.returned
 
     def submit(self, queue: str, worker: str, claimed: Claimed, *, at_once: bool = False) -> None:
@@ -140,7 +131,7 @@ class Executor:
         if self._is_duplicate(run):
             return
         if self._stopping:
-            self._end(run, release(run))
+            self._release(run)
         elif len(self._running) - self._lending.lent >= self._slots.total:
             self._backlog.append(run)
         else:
@@ -150,7 +141,7 @@ class Executor:
         """Give back a job for which no slot is free; one is counted as taken for it already."""
         run = Run(queue, worker, claimed)
         if not self._is_duplicate(run):
-            self._end(run, release(run))
+            self._release(run)
 
     def cancel(self, queue: str, worker: str, job_id: str, stop: str, reason: str = "") -> None:
         """Cancel a job that was claimed under this worker id, if it is here.
@@ -162,10 +153,12 @@ class Executor:
             run.reason = run.reason or reason
             self._cancel(run, stop)
             return
+        if self._cancel_item((queue, worker, job_id), stop, reason):
+            return
         for waiting in self._backlog:
             if waiting.key == (queue, worker, job_id):
                 self._backlog.remove(waiting)
-                self._end(waiting, release(waiting))  # the server cancels it, because it knows of the request
+                self._release(waiting)  # the server cancels it, because it knows of the request
                 return
 
     def abandon(self, queue: str, worker: str) -> dict[str, int]:
@@ -177,19 +170,18 @@ class Executor:
         for run in [run for run in self._backlog if run.key[:2] == (queue, worker)]:
             self._backlog.remove(run)
             self._slots.give_back(1, queue)
-            claims[run.claimed.id] = run.claimed.claim
+            claims |= self._batches.abandoned(run)
         for run in tuple(self._running.values()):
             if run.queue == queue and run.worker == worker:
                 self._cancel(run, LOST)
-                claims[run.claimed.id] = run.claimed.claim
+                claims |= self._batches.claims_of(run)
         return claims
 
     def stop(self) -> int:
         """Start no more jobs, and give back those that were not started; return how many jobs still run."""
         self._stopping, self._stopped_at = True, asyncio.get_running_loop().time()
         while self._backlog:
-            run = self._backlog.popleft()
-            self._end(run, release(run))
+            self._release(self._backlog.popleft())
         self._caller.close()
         return len(self._running)
 
@@ -216,6 +208,8 @@ class Executor:
         is delayed until the present run has ended.
         """
         present = self._running.get(run.key)
+        if present is None and self._batches.items:
+            present = self._batches.items.get(run.key)
         if present is None and self._backlog:
             present = next((waiting for waiting in self._backlog if waiting.key == run.key), None)
         if present is None:
@@ -249,14 +243,16 @@ class Executor:
         run.stop = stop
         if run.context is not None:
             run.context.cancel_requested = True
+        if run.items is not None:
+            self._batches.request_cancel(run)
         if run.handle is not None:
             run.handle.cancel()
         if not cancelled:
             asyncio.get_running_loop().call_later(GRACE, self._leave_behind, run)
 
     def _leave_behind(self, run: Run) -> None:
-        if self._running.get(run.key) is not run:
-            return  # it has ended in time
+        if self._running.get(run.key) is not run or run.stop is None:
+            return  # it has ended in time, or goes on after a call that has
         self._left_behind.add(run)
         run.error = asyncio.CancelledError()
         self._finish(run)
@@ -272,9 +268,10 @@ class Executor:
         self._idle.clear()
         at_once = at_once and not self._not_entered  # jobs that were claimed before begin before
         self._not_entered += 1
-        work, context = self._execute(run), self._context.copy()
+        execute = self._execute if run.items is None else self._execute_batch
+        work, context = execute(run), self._context.copy()
         try:
-            run.handle = _run_at_once(work, context) if at_once else loop.create_task(work, context=context)
+            run.handle = run_at_once(work, context) if at_once else loop.create_task(work, context=context)
         except BaseException as error:  # a task factory of the user's has raised
             self._not_entered -= 1
             work.close()
@@ -335,7 +332,7 @@ class Executor:
 
     def _end_early(self, run: Run, error: BaseException) -> None:
         """End a run that has not finished by itself; if its function has returned, its own outcome counts."""
-        if not run.entered:
+        if not run.entered and run.items is None:
             self._prepare(run)  # so that its outcome names its task
         if run.error is None and not run.returned:
             self._failed(run, error)
@@ -361,6 +358,9 @@ class Executor:
         """End a run: first settle it and give its slot back, then call what might raise, guarded."""
         if self._running.get(run.key) is not run:
             return  # it was left behind, and has its outcome
+        if run.items is not None:
+            self._finish_batch(run)
+            return
         seconds = asyncio.get_running_loop().time() - run.started
         if run.settlement is None or run.stop == LOST:
             run.settlement = classify(run, self._environment, seconds if self._reports else None)

@@ -64,6 +64,7 @@ class Fetcher:
         membership: the queue, and the worker id to claim under.
         slots: the slots to fill.
         deliver: called with each claimed job, for which a slot is taken already.
+        deliver_batch: called with the jobs of each batch, which have one slot.
         on_dispatch: called with each job that came by direct dispatch; no slot is taken for it yet.
         on_answer: called with each `ClaimReply`, after the jobs are delivered.
         held: returns the ids of the queue's jobs that this worker knows it holds.
@@ -79,6 +80,7 @@ class Fetcher:
         slots: Slots,
         *,
         deliver: Callable[[str, str, Claimed], None],
+        deliver_batch: Callable[[str, str, Sequence[Claimed]], None],
         on_dispatch: Callable[[str, str, Claimed], None],
         on_answer: Callable[[ClaimReply], None],
         held: Callable[[], Collection[str]],
@@ -89,7 +91,7 @@ class Fetcher:
         self._store = store
         self._membership = membership
         self._slots = slots
-        self._deliver = deliver
+        self._deliver, self._deliver_batch = deliver, deliver_batch
         self._on_dispatch = on_dispatch
         self._on_answer = on_answer
         self._held = held
@@ -259,7 +261,9 @@ class Fetcher:
         request = self._plan.request(self._slots.free_for(queue), tokens)
         claim = await self._claim(worker, request, tokens)
         waits = not claim.lost and self._plan.should_wait(request, claim, self._slots.free_for(queue))
-        self._on_answer(ClaimReply(worker, claim, woken=request.woken, empty=waits and not claim.jobs))
+        self._on_answer(
+            ClaimReply(worker, claim, woken=request.woken, empty=waits and not claim.jobs and not claim.batches)
+        )
         if not claim.lost:
             self._waits.fetched_at, self._served = time.monotonic(), True
             self._note_pause(claim, keeps=bool(tokens) or request.known)
@@ -279,7 +283,7 @@ class Fetcher:
                 stands=self._plan.stands,
                 shares=request.shares,
             )
-            got = len(claim.jobs)
+            got = len(claim.jobs) + len(claim.batches)
             self._backoff = Backoff()
         except BaseException:
             self._plan.failed()
@@ -289,6 +293,8 @@ class Fetcher:
         dispatched = self._plan.answered(request, claim)
         for job in claim.jobs:
             self._deliver(queue, worker, job)
+        for batch in claim.batches:
+            self._deliver_batch(queue, worker, batch)
         for each, job in dispatched:
             self._on_dispatch(queue, each, job)
         return claim

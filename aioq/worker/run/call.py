@@ -6,8 +6,9 @@ import contextvars
 import itertools
 import logging
 import math
+import sys
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from inspect import isawaitable
 from typing import Any
@@ -39,6 +40,14 @@ imported an App takes about 50 MB, and jobs that take hours must not wait for ea
 _order_numbers = itertools.count(NO_ORDER + 1)
 
 Begin = Callable[[Run], None]
+
+
+def run_at_once(work: Coroutine[Any, Any, None], context: contextvars.Context) -> "asyncio.Task[None]":
+    """Start a task; where this Python can do that, it runs up to its first wait before this returns."""
+    loop = asyncio.get_running_loop()
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(work, loop=loop, context=context, eager_start=True)
+    return loop.create_task(work, context=context)
 
 
 class _UnreadyError(Exception):
@@ -78,6 +87,9 @@ class Caller:
         threads: how many plain functions may run at once.
         processes: how many tasks of the process pool may run at once.
         hold_keys: lets a job hold its unique key and the permits of its limits, if it has to get them first.
+
+    Attributes:
+        middleware: the layers.
     """
 
     def __init__(
@@ -89,7 +101,7 @@ class Caller:
         hold_keys: Callable[[Run], Awaitable[None]] | None = None,
     ) -> None:
         self._hold_keys = hold_keys
-        self._middleware = tuple(middleware)
+        self.middleware = tuple(middleware)
         self._threads = anyio.CapacityLimiter(threads)
         self._processes = anyio.CapacityLimiter(processes)
         self._isolated = anyio.CapacityLimiter(LAST_CHANCES)
@@ -142,7 +154,7 @@ class Caller:
                     _run_in_worker(run, error)
             assert run.task is not None
             if run.task.executor == "async":
-                if self._middleware:
+                if self.middleware:
                     return await self._within(run, begin)
                 begin(run)  # most jobs come here, so there are as few calls as possible
                 return await run.task.function(*run.args, **(run.kwargs or {}))
@@ -151,6 +163,11 @@ class Caller:
             return await self._in_thread(run, begin)
         finally:
             here.jobs -= 1
+
+    async def call_batch(self, run: Run, begin: Begin) -> Any:
+        """Run the function of a batch, without middleware: its jobs have that around them."""
+        assert run.task is not None
+        return await (self._run(run, begin) if run.task.executor == "async" else self._in_thread(run, begin))
 
     async def _in_thread(self, run: Run, begin: Begin) -> Any:
         """Run a plain function. It keeps its place among the threads until it ends, even if its job ends first."""
@@ -193,11 +210,11 @@ class Caller:
 
     async def _within(self, run: Run, begin: Begin) -> Any:
         """Run the function inside the middleware; the run has its place already."""
-        if not self._middleware:
+        if not self.middleware or run.items is not None:
             return await self._run(run, begin)
         begin(run)  # here, because the job's timeout includes the middleware
         assert run.context is not None
-        return await wrapped(self._middleware, run.context, partial(self._run, run, begin))
+        return await wrapped(self.middleware, run.context, partial(self._run, run, begin))
 
     async def _run(self, run: Run, begin: Begin) -> Any:
         task = run.task
@@ -249,7 +266,7 @@ class Caller:
             raise _died() from None
         encoded = _encoded_result(run, report)
         # Only middleware needs the decoded result here.
-        return _decoded(run, encoded) if self._middleware else encoded
+        return _decoded(run, encoded) if self.middleware else encoded
 
     async def _carry_out(self, run: Run, begin: Begin, *, keep: bool) -> OrderResult:
         assert run.context is not None

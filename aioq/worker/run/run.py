@@ -50,6 +50,8 @@ class Run:
         settlement: what is written in the end (step classify).
         result: the task's result, for the log.
         error: the exception that it raised, for the log.
+        items: of a batch, the runs of its jobs; None for any other run.
+        batch: of a job in a batch, the run of that.
     """
 
     queue: str
@@ -81,6 +83,8 @@ class Run:
     settlement: Settlement | None = None
     result: Any = None
     error: BaseException | None = None
+    items: "list[Run] | None" = None
+    batch: "Run | None" = None
     key: RunKey = field(init=False)
 
     def __post_init__(self) -> None:
@@ -116,6 +120,9 @@ class Run:
         """The number of this attempt, 1 for the first."""
         return self.claimed.attempts + 1
 
+
+GRACE = 5.0
+"""Seconds a job has to end after it was cancelled. A guess: enough to close connections."""
 
 CANCELLED = "cancelled"
 """`Run.stop`: the job was cancelled."""

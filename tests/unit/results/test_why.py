@@ -41,10 +41,13 @@ def at(seconds: float) -> datetime:
 def facts(state: JobState, known: dict[str, Any], **asked: Any) -> Facts:
     queue = known.pop("queue", "mail")
     return Facts(
-        info=JobInfo(id="a", queue=queue, task="send", state=state, sent_at=NOON, **known), now=NOON, **asked
+        info=JobInfo(**{"id": "a", **known}, queue=queue, task="send", state=state, sent_at=NOON),
+        now=NOON,
+        **asked,
     )
 
 
+GATHERING = "it waits for others for its batch, until there are enough or the first has waited for long enough"
 REASONS: list[tuple[Facts, list[str]]] = [
     (
         facts(JobState.SCHEDULED, {"due_at": at(90)}),
@@ -153,6 +156,10 @@ REASONS: list[tuple[Facts, list[str]]] = [
     ),
     (
         facts(JobState.WAITING, {}),
+        [f"gathering: {GATHERING}"],
+    ),
+    (
+        facts(JobState.WAITING, {"id": "tick@2"}),
         ['held_back: the job of its schedule\'s earlier tick has not ended (overlap="one")'],
     ),
     (

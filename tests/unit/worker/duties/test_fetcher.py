@@ -71,6 +71,7 @@ class Fetching:
         self.slots = Slots(slots)
         self.dispatched: list[str] = []
         self.jobs: list[str] = []
+        self.batches: list[list[str]] = []
         self.due: list[int | None] = []
         self.ticks: list[tuple[int | None, bool]] = []
         self.lost: list[str] = []
@@ -80,6 +81,7 @@ class Fetching:
             self.membership,
             self.slots,
             deliver=self._deliver,
+            deliver_batch=self._deliver_batch,
             on_dispatch=lambda _, __, job: self.dispatched.append(job.id),
             on_answer=self._on_answer,
             held=lambda: list(self.jobs),
@@ -95,6 +97,10 @@ class Fetching:
     def _deliver(self, queue: str, worker: str, claimed: Claimed) -> None:
         assert (queue, worker) == (QUEUE, self.membership.worker)
         self.jobs.append(claimed.id)
+
+    def _deliver_batch(self, queue: str, worker: str, batch: Sequence[Claimed]) -> None:
+        assert (queue, worker) == (QUEUE, self.membership.worker)
+        self.batches.append([claimed.id for claimed in batch])
 
     def _on_answer(self, answer: ClaimReply) -> None:
         if answer.claim.lost:

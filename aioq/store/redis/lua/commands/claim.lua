@@ -10,10 +10,11 @@
 --
 -- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, standing, timers, hooks, leases
 -- NEEDS: history, pauses, due, entries, newer, held_set, events, groups, limits
--- USES: reads body, bucket, counters, fetched, group, halted, held, holders, job, lanes, limits, listening,
---   paused, scheduled, schedules, standing, timers, tokens, unique, watched, workers; writes blocked, bucket,
---   counters, events, group, held, holders, idle, job, lanes, leftovers, limits, outbox, paused, scheduled,
---   standing, timers, tokens, unique, waiting, wakeable, workers; publishes dispatched
+-- NEEDS: batches
+-- USES: reads batch, body, bucket, counters, fetched, group, halted, held, holders, job, lanes, limits, listening,
+--   paused, scheduled, schedules, standing, timers, tokens, unique, watched, workers; writes batch, blocked,
+--   bucket, counters, events, group, held, holders, idle, job, lanes, leftovers, limits, outbox, paused,
+--   scheduled, standing, timers, tokens, unique, waiting, wakeable, workers; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 the most jobs to take, and how many of them to take of each lane first, if it has any: '9', or
 --   '9 5 3 1'; 3 the known jobs, see below, 4 how the worker waits for jobs after this
@@ -169,8 +170,8 @@ local function put_off_unreadable(id, text)
   return false
 end
 
--- Takes a job that may run; returns whether its hooks permit that.
-function serving.run(id, job, envelope, orphan)
+-- Takes a job that may run, alone or with the others of a batch; returns whether its hooks permit that.
+function serving.run(id, job, envelope, orphan, batch)
   if not Hooks.run(q, 'start', id, job) then return false end
   known[id] = 'taken'
   if orphan then
@@ -187,8 +188,100 @@ function serving.run(id, job, envelope, orphan)
   local is_unique = lock and not Unique.asks(lock)
   if is_unique or limits then past[6], past[7] = past[6] or {}, is_unique and 1 or 0 end
   if limits then past[8] = 1 end
+  if batch then past[6], past[7], past[8], past[9] = past[6] or {}, past[7] or 0, 0, batch end
   add_to_reply(id, envelope, job[Field.SENT], past, cmsgpack.pack(job))
   return true
+end
+
+-- What waits for batches and was met by this call, by its name (lib/batches.lua): the `ids`, the records of those
+-- that were read, the ids of `fresh` ones, which come from a lane, and of those that are `gone` from there.
+local batches = {met = {}}
+function batches.of(name, size)
+  if not batches.met[name] then
+    batches.met[name] = {ids = Batches.waiting(q, name, size), jobs = {}, fresh = {}, gone = {}, bytes = 0}
+  end
+  return batches.met[name]
+end
+
+-- Takes the first ones of what waits, as many as a batch may have.
+function batches.take(name)
+  local waits, before, batch, total, count_in = batches.of(name, 0), taken, nil, 0, 0
+  local unread, left, bytes_left = {}, {}, 0
+  for _, id in ipairs(waits.ids) do
+    if not waits.jobs[id] then unread[#unread + 1] = id end
+  end
+  for id, job in pairs(unread[1] and Record.load_all(q, unread) or {}) do
+    if job[Field.STATE] == 'waiting' and job[Field.EXTRA] and job[Field.EXTRA].batch then waits.jobs[id] = job end
+  end
+  skipped = skipped + #unread * ASIDE_COST
+  for _, id in ipairs(waits.ids) do
+    local job = waits.jobs[id]
+    local envelope = job and known[id] ~= 'taken' and Record.whole(q, id, job[Field.JOB])
+    local most = job and job[Field.EXTRA].batch
+    if envelope and (left[1] or count_in == most[2] or batch and total + #envelope > most[4]) then
+      left[#left + 1], bytes_left = id, bytes_left + #envelope
+    else
+      if job and not envelope and known[id] ~= 'taken' then Timer.set(q, Timer.CALL_GONE, id, q.now) end
+      if envelope and serving.run(id, job, envelope, false, batch or id) then
+        batch, total, count_in = batch or id, total + #envelope, count_in + 1
+      elseif waits.fresh[id] then
+        named_again = named_again - 1 -- it is about to end, and is queued until then
+      end
+      waits.gone[#waits.gone + 1] = id
+    end
+  end
+  waits.ids, waits.bytes, taken = left, bytes_left, batch and before + 1 or before
+  if batch then named_again = named_again - 1 end -- each of its jobs has been counted there
+end
+
+-- Puts a job that was met in its lane to those that wait, and takes them if there are enough.
+function batches.gather(id, job, envelope)
+  local name, batch = Batches.name_of(job), job[Field.EXTRA].batch
+  local waits = batches.of(name, batch[2])
+  waits.ids[#waits.ids + 1], waits.jobs[id], waits.fresh[id] = id, job, true
+  waits.bytes = waits.bytes + #envelope
+  known[id] = 'waits'
+  named_again, skipped = named_again + 1, skipped + ASIDE_COST
+  if #waits.ids >= batch[2] or waits.bytes >= batch[4] then batches.take(name) end
+end
+
+-- Takes what an entry stands for. If its task is paused, all of it is queued again, and set aside.
+function batches.take_token(name)
+  local ids = batches.of(name, Batches.MOST).ids
+  local jobs, first = pauses and Record.load_all(q, ids) or {}, nil
+  for _, id in ipairs(ids) do
+    if jobs[id] and jobs[id][Field.STATE] == 'waiting' then first = first or id else jobs[id] = nil end
+  end
+  local call = first and Record.whole(q, first, jobs[first][Field.JOB])
+  if not call or not pauses.tasks[History.task_in(call)] then return batches.take(name) end
+  local together, changed = {}, {}
+  for _, id in ipairs(ids) do
+    if jobs[id] then
+      together[#together + 1] = id
+      jobs[id][Field.STATE] = false
+      changed[#changed + 1], changed[#changed + 2] = id, jobs[id]
+    end
+  end
+  Lanes.write_all(q, Keys.aside_of(Batches.lane_of(name)), together, 1)
+  Record.save_all(q, changed)
+  Batches.forget(q, name, ids)
+  batches.met[name] = nil
+end
+
+-- Writes what waits now, once the records say what was taken.
+function batches.write()
+  for name, waits in pairs(batches.met) do
+    local fresh = {}
+    for _, id in ipairs(waits.ids) do
+      if waits.fresh[id] then fresh[#fresh + 1] = id end
+    end
+    if fresh[1] then Batches.wait(q, name, fresh, waits.jobs) end
+    if waits.gone[1] then
+      Batches.forget(q, name, waits.gone)
+      if waits.ids[1] then Timer.set(q, Timer.BATCH, name, Batches.due(waits.ids, waits.jobs) or q.now) end
+    end
+    waits.fresh, waits.gone = {}, {}
+  end
 end
 
 -- Takes a job whose record is not a fresh one, if it may be taken: it may have been cancelled or have expired, or
@@ -223,15 +316,21 @@ local function take_other(id, text, is_held, lane)
       return false
     end
   end
+  if not is_held and not job[Field.STATE] and job[Field.EXTRA] and job[Field.EXTRA].batch then
+    batches.gather(id, job, envelope)
+    return true
+  end
   return serving.run(id, job, envelope, orphan)
 end
 
 -- Takes a job, or counts it as skipped. `text` is the value of the job's key: false for none or for another type,
 -- nil if the key is known not to exist.
 local function take(id, text, is_held, lane)
-  if known[id] == 'aside' then
+  if not text and string.byte(id) == 31 then
+    batches.take_token(string.sub(id, 2))
+  elseif known[id] == 'aside' then
     stays = true -- the call has met it before, in another entry
-  elseif text ~= nil and known[id] ~= 'taken' then
+  elseif text ~= nil and known[id] ~= 'taken' and known[id] ~= 'waits' then
     local envelope, sent, record = begin_first(text, run)
     if envelope and not is_set_aside(id, envelope, is_held) then
       known[id] = 'taken'
@@ -269,6 +368,7 @@ local function write_taken()
     marked, held = {}, {}
   end
   if serving.served[1] then serving.leave_groups() end
+  if next(batches.met) then batches.write() end
 end
 
 -- Takes one of the jobs that wait in a group, if it may run. Returns what becomes of it there: `gone`, `moved` to
@@ -592,6 +692,13 @@ for _, name in ipairs(streams) do serve(name) end
 -- The groups get their tokens once the lanes were trimmed.
 for _, lane in ipairs(Groups.LANES) do serving.serve_again(lane) end
 serving.has_more = Groups.give_gathered(q)
+
+-- What has waited for a batch for long enough.
+for name, waits in pairs(batches.met) do
+  local due = Batches.due(waits.ids, waits.jobs)
+  if due and due <= q.now and not is_full() then batches.take(name) end
+end
+if next(batches.met) then write_taken() end
 
 -- Wakes as many workers as there are jobs that this call has put aside, and left there for others.
 if is_full() then

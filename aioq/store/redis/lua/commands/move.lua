@@ -1,9 +1,9 @@
 -- Moves jobs that wait to be run to another queue: they are put into the outbox, see lib/outbox.lua.
 --
 -- NEEDS: record, moves, groups
--- USES: reads bucket, group, halted, holders, job, lanes, limits, scheduled, standing, timers, tokens, unique;
---   writes blocked, group, holders, idle, job, lanes, leftovers, outbox, scheduled, standing, timers, tokens,
---   unique, waiting, wakeable; publishes dispatched
+-- USES: reads batch, bucket, group, halted, holders, job, lanes, limits, scheduled, standing, timers, tokens,
+--   unique; writes batch, blocked, group, holders, idle, job, lanes, leftovers, outbox, scheduled, standing,
+--   timers, tokens, unique, waiting, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 the other queue, then job ids
 -- REPLY: per job the state it was in, '' for no such job, or for one that was moved to a third queue; only a

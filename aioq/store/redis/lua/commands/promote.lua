@@ -1,11 +1,11 @@
 -- Handles what is due: queues scheduled jobs, and ends jobs that have expired or whose call is gone.
 --
 -- NEEDS: call, keys, record_text_read, record, results, lanes, timers, hooks, history, finish, due, newer, outbox
--- NEEDS: moves, unique, limits
--- USES: reads blocked, body, bucket, fetched, group, halted, held, holders, job, lanes, limits, outbox, schedule,
---   scheduled, schedules, standing, timers, tokens, unique, workers; writes blocked, body, counters, group,
---   history, holders, idle, job, lanes, leftovers, limits, outbox, schedule, scheduled, standing, stats, tasks,
---   timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched, waiter
+-- NEEDS: moves, unique, limits, batches
+-- USES: reads batch, blocked, body, bucket, fetched, group, halted, held, holders, job, lanes, limits, outbox,
+--   schedule, scheduled, schedules, standing, timers, tokens, unique, workers; writes batch, blocked, body,
+--   counters, group, history, holders, idle, job, lanes, leftovers, limits, outbox, schedule, scheduled, standing,
+--   stats, tasks, timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the most jobs in this step, and the most timers, 2 for how many ms after its send a job must be found, 3
 --   result ttl in ms, for jobs that end here, 4 the outcome of a job that has expired, 5 that of a job whose call
@@ -82,6 +82,17 @@ timers[Timer.FOLLOW] = function(id, job)
   return true
 end
 
+-- Puts an entry for jobs that wait for a batch into their lane; returns whether none waits. The timer is set
+-- again, because the entry may get lost.
+local function let_batch_run(name)
+  if not Batches.waiting(q, name, 1)[1] then return true end
+  local lane = Batches.lane_of(name)
+  local pushed, problem = pcall(Lanes.push, q, lane, Batches.MARK .. name, false)
+  if pushed then Lanes.leave(q, lane, 1) else pass_over(problem) end -- it names no queued job
+  Timer.set(q, Timer.BATCH, name, q.now + (pushed and Batches.LOOK_AGAIN or Newer.PUT_OFF))
+  return false
+end
+
 local function handle(timer)
   looked_at = looked_at + 1
   local kind, id = string.match(timer, '^(%S+) (.*)$')
@@ -89,6 +100,10 @@ local function handle(timer)
     redis.call('ZADD', q.base .. Keys.TIMERS, q.now + HOLD, timer)
     local asked = kind == Timer.RELAY and relays or operations
     asked[#asked + 1] = id
+    return
+  end
+  if kind == Timer.BATCH then
+    if let_batch_run(id) then redis.call('ZREM', q.base .. Keys.TIMERS, timer) end
     return
   end
   if kind == Timer.GROUP then

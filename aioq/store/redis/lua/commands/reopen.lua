@@ -1,9 +1,9 @@
 -- Queues dead jobs again, as if they had never been run. A call that has changed anything leaves a receipt.
 --
 -- NEEDS: record, operated, receipts
--- USES: reads body, bucket, group, halted, holders, job, lanes, limits, receipt, scheduled, standing, timers,
---   tokens, unique; writes blocked, body, cut, dead, group, holders, idle, job, lanes, outbox, receipt, scheduled,
---   standing, timers, tokens, unique, waiting, wakeable; publishes dispatched
+-- USES: reads batch, body, bucket, group, halted, holders, job, lanes, limits, receipt, scheduled, standing,
+--   timers, tokens, unique; writes batch, blocked, body, cut, dead, group, holders, idle, job, lanes, outbox,
+--   receipt, scheduled, standing, timers, tokens, unique, waiting, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 the name of this call, then job ids
 -- REPLY: per job the state it was in, '' for no such job, for one that was moved to another queue, and for one

@@ -4,7 +4,7 @@
 -- A hook is called before the record is written. It may be called twice for the same change, because a script that
 -- fails half-way is repeated: calling it twice must have the same effect as once. It may change the job's EXTRA.
 --
--- NEEDS: call, keys, record, timers, lanes, outbox, history, unique, groups, limits
+-- NEEDS: call, keys, record, timers, lanes, outbox, history, unique, groups, limits, batches
 local Hooks = {}
 
 -- All hooks, in the order in which they are called, each with its key of EXTRA. Their functions:
@@ -90,6 +90,17 @@ Hooks.all = once(function()
       end,
       leave = function(q, id, _, extra) Limits.give_back(q, id, extra.limits) end,
       reopen = function(_, _, _, extra) extra.waits = nil end,
+    },
+    {
+      -- A job that waits for a batch is taken out of those that wait; see lib/batches.lua.
+      key = 'batch',
+      finish = function(q, id, job)
+        q.waited = q.waited or {}
+        if job[Field.STATE] == 'waiting' then q.waited[id] = true end
+      end,
+      ended = function(q, id, job)
+        if q.waited and q.waited[id] then Batches.forget(q, Batches.name_of(job), {id}) end
+      end,
     },
     {
       -- `extra.unique` is a list, see lib/unique.lua.

@@ -23,7 +23,7 @@ Keys.SCHEDULED, Keys.DEAD = ':scheduled', ':dead'
 -- Failed jobs that are too many for DEAD, by when they failed, as long as their records are kept.
 Keys.CUT = ':cut'
 Keys.TIMERS = ':timers'
--- The jobs that follow another one (lib/hooks.lua), or wait in a group (lib/groups.lua).
+-- The jobs that follow another one (lib/hooks.lua), wait in a group (lib/groups.lua) or for a batch.
 Keys.WAITING = ':waiting'
 -- The entries that have the tokens of groups; the numbers of limits, and until when limits and keys are paused.
 -- See lib/groups.lua and lib/limits.lua.
@@ -64,6 +64,8 @@ function Keys.answer(q, request) return q.base .. ':answer:' .. request end
 -- The entries for another queue of the App; see lib/outbox.lua.
 function Keys.outbox(q, target) return q.base .. ':outbox:' .. target end
 function Keys.schedule(q, id) return q.base .. ':schedule:' .. id end
+-- The jobs that wait for a batch, by when they were met; see lib/batches.lua.
+function Keys.batch(q, name) return q.base .. ':batch:' .. name end
 -- Who holds a unique key; see lib/unique.lua.
 function Keys.unique(q, key) return q.base .. ':unique:' .. key end
 -- The jobs that wait in a group; those that hold its permits; its bucket, where it has a rate; and of a limit, the

@@ -41,6 +41,7 @@ Record.kinds_in_extra = once(function()
     expires = {'number', 'number', 'boolean'},
     move = {'string', 'string', 'string', 'number', 'number'},
     origins = {'number', 'string'},
+    batch = {'string', 'number', 'number', 'number'},
     unique = {'string', 'string', 'string', 'number', 'number'},
     limits = {'table'},
     waits = {'string'},

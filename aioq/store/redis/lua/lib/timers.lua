@@ -21,6 +21,8 @@ Timer.FIRST = ''
 Timer.EXPIRE, Timer.CALL_GONE, Timer.RELAY = 'expire', 'gone', 'relay'
 Timer.LOOK, Timer.OPERATE, Timer.FOLLOW, Timer.GROUP = 'look', 'operate', 'follow', 'group'
 Timer.LIMIT = 'limit'
+-- Let jobs be run that wait for a batch, whose name takes the place of the id; see lib/batches.lua.
+Timer.BATCH = 'batch'
 
 -- After how many ms a job that follows another one looks whether that one is still there: its record may vanish
 -- without an end.
