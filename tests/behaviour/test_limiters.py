@@ -364,6 +364,15 @@ async def test_what_is_shown_of_them(apps: list[App]) -> None:
         await apps[1].limiters.get("bot")
 
 
+async def test_the_command_shows_them(project: Project) -> None:
+    project.copy("limited")
+    limited = project.load("limited")
+    async with limited.app, limited.two.acquire():
+        shown = project.python("-m", "aioq", "limits", "limited:app")
+        assert await shown.ended() == 0
+        assert shown.printed == ["two\t2\t1\t-\t-\t-\t0\t-"]
+
+
 async def test_who_names_it_gets_the_numbers_of_who_declares_it(apps: list[App]) -> None:
     declared, named = apps[0].limiter("named", concurrency=1), apps[1].limiter("named")
     stack = await held(declared)

@@ -8,8 +8,10 @@ from typing import Any
 import click
 
 from aioq.app import App
+from aioq.cli.operate.limiters import COLUMNS as LIMITER_COLUMNS
 from aioq.cli.operate.output import Column, moment, print_facts, print_items, print_json
 from aioq.cli.targets import AppTarget, find_app
+from aioq.limiters.info import LimiterInfo
 from aioq.operate.limit_info import LimitInfo, LimitKey
 
 MOST_KEYS = 20
@@ -32,7 +34,9 @@ def run(
     if not words:
         if verb or given or key:
             raise click.UsageError("which limit? aioq limits MODULE:APP NAME")
-        print_items(asyncio.run(_list(app, queue)), COLUMNS, as_json=as_json)
+        found, limiters = asyncio.run(_list(app, queue))
+        print_items(found, COLUMNS, as_json=as_json)
+        print_items(limiters, LIMITER_COLUMNS, as_json=as_json)
         return
     (name,) = words
 
@@ -60,9 +64,10 @@ def _show(found: LimitInfo, keys: Sequence[LimitKey], *, as_json: bool) -> None:
         print_items(keys, KEY_COLUMNS, as_json=False)
 
 
-async def _list(app: App, queue: str | None) -> Sequence[LimitInfo]:
+async def _list(app: App, queue: str | None) -> tuple[Sequence[LimitInfo], Sequence[LimiterInfo]]:
+    """The limits, and the limiters, which belong to no queue."""
     async with app:
-        return await app.limits.list(queue=queue)
+        return await app.limits.list(queue=queue), await app.limiters.list() if queue is None else ()
 
 
 async def _keys(app: App, name: str, queue: str | None, key: str | None) -> list[LimitKey]:
