@@ -115,8 +115,9 @@ async def test_one_key_is_paused(store: Store) -> None:
 async def test_a_pause_ends_by_itself(store: Store) -> None:
     await joined(store, "w")
     await put(store, job("a"))
-    await verbs(store).pause(QUEUE, "customer", None, await store.operating.now_ms(QUEUE) + 50)
+    await verbs(store).pause(QUEUE, "customer", None, await store.operating.now_ms(QUEUE) + LONG)
     assert await taken(store) == []
+    await verbs(store).pause(QUEUE, "customer", None, await store.operating.now_ms(QUEUE) + 50)
 
     async def goes_on() -> bool:
         await store.promote(QUEUE, 10)

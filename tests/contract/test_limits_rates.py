@@ -108,7 +108,8 @@ async def test_a_job_that_waits_for_a_token_holds_no_permit(store: Store) -> Non
 
 async def test_it_asks_for_its_permit_again_once_there_is_a_token(store: Store) -> None:
     await joined(store, "w")
-    await put(store, job("a", use(), rate(per_us=SOON_US)), job("b", use(), rate(per_us=SOON_US)))
+    later = rate(per_us=2_000_000)  # a busy machine has so long until it asks for the second one
+    await put(store, job("a", use(), later), job("b", use(), later))
     first = await take_one(store, "w")
     assert await settle(store, "w", first, Verb.SUCCEEDED, THREE)
     assert await taken(store) == []
