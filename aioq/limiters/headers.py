@@ -18,14 +18,23 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from aioq.errors import ConfigError
 from aioq.store.limiters import Observed
 from aioq.util.printable import brief
 from aioq.util.suggestions import did_you_mean
 
-Headers = Mapping[str, str] | Iterable[tuple[str, str]]
+
+class HasItems(Protocol):
+    """What has pairs, whether it is a `Mapping` or not, such as the headers of `http.client`."""
+
+    def items(self) -> Iterable[tuple[str, str]]:
+        """The pairs of names and values."""
+        ...
+
+
+Headers = HasItems | Iterable[tuple[str, str]]
 
 MAX_RESET_MS = 7 * 86_400_000
 """The longest time that is believed, in milliseconds: a week. A longer one is probably in another unit."""
@@ -50,20 +59,33 @@ def observed_in(
     Raises:
         ConfigError: there is no such provider.
     """
-    read = PROVIDERS.get(provider)
+    read = PROVIDERS.get(str(provider))
     if read is None:
         raise ConfigError(
             f"provider={brief(provider)}{did_you_mean(str(provider), PROVIDERS)}; "
             f"there are: {', '.join(PROVIDERS)}"
         )
-    pairs = cast("Iterable[tuple[Any, Any]]", headers.items() if isinstance(headers, Mapping) else headers)
-    found = {str(name).lower(): str(value).strip() for name, value in pairs}
+    found = _found(headers)
     now = _moment(found.get("date", ""))
     seconds = clock() if now is None else now
     retry_after = _retry_after(found.get("retry-after", ""), seconds)
     if retry_after is not None:
         return Observed(0.0, _ms(retry_after))
     return read(found, unit, seconds)
+
+
+def _found(headers: Headers) -> dict[str, str]:
+    """The values by the names in lower case; `RateLimit` may be in several parts."""
+    items = getattr(headers, "items", None)
+    found: dict[str, str] = {}
+    for name, value in cast("Iterable[tuple[Any, Any]]", headers if items is None else items()):
+        key, text = _text(name).lower(), _text(value).strip()
+        found[key] = f"{found[key]}, {text}" if key == "ratelimit" and key in found else text
+    return found
+
+
+def _text(value: object) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
 def _openai(headers: Mapping[str, str], unit: str | None, now: float) -> Observed | None:
@@ -153,7 +175,7 @@ def _moment(text: str) -> float | None:
     for read in (datetime.fromisoformat, parsedate_to_datetime):
         try:
             moment = read(text)
-        except ValueError:
+        except (ValueError, OverflowError):
             continue
         return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
     return None

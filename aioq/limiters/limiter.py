@@ -94,7 +94,7 @@ class Permit:
 class Acquire:
     """One use of a limiter: `async with`, or `with` for `acquire_sync`."""
 
-    __slots__ = ("_permit", "_snooze_after", "_source", "_timeout", "_tokens", "name")
+    __slots__ = ("_is_used", "_permit", "_snooze_after", "_source", "_timeout", "_tokens", "name")
 
     def __init__(
         self, source: LimiterSource, name: str, tokens: int, timeout: float | None, snooze_after: float | None
@@ -105,12 +105,20 @@ class Acquire:
         self._timeout = timeout
         self._snooze_after = snooze_after
         self._permit: Permit | None = None
+        self._is_used = False
 
     async def __aenter__(self) -> Permit:
         """Wait for the permit."""
-        pools = self._source.pools_here() or await self._source.pools()
-        pool = pools[self.name]
-        held = pool.take(self._tokens) or await self._wait(pools, pool)
+        if self._is_used:
+            raise ConfigError(f"limiter {self.name!r}: one acquire() is for one permit; call it again for another")
+        self._is_used = True
+        try:
+            pools = self._source.pools_here() or await self._source.pools()
+            pool = pools[self.name]
+            held = pool.take(self._tokens) or await self._wait(pools, pool)
+        except BaseException:
+            self._is_used = False
+            raise
         self._permit = Permit(self.name, held, pool)
         return self._permit
 
@@ -120,11 +128,9 @@ class Acquire:
         """Give it back."""
         assert self._permit is not None
         self._permit.end()
-        self._permit = None
+        self._permit, self._is_used = None, False
 
     async def _wait(self, pools: Pools, pool: Pool) -> Held:
-        if self._permit is not None:
-            raise ConfigError(f"limiter {self.name!r}: one acquire() is for one permit; call it again for another")
         check_tokens(self.name, self._tokens, pool.rule)
         job = None if self._snooze_after is None else job_here()
         if job is not None and self._snooze_after is not None:

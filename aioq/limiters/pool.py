@@ -21,7 +21,7 @@ from aioq.errors import AioqError, ServerUnavailableError
 from aioq.jobs.context import JobContext
 from aioq.limiters.permits import Held, Line, Waiter, refuse
 from aioq.limiters.rules import too_late, undeclared
-from aioq.limiters.stock import QUANTUM, Stock, nap
+from aioq.limiters.stock import QUANTUM, Observations, Stock, nap
 from aioq.limiters.wakes import Wakes
 from aioq.store.limiters import LimiterRule, LimiterVerbs, Observed, Promise, Take, Taken
 from aioq.util.aio import Backoff, end
@@ -76,7 +76,7 @@ class Pool:
         self._promised_tokens = 0
         self._stands = self._returns = False
         self._debt, self._refunds = 0.0, list[tuple[float, float]]()
-        self._observed: Observed | None = None
+        self._observed = Observations()
         self._trouble: ServerUnavailableError | None = None
         self._troubled_at = self._evicts_from = -math.inf
         self._changed, self.woken = asyncio.Event(), asyncio.Event()
@@ -151,9 +151,7 @@ class Pool:
 
     def observe(self, observed: Observed) -> None:
         """Tell all processes what a service has said of its quota."""
-        before = self._observed
-        if before is None or before.reset_ms is None or before.remaining >= 1:  # else it asks for a pause
-            self._observed = observed
+        self._observed.add(observed)
         self.stock.drop()  # nothing is given out before the server knows it
         self._begin()
         self._changed.set()
@@ -245,7 +243,7 @@ class Pool:
 
     def _has_news(self) -> bool:
         """Whether there is something to say to the server although nobody waits."""
-        is_new = self._debt or self._refunds or self._observed is not None or self._returns
+        is_new = self._debt or self._refunds or self._observed or self._returns
         return bool(is_new or ((self._promise is not None or self._stands) and not self._line))
 
     def _begin(self) -> None:
@@ -271,8 +269,9 @@ class Pool:
                     await self._sleep(nap(self.wait_ms))
                 self.wait_ms = None
         except Exception as error:
-            self._debt, self._observed, self._returns, self._stands, self._promise = 0.0, None, False, False, None
+            self._debt, self._returns, self._stands, self._promise = 0.0, False, False, None
             self._refunds.clear()
+            self._observed.clear()
             if not isinstance(error, AioqError):
                 log.exception("limiter %s: an error of aioq's own", self.name)
             self._line.refuse(error)
@@ -293,7 +292,7 @@ class Pool:
             promise=self._promise,
             debt=self._debt,
             refunds=list(self._refunds),
-            observed=self._observed,
+            observed=self._observed.first(),
         )
 
     def _take(self, **said: Any) -> Take:
@@ -351,8 +350,7 @@ class Pool:
         self._returns = False
         self._debt -= take.debt
         del self._refunds[: len(take.refunds)]
-        if self._observed is take.observed:
-            self._observed = None
+        self._observed.said(take.observed)
         self._stands = self._has_places() and take.idle + taken.held - take.held < len(take.needs)
         self._promise, self.wait_ms = taken.promise, taken.wait_ms
         self._promised_tokens = take.needs[taken.granted] if taken.granted < len(take.needs) else 0

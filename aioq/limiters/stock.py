@@ -3,7 +3,7 @@
 import math
 
 from aioq.limiters.permits import Held
-from aioq.store.limiters import QUANTUM_MS, LimiterRule, Taken
+from aioq.store.limiters import QUANTUM_MS, SAME_WINDOW_MS, LimiterRule, Observed, Taken
 
 QUANTUM = QUANTUM_MS / 1000
 """For how many seconds what a call has brought may be used without another call."""
@@ -12,6 +12,49 @@ QUANTUM = QUANTUM_MS / 1000
 def nap(wait_ms: float) -> float:
     """How many seconds to sleep of a wait: half of a long one, because refunds may bring its end forward."""
     return max(min(wait_ms, 1_000.0), wait_ms / 2) / 1000
+
+
+class Observations:
+    """What a service has said and the server is to know: of each kind one, which has the others in it.
+
+    So the strictest is not lost where answers come together.
+    """
+
+    def __init__(self) -> None:
+        self._by_kind: dict[bool, Observed] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._by_kind)
+
+    def add(self, observed: Observed) -> None:
+        """The service has said this."""
+        is_window = observed.reset_ms is not None
+        before = self._by_kind.get(is_window)
+        self._by_kind[is_window] = observed if before is None else _both(before, observed)
+
+    def first(self) -> Observed | None:
+        """What the next call says; None for nothing. What asks for a pause comes first."""
+        return self._by_kind.get(True) or self._by_kind.get(False)
+
+    def said(self, observed: Observed | None) -> None:
+        """The server knows this."""
+        if observed is not None and self._by_kind.get(observed.reset_ms is not None) is observed:
+            del self._by_kind[observed.reset_ms is not None]
+
+    def clear(self) -> None:
+        """Forget them."""
+        self._by_kind.clear()
+
+
+def _both(before: Observed, after: Observed) -> Observed:
+    """What two of one kind say, as the store takes the one after the other."""
+    left = min(before.remaining, after.remaining)
+    if before.reset_ms is None or after.reset_ms is None:
+        return Observed(left)
+    is_later = after.reset_ms > before.reset_ms + SAME_WINDOW_MS
+    if is_later and (before.remaining >= 1 or after.remaining < 1):
+        return after
+    return before if left == before.remaining else Observed(left, before.reset_ms)
 
 
 class Stock:

@@ -197,6 +197,17 @@ class TestInMemory:
         await session.advance(1)
         await (await waits).aclose()
 
+    async def test_of_answers_that_come_together_the_strictest_counts(self, session: MemorySession) -> None:
+        await (await held(pair)).aclose()
+        for seconds in (1, 60, 20):
+            pair.observe(reset_after=seconds)
+        await pair_is_paused(30)
+        await session.advance(60)
+        pair.observe(remaining=1, reset_after=60)
+        pair.observe(remaining=50)
+        await (await held(pair)).aclose()
+        await pair_is_paused(30)
+
     async def test_headers_are_read(self, session: MemorySession) -> None:
         pair.observe_headers({"Retry-After": "60"}, "github")
         waits = asyncio.create_task(held(pair))
@@ -219,6 +230,13 @@ class TestInMemory:
 def test_what_nobody_can_have_said_is_refused(said: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"limiter 'slow': observe\("):
         slow.observe(**said)
+
+
+async def pair_is_paused(seconds: float) -> None:
+    async def check() -> bool:
+        return ((await memory.limiters.get("pair")).blocked or 0) > seconds
+
+    await until_true(check)
 
 
 async def until_true(check: Any) -> None:
@@ -305,6 +323,26 @@ async def test_one_acquire_is_for_one_permit(session: MemorySession) -> None:
         with pytest.raises(ConfigError, match="one acquire"):
             async with acquire:
                 pass
+
+
+async def test_one_acquire_in_two_tasks(session: MemorySession) -> None:
+    acquire = pair.acquire(timeout=WITHIN)
+
+    async def use() -> None:
+        async with acquire:
+            await asyncio.sleep(0)
+
+    async with pair.acquire(), pair.acquire():
+        one, other = asyncio.create_task(use()), asyncio.create_task(use())
+        with pytest.raises(ConfigError, match="one acquire"):
+            await other
+    await one
+    async with acquire, pair.acquire(timeout=WITHIN):  # none of the places was lost
+        with pytest.raises(ConfigError, match="one acquire"):
+            async with acquire:
+                pass
+    async with pair.acquire(timeout=WITHIN), pair.acquire(timeout=WITHIN):
+        pass
 
 
 async def test_a_limiter_that_nobody_has_declared(session: MemorySession) -> None:

@@ -1,5 +1,8 @@
 """What services say of their quotas, in headers as they were recorded or are in their documentation."""
 
+from email.message import Message
+from http.client import HTTPMessage
+
 import pytest
 
 from aioq.errors import ConfigError
@@ -96,11 +99,38 @@ def test_what_is_read(headers: dict[str, str], provider: str, unit: str | None, 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic", "github", "ietf"])
 @pytest.mark.parametrize(
-    "text", ["", "soon", "1e9", "9" * 400, "٣", "-", "nan", "\x00", "1ms2", '"', ";;;r==", "a" * 9999]
+    "text",
+    [
+        *("", "soon", "1e9", "9" * 400, "٣", "-", "nan", "\x00", "1ms2", '"', ";;;r==", "a" * 9999),
+        "Mon, 01 Jan 99999999999 00:00:00 GMT",
+        "Mon, 01 Jan 2026 00:00:00 +9999999999",
+    ],
 )
 def test_what_cannot_be_read_changes_nothing(provider: str, text: str) -> None:
     names = [*OPENAI, *ANTHROPIC, *GITHUB, "ratelimit", "ratelimit-remaining", "retry-after", "date"]
     assert observed_in(dict.fromkeys(names, text), provider, None, clock=lambda: NOW) is None
+
+
+@pytest.mark.parametrize("kind", [HTTPMessage, Message])
+def test_headers_that_are_no_mapping(kind: type[Message]) -> None:
+    headers = kind()
+    headers["Retry-After"] = "20"
+    assert observed_in(headers, "openai", None) == Observed(0, 20_000)
+
+
+def test_headers_as_they_came_in() -> None:
+    pairs = [(b"Retry-After", b"20")]
+    assert observed_in(pairs, "openai", None) == Observed(0, 20_000)  # pyright: ignore[reportArgumentType] - bytes
+
+
+def test_a_field_in_several_parts() -> None:
+    parts = [("RateLimit", '"permin";r=0;t=30'), ("RateLimit", '"perhr";r=12;t=2000')]
+    assert observed_in(parts, "ietf", None) == Observed(0, 30_000)
+
+
+def test_what_is_no_name_of_a_provider() -> None:
+    with pytest.raises(ConfigError, match=r"provider=\['openai'\]"):
+        observed_in({}, ["openai"], None)  # pyright: ignore[reportArgumentType] - on purpose
 
 
 def test_a_provider_that_is_not_known() -> None:
