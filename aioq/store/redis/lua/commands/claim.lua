@@ -421,15 +421,15 @@ function serving.group(group, lane)
     if known[id] ~= 'taken' then skipped = skipped + ASIDE_COST end
     table.insert(each[became], id)
   end
-  source, skipped = before, skipped + 1
+  source = before
 end
 
 -- Serves the group whose token this is. A token is not counted among what jobs leave in their lanes.
 function serving.token(token)
   local serial, lane, group = Groups.parts(token)
   local named_before, before = named_again, taken
-  skipped = skipped + 1
   if group and Groups.spend(q, serial, group, lane) then serving.group(group, lane) end
+  skipped = skipped + (taken == before and ASIDE_COST or 1)
   named_again = named_before + 1 - (taken - before)
 end
 
@@ -439,6 +439,7 @@ function serving.serve_again(lane)
     local group = Groups.next_gathered(q, lane)
     if not group then return end
     serving.group(group, lane)
+    skipped = skipped + 1
     write_taken()
   end
 end

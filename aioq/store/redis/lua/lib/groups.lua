@@ -41,9 +41,11 @@ function Groups.score(q, group, lane, front)
 end
 
 -- Puts a job into a group; one that is there keeps its place. Who calls it looks whether the group may have a
--- token.
-function Groups.join(q, id, lane, group, front)
-  local score = Groups.score(q, group, lane or Keys.NORMAL, front)
+-- token. `is_empty`: the group is known to have no jobs.
+function Groups.join(q, id, lane, group, front, is_empty)
+  lane = lane or Keys.NORMAL
+  local score = is_empty and Groups.digits(Groups.RANK[lane] * Groups.SPAN + q.micros)
+    or Groups.score(q, group, lane, front)
   redis.call('ZADD', Keys.group(q, group), 'NX', score, id)
   redis.call('SADD', q.base .. Keys.WAITING, id)
 end

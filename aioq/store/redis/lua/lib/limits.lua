@@ -183,10 +183,10 @@ function Limits.most(q, group)
   return most
 end
 
--- Gives a group a token if one of its jobs may run, or notes that it waits. `use` is that of the job which has
--- come to it, if it was without others.
-function Limits.wake(q, group, use)
-  if redis.call('EXISTS', Keys.group(q, group)) == 0 then return end
+-- Gives a group a token if one of its jobs may run, or notes that it waits. If it has one job alone, which has
+-- just come, `use` is that job's, and `lane` its lane.
+function Limits.wake(q, group, use, lane)
+  if not use and redis.call('EXISTS', Keys.group(q, group)) == 0 then return end
   local numbers = Limits.numbers_of(q, group)
   local is_stuck = Limits.room(q, group, numbers) <= 0
   if not is_stuck and numbers[2] > 0 then
@@ -198,8 +198,10 @@ function Limits.wake(q, group, use)
   end
   -- Also until a claim has written the token.
   if is_stuck or q.tokens then Groups.block(q, group) end
-  if not is_stuck then Groups.offer(q, group) end
-  if not is_stuck and not q.tokens then Groups.unblock(q, group) end
+  if is_stuck then return end
+  if use then return Groups.give_token(q, group, lane) end
+  Groups.offer(q, group)
+  if not q.tokens then Groups.unblock(q, group) end
 end
 
 -- Gives the permits of a job back; with `keeps_order` not those of an ordered limit.
@@ -229,10 +231,13 @@ function Limits.arrive(q, id, lane, extra, front)
   for _, use in ipairs(extra.limits) do Limits.numbers(q, use) end
   local use = extra.limits[1]
   local group = Limits.group_of(use)
-  local is_alone = use[Limits.RATE] > 0 and redis.call('EXISTS', Keys.group(q, group)) == 0
-  Groups.join(q, id, lane, group, front)
+  local is_empty = redis.call('EXISTS', Keys.group(q, group)) == 0
+  Groups.join(q, id, lane, group, front, is_empty)
   extra.waits = {group}
-  Limits.wake(q, group, is_alone and use)
+  -- Where others wait and there is a token, it serves this job too.
+  if is_empty or q.tokens or not Groups.has_token(q, group, lane or Keys.NORMAL) then
+    Limits.wake(q, group, is_empty and use, lane or Keys.NORMAL)
+  end
 end
 
 -- Whether a job that is due goes to its group: not if it has no limits, or has kept its permit to keep the order.
