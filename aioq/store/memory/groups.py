@@ -232,8 +232,8 @@ class Groups:
         limits.
         """
         uses = limits_of(record)
-        gates = [each for each in enumerate(uses) if not each[1].rate and each[1].name != FAIR]
-        is_anew = waited is not None and bool(uses[waited].rate)
+        gates = [each for each in enumerate(uses) if not self._has_rate(each[1]) and each[1].name != FAIR]
+        is_anew = waited is not None and self._has_rate(uses[waited])
         for at, use in gates:
             group = self._group(use)
             is_first = front or is_anew or at == waited
@@ -243,7 +243,7 @@ class Groups:
                 self._wait(record, at, front=front or is_anew)
                 return False
             self._hold(record, use)
-        rates = [each for each in enumerate(uses) if each[1].rate]
+        rates = [each for each in enumerate(uses) if self._has_rate(each[1])]
         for at, use in rates:
             group = self._group(use)
             is_first = front or at == waited
@@ -285,7 +285,12 @@ class Groups:
         """When a bucket has enough for a job, in microseconds since the Unix epoch; 0 for now."""
         numbers, now = self._book.numbers(use), self._clock.now_ms() * 1000
         after, most = after_charge(numbers, use.cost, group.full_us, now)
+        group.full_us = min(group.full_us, now + most)  # it may be of a time when the rate was lower
         return after - most if after - now > most else 0
+
+    def _has_rate(self, use: LimitUse) -> bool:
+        """Whether a limit has a rate for a job: code has declared one, or an operator has put it."""
+        return bool(use.rate or self._book.numbers(use).rate)
 
     def _charge(self, group: Group, use: LimitUse) -> None:
         group.full_us, _ = after_charge(

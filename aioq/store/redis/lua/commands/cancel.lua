@@ -4,9 +4,9 @@
 --
 -- NEEDS: record, results, history, cancellation, receipts
 -- USES: reads batch, body, bucket, group, halted, holders, job, lanes, limits, receipt, schedule, scheduled,
---   standing, timers, tokens, unique; writes batch, blocked, body, cancel, counters, group, history, holders,
---   idle, job, lanes, leftovers, outbox, receipt, schedule, scheduled, standing, stats, tasks, timers, tokens,
---   tombstone, unique, waiting, wakeable; publishes dispatched, waiter, worker
+--   standing, timers, tokens, unique; writes batch, blocked, body, bucket, cancel, counters, group, history,
+--   holders, idle, job, lanes, leftovers, outbox, receipt, schedule, scheduled, standing, stats, tasks, timers,
+--   tokens, tombstone, unique, waiting, wakeable; publishes dispatched, waiter, worker
 -- KEYS: 1 base key
 -- ARGV: 1 the name of this call, 2 the outcome to store, 3 how long to keep it in ms, 4 for how many ms after its
 --   send a job must be found, 5 `about` of lib/history.lua, 6 the reason, then job ids

@@ -3,9 +3,9 @@
 --
 -- NEEDS: record, results, history, operated, receipts
 -- USES: reads batch, body, bucket, group, halted, holders, job, lanes, limits, receipt, schedule, scheduled,
---   standing, timers, tokens, unique; writes batch, blocked, body, counters, cut, dead, group, history, holders,
---   idle, job, lanes, leftovers, log, outbox, receipt, schedule, scheduled, standing, stats, tasks, timers,
---   tokens, tombstone, unique, waiting, wakeable; publishes dispatched, waiter
+--   standing, timers, tokens, unique; writes batch, blocked, body, bucket, counters, cut, dead, group, history,
+--   holders, idle, job, lanes, leftovers, log, outbox, receipt, schedule, scheduled, standing, stats, tasks,
+--   timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the name of this call, 2 the outcome of a job that waits, 3 for how many ms after its send a job must be
 --   found, 4 `about` of lib/history.lua, 5 the reason of 2, then job ids

@@ -9,9 +9,9 @@
 -- NEEDS: series, limits, size, finish, cancellation, results
 -- USES: reads batch, body, bucket, counters, group, halted, holders, job, lanes, leftovers, limits, listening,
 --   named, schedule, scheduled, standing, timers, tokens, tombstone, unique, waiting; writes batch, blocked, body,
---   cancel, counters, dead, events, group, history, holders, idle, job, lanes, leftovers, limits, named, outbox,
---   schedule, scheduled, standing, stats, tasks, timers, tokens, tombstone, unique, waiting, wakeable; publishes
---   dispatched, waiter, worker
+--   bucket, cancel, counters, dead, events, group, history, holders, idle, job, lanes, leftovers, limits, named,
+--   outbox, schedule, scheduled, standing, stats, tasks, timers, tokens, tombstone, unique, waiting, wakeable;
+--   publishes dispatched, waiter, worker
 -- KEYS: 1 base key
 -- ARGV: 1 'again' if an earlier call may have added these jobs, else ''; then, if the call of one of them may take
 --   the place of another job's, or a limit may end a job, for how many ms after its send a job must be found;

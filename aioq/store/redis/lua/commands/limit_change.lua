@@ -4,8 +4,8 @@
 --
 -- NEEDS: keys, limits
 -- USES: reads bucket, group, halted, holders, job, lanes, limits, scheduled, standing, timers, tokens; writes
---   blocked, halted, holders, idle, lanes, limits, scheduled, standing, timers, tokens, wakeable; publishes
---   dispatched
+--   blocked, bucket, halted, holders, idle, lanes, limits, scheduled, standing, timers, tokens, wakeable;
+--   publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 'put', 'remove', 'pause' or 'resume', 2 the limit, 3 a group for a key alone, else '', 4 the numbers as
 --   a MessagePack array, or when the pause ends in ms (0 if it does not end by itself)
@@ -16,7 +16,6 @@ local before = 0
 if act == 'put' or act == 'remove' then
   before = noted[3] and 1 or 0
   noted[3] = act == 'put' and cmsgpack.unpack(value)
-  if not noted[1] and noted[3] then noted[1] = noted[3] end
   Limits.note(q, name, noted)
 else
   local field = group ~= '' and group or name
@@ -32,7 +31,7 @@ else
   Limits.note(q, name, noted)
 end
 if group ~= '' then
-  Limits.wake(q, group)
+  Limits.wake(q, group, nil, nil, true)
 else
   Limits.look_at_all(q, name)
   if act == 'pause' and value ~= '0' then Limits.look_at_all(q, name, tonumber(value)) end

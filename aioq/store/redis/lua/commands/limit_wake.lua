@@ -2,7 +2,8 @@
 --
 -- NEEDS: limits
 -- USES: reads blocked, bucket, group, halted, holders, job, lanes, limits, scheduled, standing, timers, tokens;
---   writes blocked, holders, idle, lanes, scheduled, standing, timers, tokens, wakeable; publishes dispatched
+--   writes blocked, bucket, holders, idle, lanes, scheduled, standing, timers, tokens, wakeable; publishes
+--   dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 the limit, 2 where to continue (0 to begin)
 -- REPLY: where the next call continues, '0' if nothing is left

@@ -2,8 +2,8 @@
 --
 -- NEEDS: record, moves, groups
 -- USES: reads batch, bucket, group, halted, holders, job, lanes, limits, scheduled, standing, timers, tokens,
---   unique; writes batch, blocked, group, holders, idle, job, lanes, leftovers, outbox, scheduled, standing,
---   timers, tokens, unique, waiting, wakeable; publishes dispatched
+--   unique; writes batch, blocked, bucket, group, holders, idle, job, lanes, leftovers, outbox, scheduled,
+--   standing, timers, tokens, unique, waiting, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 the other queue, then job ids
 -- REPLY: per job the state it was in, '' for no such job, or for one that was moved to a third queue; only a

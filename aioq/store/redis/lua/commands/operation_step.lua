@@ -8,9 +8,9 @@
 --
 -- NEEDS: call, keys, record, results, history, cancellation, moves, operated
 -- USES: reads batch, body, bucket, group, halted, holders, job, lanes, limits, operation, schedule, scheduled,
---   standing, timers, tokens, unique; writes batch, blocked, body, cancel, counters, cut, dead, group, history,
---   holders, idle, job, lanes, leftovers, limits, log, operation, outbox, schedule, scheduled, standing, stats,
---   tasks, timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched, waiter, worker
+--   standing, timers, tokens, unique; writes batch, blocked, body, bucket, cancel, counters, cut, dead, group,
+--   history, holders, idle, job, lanes, leftovers, limits, log, operation, outbox, schedule, scheduled, standing,
+--   stats, tasks, timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched, waiter, worker
 -- KEYS: 1 base key
 -- ARGV: 1 the operation, 2 how many steps were made before; -1 to change nothing, 3 the name of this step, 4 what
 --   to do: `retry`, `cancel`, `delete`, `purge`, `move`, `run_now` or `set_priority`, 5 the state of the jobs, 6

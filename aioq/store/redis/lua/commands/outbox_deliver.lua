@@ -3,9 +3,9 @@
 -- NEEDS: call, keys, record_text_write, record, results, timers, history, finish, dead, outbox, cancellation
 -- NEEDS: moves, unique
 -- USES: reads batch, body, bucket, group, halted, holders, inbox, job, lanes, limits, schedule, scheduled,
---   standing, timers, tokens, tombstone, unique; writes batch, blocked, body, cancel, counters, dead, group,
---   history, holders, idle, inbox, job, lanes, leftovers, outbox, schedule, scheduled, standing, stats, tasks,
---   timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched, waiter, worker
+--   standing, timers, tokens, tombstone, unique; writes batch, blocked, body, bucket, cancel, counters, dead,
+--   group, history, holders, idle, inbox, job, lanes, leftovers, outbox, schedule, scheduled, standing, stats,
+--   tasks, timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched, waiter, worker
 -- KEYS: 1 base key
 -- ARGV: 1 the other queue, 2 for how many ms after its send a job must be found, 3 for how many ms a cancellation
 --   of a job that is not here is remembered, 4 '1' if none of these entries was delivered before, else '0', 5

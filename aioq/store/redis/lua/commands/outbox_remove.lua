@@ -4,9 +4,9 @@
 --
 -- NEEDS: keys, record, results, history, hooks, finish, outbox, moves
 -- USES: reads batch, body, bucket, group, halted, holders, job, lanes, limits, outbox, relays, schedule,
---   scheduled, standing, timers, tokens, unique; writes batch, blocked, body, counters, group, history, holders,
---   idle, job, lanes, leftovers, outbox, relays, schedule, scheduled, standing, stats, tasks, timers, tokens,
---   tombstone, unique, waiting, wakeable; publishes dispatched, waiter
+--   scheduled, standing, timers, tokens, unique; writes batch, blocked, body, bucket, counters, group, history,
+--   holders, idle, job, lanes, leftovers, outbox, relays, schedule, scheduled, standing, stats, tasks, timers,
+--   tokens, tombstone, unique, waiting, wakeable; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the other queue, 2 for how many ms after its send a job must be found, 3 the last entry that was applied
 --   there, 4 the name of the reading, 5 `about` of lib/history.lua, then two per entry: its id, and what

@@ -4,8 +4,8 @@
 -- NEEDS: moves, unique, limits, batches
 -- USES: reads batch, blocked, body, bucket, fetched, group, halted, held, holders, job, lanes, limits, outbox,
 --   schedule, scheduled, schedules, standing, timers, tokens, unique, workers; writes batch, blocked, body,
---   counters, group, history, holders, idle, job, lanes, leftovers, limits, outbox, schedule, scheduled, standing,
---   stats, tasks, timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched, waiter
+--   bucket, counters, group, history, holders, idle, job, lanes, leftovers, limits, outbox, schedule, scheduled,
+--   standing, stats, tasks, timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the most jobs in this step, and the most timers, 2 for how many ms after its send a job must be found, 3
 --   result ttl in ms, for jobs that end here, 4 the outcome of a job that has expired, 5 that of a job whose call
@@ -108,7 +108,7 @@ local function handle(timer)
   end
   if kind == Timer.GROUP then
     Limits.wake(q, id)
-    redis.call('ZREM', q.base .. Keys.TIMERS, timer)
+    if not Limits.is_looked_at(q, id) then redis.call('ZREM', q.base .. Keys.TIMERS, timer) end
     return
   elseif kind == Timer.LIMIT then
     local cursor, name = string.match(id, '^(%S+) (.*)$')

@@ -6,7 +6,7 @@
 -- NEEDS: events
 -- USES: reads batch, body, bucket, counters, cut, dead, group, halted, held, holders, job, lanes, leases, limits,
 --   schedule, scheduled, standing, timers, tokens, unique, watched, workers; writes about, batch, blocked, body,
---   cancel, counters, cut, dead, events, fetched, group, held, history, holders, idle, job, lanes, leases,
+--   bucket, cancel, counters, cut, dead, events, fetched, group, held, history, holders, idle, job, lanes, leases,
 --   leftovers, outbox, owners, schedule, scheduled, standing, stats, tasks, timers, tokens, tombstone, unique,
 --   waiting, wakeable, workers; publishes dispatched, waiter
 -- KEYS: 1 base key

@@ -4,8 +4,8 @@
 -- NEEDS: call, keys, timers, leases, pauses, due, events, limits
 -- USES: reads about, blocked, bucket, cancel, counters, dead, fetched, group, halted, held, holders, job, lanes,
 --   leases, leftovers, limits, paused, scheduled, schedules, standing, timers, tokens, watched, workers; writes
---   about, answer, blocked, cancel, counters, events, fetched, halted, holders, idle, lanes, leases, leftovers,
---   limits, paused, scheduled, standing, timers, tokens, wakeable, workers; publishes dispatched
+--   about, answer, blocked, bucket, cancel, counters, events, fetched, halted, holders, idle, lanes, leases,
+--   leftovers, limits, paused, scheduled, standing, timers, tokens, wakeable, workers; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 lease in ms, 3 how many ms ago it last fetched, 4 the most dead jobs, 5 the marks of
 --   lib/events.lua, '' for none, 6 'join' for a new worker, 'sweep' to clean up after workers that are gone, ''

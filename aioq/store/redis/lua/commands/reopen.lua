@@ -2,8 +2,8 @@
 --
 -- NEEDS: record, operated, receipts
 -- USES: reads batch, body, bucket, group, halted, holders, job, lanes, limits, receipt, scheduled, standing,
---   timers, tokens, unique; writes batch, blocked, body, cut, dead, group, holders, idle, job, lanes, outbox,
---   receipt, scheduled, standing, timers, tokens, unique, waiting, wakeable; publishes dispatched
+--   timers, tokens, unique; writes batch, blocked, body, bucket, cut, dead, group, holders, idle, job, lanes,
+--   outbox, receipt, scheduled, standing, timers, tokens, unique, waiting, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 the name of this call, then job ids
 -- REPLY: per job the state it was in, '' for no such job, for one that was moved to another queue, and for one

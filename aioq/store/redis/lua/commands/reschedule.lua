@@ -2,7 +2,7 @@
 --
 -- NEEDS: record, operated, groups
 -- USES: reads batch, bucket, group, halted, holders, job, lanes, limits, scheduled, standing, timers, tokens,
---   unique; writes batch, blocked, group, holders, idle, job, lanes, leftovers, limits, outbox, scheduled,
+--   unique; writes batch, blocked, bucket, group, holders, idle, job, lanes, leftovers, limits, outbox, scheduled,
 --   standing, timers, tokens, unique, waiting, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 due: '' for at once, '+N' for N ms from now, or the time in ms since the epoch, then job ids

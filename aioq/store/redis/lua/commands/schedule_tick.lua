@@ -4,8 +4,8 @@
 -- NEEDS: call, keys, record, lanes, hooks, history, events, overlap, due, newer, unique, series, size
 -- USES: reads batch, bucket, counters, group, halted, holders, job, lanes, leftovers, limits, listening, named,
 --   schedule, scheduled, schedules, standing, timers, tokens, unique, waiting; writes batch, blocked, body,
---   counters, events, group, holders, idle, job, lanes, leftovers, limits, named, outbox, schedule, scheduled,
---   schedules, standing, stats, timers, tokens, unique, waiting, wakeable; publishes dispatched
+--   bucket, counters, events, group, holders, idle, job, lanes, leftovers, limits, named, outbox, schedule,
+--   scheduled, schedules, standing, stats, timers, tokens, unique, waiting, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 the marks of lib/events.lua, '' for none; and if the queue has a bound, a blank and how many jobs may be
 --   in it; then six per schedule: id, revision, next tick in ms since the

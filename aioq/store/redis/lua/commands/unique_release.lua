@@ -3,8 +3,8 @@
 --
 -- NEEDS: unique, hooks, receipts
 -- USES: reads batch, bucket, group, halted, holders, job, lanes, limits, receipt, scheduled, standing, timers,
---   tokens, unique; writes batch, blocked, group, holders, idle, job, lanes, outbox, receipt, scheduled, standing,
---   timers, tokens, unique, waiting, wakeable; publishes dispatched
+--   tokens, unique; writes batch, blocked, bucket, group, holders, idle, job, lanes, outbox, receipt, scheduled,
+--   standing, timers, tokens, unique, waiting, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 the name of this call, 2 the key
 -- REPLY: the job that held it, '' for none

@@ -85,7 +85,7 @@ Hooks.all = once(function()
         if way ~= 'return' then Limits.give_back(q, id, extra.limits, after_run[way] or holds_on[way]) end
       end,
       ended = function(q, id, job, extra)
-        Groups.leave(q, id, Groups.of(job))
+        Limits.leave(q, id, Groups.of(job))
         Limits.give_back(q, id, extra.limits)
       end,
       leave = function(q, id, _, extra) Limits.give_back(q, id, extra.limits) end,

@@ -24,7 +24,7 @@ Limits.LOOKED_UP = 2
 Limits.RESERVED_AFTER = 3
 Limits.NO_BOUND = 1000000000
 -- How many holders are tried when one is to be cancelled, and how many groups a step looks at.
-Limits.TRIED, Limits.LOOKED_AT = 100, 200
+Limits.TRIED, Limits.LOOKED_AT = 100, 100
 -- For how long the numbers are kept once no worker serves the queue, in ms: 30 days.
 Limits.KEPT = 2592000000
 -- How many limits, groups of each, and tokens a sweep looks at.
@@ -55,7 +55,7 @@ function Limits.note(q, name, noted)
 end
 
 -- The numbers in force of a limit that a job is under. Numbers that were declared later than the noted ones take
--- their place.
+-- their place; an operator's stay only if they came before any declaration.
 function Limits.numbers(q, use)
   if use[Limits.NAME] == Limits.FAIR then return {0, 0, 0, 0} end
   local noted = Limits.noted(q, use[Limits.NAME])
@@ -64,7 +64,7 @@ function Limits.numbers(q, use)
   local differs = is_new
   for i = 1, 4 do differs = differs or noted[1][i] ~= given[i] end
   if differs and (is_new or use[Limits.DECLARED] > noted[2]) then
-    noted = {given, use[Limits.DECLARED], false, noted and noted[4] or false}
+    noted = {given, use[Limits.DECLARED], is_new and noted and noted[3] or false, noted and noted[4] or false}
     Limits.note(q, use[Limits.NAME], noted)
     if not is_new then Limits.look_at_all(q, use[Limits.NAME]) end
   end
@@ -77,6 +77,9 @@ function Limits.numbers_of(q, group)
   local noted = name ~= Limits.FAIR and Limits.noted(q, name)
   return noted and (noted[3] or noted[1]) or {0, 0, 0, 0}
 end
+
+-- Whether a limit has a rate for a job: code has declared one, or an operator has put it.
+function Limits.has_rate(use, numbers) return use[Limits.RATE] > 0 or numbers[2] > 0 end
 
 -- Until when a group is paused, 0 until it is resumed; nil if it is not.
 function Limits.paused_until(q, group)
@@ -137,8 +140,9 @@ end
 -- until then. A job takes its cost times the time in which one permit comes; the bucket is empty if it would be
 -- full only after `span`. See https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm, "virtual scheduling".
 --
--- Returns when the bucket will be full again once it has given this cost; or nil, and when it can. If the server's
--- clock is set back, it is full after `span` at the latest.
+-- Returns when the bucket will be full again once it has given this cost; or nil, and when it can. It is full
+-- after `span` at the latest: if the noted time is later, because the rate was lower, or the server's clock was
+-- ahead, the third value is what is to be noted instead, for else no token comes until then.
 function Limits.ask_bucket(q, group, numbers, cost)
   local rate, per, burst = numbers[2], numbers[3], numbers[4]
   local span = math.ceil(burst * per / rate)
@@ -147,7 +151,7 @@ function Limits.ask_bucket(q, group, numbers, cost)
   local full = not is_unreadable(noted) and tonumber(noted or nil) or 0
   local after = math.min(math.max(full, q.micros), q.micros + span) + taken
   if after - q.micros <= span then return after end
-  return nil, after - span
+  return nil, after - span, full > q.micros + span and q.micros + span or nil
 end
 function Limits.charge(q, group, after)
   redis.call('SET', Keys.bucket(q, group), Groups.digits(after), 'PX', math.ceil((after - q.micros) / 1000))
@@ -162,6 +166,30 @@ function Limits.look_again(q, group, at)
   if head and (not head[1] or due < tonumber(head[2])) then Lanes.push(q, Keys.NORMAL, '', false) end
 end
 
+-- Whether the first job of a group has to wait for its rate; a timer is set then.
+function Limits.waits_for_rate(q, group, numbers)
+  local _, at, capped = Limits.ask_bucket(q, group, numbers, Limits.cost_of_first(q, group))
+  if capped then Limits.charge(q, group, capped) end
+  if at then Limits.look_again(q, group, at) end
+  return at ~= nil
+end
+
+-- What the first job of a group costs.
+function Limits.cost_of_first(q, group)
+  local first = redis.pcall('ZRANGE', Keys.group(q, group), 0, 0)
+  local job = not is_unreadable(first) and first[1] and Record.load(q, first[1])
+  for _, use in ipairs(job and Limits.of(job) or {}) do
+    if Limits.group_of(use) == group then return use[Limits.COST] end
+  end
+  return 1
+end
+
+-- Whether a job is the first of its group.
+function Limits.is_first(q, id, group)
+  local first = redis.pcall('ZRANGE', Keys.group(q, group), 0, 0)
+  return not is_unreadable(first) and first[1] == id
+end
+
 -- Whether a timer will look at a group.
 function Limits.is_looked_at(q, group)
   local at = redis.pcall('ZSCORE', q.base .. Keys.TIMERS, Timer.GROUP .. ' ' .. group)
@@ -171,7 +199,7 @@ end
 -- How many jobs of a group a claim may take now; at least 1 where only the job shows when its rate allows it.
 function Limits.most(q, group)
   local noted = Limits.noted(q, Groups.limit_of(group))
-  if not noted or not noted[1] then return 1 end
+  if not noted or not (noted[3] or noted[1]) then return 1 end
   local numbers = noted[3] or noted[1]
   local most = Limits.room(q, group, numbers)
   if numbers[2] > 0 then
@@ -183,25 +211,39 @@ function Limits.most(q, group)
   return most
 end
 
--- Gives a group a token if one of its jobs may run, or notes that it waits. If it has one job alone, which has
--- just come, `use` is that job's, and `lane` its lane.
-function Limits.wake(q, group, use, lane)
+-- Gives a group a token if one of its jobs may run, or notes that it waits. `use` is that of the job which has
+-- just come to it as the first one, and `lane` its lane if it is alone. `is_changed`: the group has another first
+-- job, or the limit has changed, so that its timer may be too late.
+function Limits.wake(q, group, use, lane, is_changed)
   if not use and redis.call('EXISTS', Keys.group(q, group)) == 0 then return end
   local numbers = Limits.numbers_of(q, group)
   local is_stuck = Limits.room(q, group, numbers) <= 0
   if not is_stuck and numbers[2] > 0 then
-    is_stuck = Limits.is_looked_at(q, group)
-    local _, at = nil, nil
-    if use and not is_stuck then _, at = Limits.ask_bucket(q, group, numbers, use[Limits.COST]) end
-    if at then Limits.look_again(q, group, at) end
-    is_stuck = is_stuck or at ~= nil
+    if use then
+      local _, at, capped = Limits.ask_bucket(q, group, numbers, use[Limits.COST])
+      if capped then Limits.charge(q, group, capped) end
+      if at then Limits.look_again(q, group, at) end
+      is_stuck = at ~= nil
+    elseif is_changed then
+      is_stuck = Limits.waits_for_rate(q, group, numbers)
+    else
+      is_stuck = Limits.is_looked_at(q, group)
+    end
   end
   -- Also until a claim has written the token.
   if is_stuck or q.tokens then Groups.block(q, group) end
   if is_stuck then return end
-  if use then return Groups.give_token(q, group, lane) end
+  if lane then return Groups.give_token(q, group, lane) end
   Groups.offer(q, group)
   if not q.tokens then Groups.unblock(q, group) end
+end
+
+-- Takes a job out of a group, as `Groups.leave`. The next one may cost less, and so run earlier.
+function Limits.leave(q, id, group)
+  if not group then return end
+  local was_first = Limits.numbers_of(q, group)[2] > 0 and Limits.is_first(q, id, group)
+  Groups.leave(q, id, group)
+  if was_first then Limits.wake(q, group, nil, nil, true) end
 end
 
 -- Gives the permits of a job back; with `keeps_order` not those of an ordered limit.
@@ -230,13 +272,15 @@ end
 function Limits.arrive(q, id, lane, extra, front)
   for _, use in ipairs(extra.limits) do Limits.numbers(q, use) end
   local use = extra.limits[1]
-  local group = Limits.group_of(use)
+  local group, numbers = Limits.group_of(use), Limits.numbers(q, use)
   local is_empty = redis.call('EXISTS', Keys.group(q, group)) == 0
   Groups.join(q, id, lane, group, front, is_empty)
   extra.waits = {group}
   -- Where others wait and there is a token, it serves this job too.
-  if is_empty or q.tokens or not Groups.has_token(q, group, lane or Keys.NORMAL) then
-    Limits.wake(q, group, is_empty and use, lane or Keys.NORMAL)
+  if is_empty then
+    Limits.wake(q, group, use, lane or Keys.NORMAL)
+  elseif q.tokens or not Groups.has_token(q, group, lane or Keys.NORMAL) then
+    Limits.wake(q, group, numbers[2] > 0 and Limits.is_first(q, id, group) and use)
   end
 end
 
@@ -308,7 +352,7 @@ function Limits.ask_permits(q, id, job, front)
   for i, use in ipairs(Limits.of(job)) do
     local group, numbers = Limits.group_of(use), Limits.numbers(q, use)
     local key = Keys.holders(q, group)
-    local is_asked = use[Limits.RATE] == 0 and use[Limits.NAME] ~= Limits.FAIR
+    local is_asked = not Limits.has_rate(use, numbers) and use[Limits.NAME] ~= Limits.FAIR
     if is_asked and not redis.call('ZSCORE', key, id) then
       local goes_first = front or i <= place
       local is_free = goes_first or redis.call('EXISTS', Keys.group(q, group)) == 0
@@ -329,15 +373,17 @@ function Limits.ask_rates(q, id, job, front)
   local uses, place, charges = Limits.of(job), Limits.place(job), {}
   for i, use in ipairs(uses) do
     local group, numbers = Limits.group_of(use), Limits.numbers(q, use)
-    if use[Limits.RATE] > 0 then
+    if Limits.has_rate(use, numbers) then
       local is_free = front or i == place or redis.call('EXISTS', Keys.group(q, group)) == 0
       local has_room = redis.call('ZSCORE', Keys.holders(q, group), id) or Limits.room(q, group, numbers) > 0
-      local after, at = q.micros, nil
-      if numbers[2] > 0 then after, at = Limits.ask_bucket(q, group, numbers, use[Limits.COST]) end
+      local after, at, capped = q.micros, nil, nil
+      if numbers[2] > 0 then after, at, capped = Limits.ask_bucket(q, group, numbers, use[Limits.COST]) end
       if not is_free or not has_room or not after then
         if i ~= place then use[Limits.REFUSALS] = use[Limits.REFUSALS] + 1 end
         Limits.wait(q, id, job, group, front or use[Limits.REFUSALS] > 1)
-        if at and has_room then Limits.look_again(q, group, at) end
+        if capped then Limits.charge(q, group, capped) end
+        -- If others come first, it is for the first of them that a timer is set.
+        if at and has_room and Limits.is_first(q, id, group) then Limits.look_again(q, group, at) end
         if is_free then Groups.block(q, group) end
         if use[Limits.REFUSALS] < Limits.RESERVED_AFTER then Limits.give_back(q, id, uses, true) end
         return false
@@ -362,13 +408,9 @@ end
 
 -- When the rate of a group lets the first of its jobs run, in ms; 0 for now, or if none waits.
 function Limits.due(q, group)
-  local numbers, first = Limits.numbers_of(q, group), redis.pcall('ZRANGE', Keys.group(q, group), 0, 0)
-  if numbers[2] == 0 or is_unreadable(first) or not first[1] then return 0 end
-  local job, cost = Record.load(q, first[1]), 1
-  for _, use in ipairs(job and Limits.of(job) or {}) do
-    if Limits.group_of(use) == group then cost = use[Limits.COST] end
-  end
-  local _, at = Limits.ask_bucket(q, group, numbers, cost)
+  local numbers = Limits.numbers_of(q, group)
+  if numbers[2] == 0 or redis.call('EXISTS', Keys.group(q, group)) == 0 then return 0 end
+  local _, at = Limits.ask_bucket(q, group, numbers, Limits.cost_of_first(q, group))
   return at and math.ceil(at / 1000) or 0
 end
 
@@ -376,7 +418,7 @@ end
 function Limits.look_at_some(q, name, cursor)
   local found = redis.pcall('SSCAN', Keys.blocked(q, name), cursor, 'COUNT', Limits.LOOKED_AT)
   if is_unreadable(found) then return '0' end
-  for _, key in ipairs(found[2]) do Limits.wake(q, name .. ':' .. key) end
+  for _, key in ipairs(found[2]) do Limits.wake(q, name .. ':' .. key, nil, nil, true) end
   return found[1]
 end
 

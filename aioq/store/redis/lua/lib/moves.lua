@@ -2,7 +2,7 @@
 -- while the job is on its way, and `moved` once it has arrived. It leads to the job, and keeps the processes that
 -- wait for it, which are notified here when the queue that has the job tells of its end.
 --
--- NEEDS: keys, record, timers, lanes, hooks, outbox, groups
+-- NEEDS: keys, record, timers, lanes, hooks, outbox, groups, limits
 local Moves = {}
 
 -- When a job that was moved is looked after for the first time, in ms; later after half of its age. Its record in
@@ -38,7 +38,7 @@ function Moves.depart(q, id, job, target)
   Record.save(q, id, job)
   redis.call('ZREM', q.base .. Keys.SCHEDULED, id)
   if state == 'queued' then Lanes.leave(q, job[Field.LANE], 1) end -- a claim skips its entry
-  Groups.leave(q, id, group)
+  Limits.leave(q, id, group)
 end
 
 -- The record of a job that has arrived in the other queue: what leads there, and who waits for it here.

@@ -50,7 +50,7 @@ function Operated.prioritize(q, id, job, lane)
     Lanes.push(q, lane, id, false)
   elseif group then
     Groups.change_lane(q, id, lane, group)
-    Limits.wake(q, group)
+    Limits.wake(q, group, nil, nil, true)
   end
   -- With NONCE it is not taken for a fresh record, whose lane a claim does not check.
   Record.widen(job, Field.NONCE)
@@ -71,7 +71,7 @@ function Operated.reschedule(q, id, job, at)
     job[Field.STATE] = 'scheduled'
     Record.save(q, id, job)
     if was_queued then Lanes.leave(q, job[Field.LANE], 1) end -- a claim skips its entry
-    Groups.leave(q, id, group)
+    Limits.leave(q, id, group)
   elseif job[Field.STATE] == 'scheduled' then
     Hooks.run(q, 'back', id, job, 'reschedule', q.now)
     local waits = Limits.goes_to_group(q, id, job)

@@ -39,7 +39,10 @@ function Successors.replace(q, id, job, new)
     if lane ~= job[Field.LANE] then Groups.change_lane(q, id, job[Field.LANE] or Keys.NORMAL, group) end
     Limits.arrive(q, id, job[Field.LANE] or nil, job[Field.EXTRA])
     Record.save(q, id, job)
-    if Groups.of(job) ~= group then Groups.leave(q, id, group) end
+    if Groups.of(job) ~= group then
+      Limits.leave(q, id, group)
+      redis.call('SADD', q.base .. Keys.WAITING, id) -- it waits in the other one
+    end
   elseif job[Field.STATE] == 'waiting' and not group then
     if new.extra.unique[3] ~= 'debounce' then job[Field.EXTRA].unique[5] = new.due or 0 end
     Hooks.run(q, 'back', id, job, 'reschedule', at)

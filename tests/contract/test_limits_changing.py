@@ -1,0 +1,153 @@
+"""Limits that change while jobs wait for their rates."""
+
+import pytest
+
+from aioq.jobs.job import JobState, Priority
+from aioq.store.contract import Limits, NewJob, Store, Verb
+from aioq.store.extra import Duplicate, Extra, LimitUse, Lock
+from aioq.store.limits import Numbers
+from aioq.store.operating import ListQuery
+from tests.contract.kit import CALL, LONG, QUEUE, REASON, THREE, joined, settle, take_one
+from tests.contract.limiting import get, job, look, put, rate, taken, use, verbs
+
+pytestmark = pytest.mark.anyio
+
+FAST = Numbers(0, 1.0, 1, 1)
+
+
+@pytest.fixture
+def limits() -> Limits:
+    return Limits(lease_ms=LONG, max_crashes=3)
+
+
+async def test_a_raised_rate_counts_for_those_that_wait(store: Store) -> None:
+    await joined(store, "w")
+    await put(store, job("a", rate()), job("b", rate()))
+    assert await taken(store) == ["a"]
+    await verbs(store).put(QUEUE, "api", FAST)
+    await get(store, "b")
+
+
+async def test_a_newer_declaration_of_a_rate(store: Store) -> None:
+    await joined(store, "w")
+    await put(store, job("a", rate()), job("b", rate()))
+    assert await taken(store) == ["a"]
+    newer = rate(per_us=1)
+    await put(store, job("c", type(newer)(newer.name, newer.key, 0, 1, 1, 1, declared_ms=2)))
+    await get(store, "b", "c")
+
+
+async def test_a_resumed_rate(store: Store) -> None:
+    await joined(store, "w")
+    await put(store, job("a", rate()))
+    await verbs(store).pause(QUEUE, "api", None, await store.operating.now_ms(QUEUE) + LONG)
+    assert await taken(store) == []
+    assert await verbs(store).resume(QUEUE, "api", None)
+    await get(store, "a")
+
+
+async def test_a_resumed_key_with_a_rate(store: Store) -> None:
+    await joined(store, "w")
+    await put(store, job("a", rate()))
+    await verbs(store).pause(QUEUE, "api", "", await store.operating.now_ms(QUEUE) + LONG)
+    assert await taken(store) == []
+    assert await verbs(store).resume(QUEUE, "api", "")
+    await get(store, "a")
+
+
+@pytest.mark.parametrize("way", ["cancel", "delete", "reschedule", "move", "prioritize"])
+async def test_an_expensive_head_that_goes_away(store: Store, way: str) -> None:
+    await joined(store, "w")
+    await put(store, *(job(name, rate(burst=100, cost=cost)) for name, cost in [("a", 50), ("b", 100), ("c", 1)]))
+    assert await taken(store) == ["a"]
+    if way == "cancel":
+        await store.cancel(QUEUE, ["b"], REASON, LONG)
+    elif way == "delete":
+        await store.operating.delete(QUEUE, ["b"], REASON)
+    elif way == "reschedule":
+        await store.reschedule(QUEUE, ["b"], delay_ms=LONG)
+    elif way == "move":
+        await store.outbox.move(QUEUE, ["b"], "other")
+    else:
+        await store.operating.prioritize(QUEUE, ["b"], Priority.LOW)
+    await get(store, "c")
+
+
+async def test_a_cheap_job_of_a_higher_priority(store: Store) -> None:
+    await joined(store, "w")
+    await put(store, *(job(name, rate(burst=100, cost=cost)) for name, cost in [("a", 50), ("b", 100)]))
+    assert await taken(store) == ["a"]
+    await put(store, job("c", rate(burst=100, cost=1), priority=Priority.HIGH))
+    await get(store, "c")
+
+
+async def test_numbers_that_were_put_before_the_first_job_stay(store: Store) -> None:
+    await joined(store, "w")
+    await verbs(store).put(QUEUE, "customer", Numbers(2, 0.0, 0, 0))
+    await put(store, job("a"), job("b"), job("c"))
+    assert sorted(await taken(store)) == ["a", "b"]
+    assert (await verbs(store).list(QUEUE))[0].override == Numbers(2, 0.0, 0, 0)
+    assert await verbs(store).remove(QUEUE, "customer")
+    assert (await verbs(store).list(QUEUE))[0].declared.concurrency == 1
+
+
+async def test_an_ordered_job_that_waits_for_its_retry_ends(store: Store) -> None:
+    await joined(store, "w")
+    await put(store, *(job(name, use(ordered=True)) for name in "abc"))
+    first = await take_one(store, "w")
+    assert await settle(store, "w", first, Verb.RETRY, REASON, delay_ms=LONG)
+    assert await taken(store) == []
+    await store.cancel(QUEUE, ["a"], REASON, LONG)
+    second = await take_one(store, "w")
+    assert second.id == "b"
+    assert await settle(store, "w", second, Verb.RETRY, REASON, delay_ms=LONG)
+    await store.operating.delete(QUEUE, ["b"], REASON)
+    third = await take_one(store, "w")
+    assert third.id == "c"
+    assert await settle(store, "w", third, Verb.SUCCEEDED, THREE)
+    assert await look(store) == (0, 0)
+
+
+async def test_a_rate_that_is_put_where_code_declares_none(store: Store) -> None:
+    await joined(store, "w")
+    await put(store, job("a", use(most=9)), job("b", use(most=9)))
+    await verbs(store).put(QUEUE, "customer", Numbers(9, 1.0, LONG * 1000, 1))
+    assert await taken(store) == ["a"]
+    assert await look(store) == (1, 1)
+    await verbs(store).remove(QUEUE, "customer")
+    await get(store, "b")
+
+
+async def test_a_job_that_waits_behind_others_does_not_put_them_off(store: Store) -> None:
+    await joined(store, "w")
+
+    def costs(tokens: int) -> LimitUse:
+        return rate(per_us=100_000, burst=100_000, cost=tokens)
+
+    await put(store, job("a", costs(100_000)))
+    assert await taken(store) == ["a"]
+    await put(store, job("b", costs(1)))
+    await put(store, job("c", use(), costs(50_000)))
+    await get(store, "b")
+
+
+async def test_a_job_alone_does_not_wait_for_the_time_of_one_before_it(store: Store) -> None:
+    await joined(store, "w")
+    await put(store, *(job(name, rate(burst=100, cost=cost)) for name, cost in [("a", 50), ("b", 100)]))
+    assert await taken(store) == ["a"]
+    await store.cancel(QUEUE, ["b"], REASON, LONG)
+    await put(store, job("c", rate(burst=100, cost=50)))
+    await get(store, "c")
+
+
+async def test_a_unique_job_that_gets_another_key_still_waits(store: Store) -> None:
+    await joined(store, "w")
+    await put(store, job("a"), job("b", use(key="2")))
+    assert await taken(store) == ["a", "b"]
+    lock = Lock("task:1", conflict="replace")
+    first, second = (NewJob(key, CALL, extra=Extra(unique=lock, limits=(use(key=key),))) for key in "12")
+    await put(store, first)
+    assert await store.enqueue(QUEUE, [second]) == [Duplicate("1")]
+    assert await look(store, key="2") == (1, 1)
+    listed = await store.operating.list_jobs(QUEUE, ListQuery(JobState.WAITING), (), 10)
+    assert [item.info.id for item in listed.items if item.info is not None] == ["1"]
