@@ -20,6 +20,7 @@ class Library:
         command: its command line, after `python`; None if it has none.
         keeps_results: whether results can be read afterwards; a bare loop may not.
         has_limiters: whether its adapter has permits of a limiter that several processes share.
+        has_limits: whether its adapter has tasks of whose keys only so many run at once.
         has_batches: whether its adapter has a task of which one call runs a hundred jobs.
         has_unique_keys: whether its adapter sends jobs under a key of which only one is there at a time.
     """
@@ -34,6 +35,7 @@ class Library:
     keeps_results: bool = True
     has_unique_keys: bool = False
     has_limiters: bool = False
+    has_limits: bool = False
     has_batches: bool = False
 
     @property
@@ -56,6 +58,7 @@ LIBRARIES = {
             *("aioq", "aioq", "subject", "aioq", ("aioq",), "from aioq import App", ("-m", "aioq")),
             has_unique_keys=True,
             has_limiters=True,
+            has_limits=True,
             has_batches=True,
         ),
         _peer("arq", "arq", "from arq import create_pool", "arq", unique=True),

@@ -52,6 +52,24 @@ class KeyedPeer(Protocol):
         ...
 
 
+class LimitedPeer(Protocol):
+    """A library with limits by key.
+
+    It has three more tasks, with the body of `noop`. Of `limited` one job of a key runs at a time, by the limit
+    `customer`; `twice_limited` has the limit `second` too. Both have `KEYS` keys. Of `held` each job has its own.
+    """
+
+    KEYS: int
+
+    async def hold(self, limit: str, key: int | None = None) -> None:
+        """Let no job of a limit run, or of one of its keys."""
+        ...
+
+    async def let_go(self, limit: str, key: int | None = None) -> None:
+        """End that."""
+        ...
+
+
 class LimitingPeer(Protocol):
     """A library with limiters that several processes share."""
 

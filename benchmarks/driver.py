@@ -153,6 +153,48 @@ async def permits(peer: Any, *, permits: int, seconds: float) -> dict[str, Any]:
     return {**taken, "done": done}
 
 
+async def ways(peer: Peer, *, jobs: int, seconds: float) -> dict[str, Any]:
+    """Run one job at a time, in turns without limits and with two, and measure as `latency` does."""
+    taken: dict[str, list[float]] = {"noop": [], "twice_limited": []}
+    deadline = perf_counter() + seconds
+    for number in range(jobs):
+        for task, each in taken.items():
+            started = perf_counter()
+            await peer.wait(await peer.send(task, number))
+            each.append(perf_counter() - started)
+        if perf_counter() > deadline:
+            break
+    return taken
+
+
+async def block(peer: Any, *, jobs: int) -> dict[str, Any]:
+    """Send jobs that each wait for a limit, with a key of their own."""
+    await peer.hold("held")
+    for first in range(0, jobs, CHUNK):
+        await peer.send_many("held", range(first, min(first + CHUNK, jobs)))
+    return {}
+
+
+async def free_key(peer: Any, *, jobs: int, turns: int) -> dict[str, Any]:
+    """Run jobs of a free key, in turns alone and while those of another key wait for their second limit."""
+    taken = {"alone": 0.0, "beside": 0.0}
+    blocked, free = 0, 1
+    for turn in range(turns):
+        for kind in sorted(taken, reverse=bool(turn % 2)):
+            waiting: Sequence[Any] = ()
+            if kind == "beside":
+                await peer.hold("second", blocked)
+                waiting = await peer.send_many("twice_limited", [blocked + peer.KEYS * n for n in range(jobs)])
+            started = perf_counter()
+            running = await peer.send_many("twice_limited", [free + peer.KEYS * n for n in range(jobs)])
+            await asyncio.gather(*map(peer.wait, running))
+            taken[kind] += perf_counter() - started
+            if waiting:
+                await peer.let_go("second", blocked)
+                await asyncio.gather(*map(peer.wait, waiting))
+    return taken
+
+
 async def load(peer: Peer, *, rate: float, seconds: float) -> dict[str, Any]:
     """Send at a fixed rate, however slow the answers are. Each job's time counts from when it was due to be sent.
 
@@ -190,7 +232,10 @@ async def first(peer: Peer, *, job: int) -> dict[str, Any]:
 
 
 Action = Callable[..., Awaitable[dict[str, Any]]]
-_ALL = (bulk, concurrent, sequential, collect, latency, pairs, permits, load, first)
+_ALL = (
+    *(bulk, concurrent, sequential, collect, latency, load, first),
+    *(pairs, permits, ways, block, free_key),
+)
 ACTIONS: dict[str, Action] = {action.__name__: action for action in _ALL}
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from aioq import App, Batch, BatchItem, Unique
+from aioq import App, Batch, BatchItem, Limit, Unique
 from benchmarks import work
 from benchmarks.contract import Setup
 
@@ -24,11 +24,20 @@ async def batched(items: list[BatchItem[int]]) -> list[int]:
 
 
 TASKS["batched"] = batched
+KEYS = 1_000
+CUSTOMER = Limit("customer", by=lambda job: job["number"] % KEYS, concurrency=1)
+SECOND = Limit("second", by=lambda job: job["number"] % KEYS, concurrency=1)
+TASKS["limited"] = app.task(name="limited", limits=[CUSTOMER])(work.noop)
+TASKS["twice_limited"] = app.task(name="twice_limited", limits=[CUSTOMER, SECOND])(work.noop)
+HELD = Limit("held", by=lambda job: job["number"], concurrency=1)
+TASKS["held"] = app.task(name="held", limits=[HELD])(work.noop)
 UNIQUE: dict[str, Any] = {"noop": app.task(name="unique", unique=Unique())(work.noop)}
 
 
 class Aioq:
     """`send`, `send_many`, and awaiting a handle."""
+
+    KEYS = KEYS
 
     async def open(self) -> None:
         """Connect."""
@@ -46,6 +55,14 @@ class Aioq:
     async def send_unique(self, task: str, argument: Any) -> Any:
         """`send` of a task with `unique=Unique()`."""
         return await UNIQUE[task].send(argument)
+
+    async def hold(self, limit: str, key: int | None = None) -> None:
+        """`app.limits.pause`."""
+        await app.limits.pause(limit, key=key)
+
+    async def let_go(self, limit: str, key: int | None = None) -> None:
+        """`app.limits.resume`."""
+        await app.limits.resume(limit, key=key)
 
     async def use_permit(self) -> None:
         """`limiter.acquire`."""

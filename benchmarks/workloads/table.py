@@ -1,6 +1,6 @@
 """All workloads in the order in which they are measured: each may use the rates of earlier ones."""
 
-from benchmarks.workloads import backlog, draining, latency, limiters, sending, standing, unique
+from benchmarks.workloads import backlog, draining, latency, limiters, limits, sending, standing, unique
 from benchmarks.workloads.contract import Workload
 
 WORKLOADS: tuple[Workload, ...] = (
@@ -9,6 +9,7 @@ WORKLOADS: tuple[Workload, ...] = (
     *latency.WORKLOADS,
     *unique.WORKLOADS,
     *limiters.WORKLOADS,
+    *limits.WORKLOADS,
     *standing.WORKLOADS,
     *backlog.WORKLOADS,
 )
