@@ -31,6 +31,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=60), pytest.mark.apart
 HEALS_WITHIN = 3.0
 """Seconds after the cause's end within which a new job must have its result, and all earlier ones theirs."""
 
+LOST_AFTER = 30.0
+"""Seconds after the cause's end for which an outcome is waited for. From a job's send they do not count: how long
+its start, the cause and the return of the server take is not up to aioq."""
+
 CPU_LIMIT = 0.10
 """The part of one core that the worker may use while the cause lasts."""
 
@@ -115,7 +119,7 @@ class Scene:
         try:
             handle = self.handles[number] = await task.send(number, *arguments)
             self.rig.ledger.accepted(handle.id, number)
-            await handle.result(timeout=30)
+            await handle.result()
             self.results[number] = self._loop.time()
             self.rig.ledger.outcome(handle.id, number, "succeeded")
         except (aioq.AioqError, TimeoutError) as error:
@@ -136,17 +140,24 @@ class Scene:
         finally:
             producer.cancel()
 
-    async def ended(self, deleted: set[str]) -> None:
-        """Wait until every job that was sent has its result, or has failed to get one.
+    async def ended(self, deleted: set[str], limit: float = LOST_AFTER) -> None:
+        """Wait until every job that was sent has its result, has failed to get one, or is lost by now.
 
-        A job that was deleted before its start never gets one: that takes the whole timeout, and shows nothing.
+        A job that was deleted before its start never gets one: that takes the whole time, and shows nothing.
         """
         started = self.noted("started")
         never = {n for n, handle in self.handles.items() if handle.id in deleted and n not in started}
-        await asyncio.gather(*(going for number, going in self._going.items() if number not in never))
-        for number in never:
-            self._going[number].cancel()
-        await asyncio.gather(*(self._going[number] for number in never), return_exceptions=True)
+        going = {task: number for number, task in self._going.items() if number not in never}
+        late: set[asyncio.Task[None]] = set()
+        if going:
+            _, late = await asyncio.wait(going, timeout=limit)
+        self.errors |= {going[task]: TimeoutError(f"nothing came within {limit:g} s") for task in late}
+        left = [*late, *(self._going[number] for number in never)]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        for task in going.keys() - late:
+            task.result()
 
     def noted(self, what: str) -> set[int]:
         """The numbers of the jobs with such a row in the ledger."""
@@ -240,7 +251,7 @@ async def go_through(cause: Cause, scene: Scene, place: Place) -> Figures:
             await through(cause, scene, place, gates[0], meanwhile, figures)
         ended = loop.time()
         probe, done = scene.go(tasks.work, 0.0)
-        await done
+        await asyncio.wait([done], timeout=LOST_AFTER)
         figures.heal = scene.results.get(probe, float("inf")) - ended
     await asyncio.to_thread(gates[1].touch)
     opened = loop.time()
@@ -249,7 +260,7 @@ async def go_through(cause: Cause, scene: Scene, place: Place) -> Figures:
     figures.errors = await place.errors(cause.error) - (0 if cause.restarts else errors)
     if cause.error and not figures.errors:
         figures.other.append("the cause has reached nobody")
-    judge(scene, figures, excused={n for n in before if cause.forgets} | scene_deleted(scene, place))
+    await judge(scene, figures, excused={n for n in before if cause.forgets} | scene_deleted(scene, place))
     figures.catch_up = max(scene.results[n] for n in range(1, probe) if n in scene.results) - ended
     if cause.forgets:
         wrong = [error for error in scene.errors.values() if not isinstance(error, aioq.JobNotFoundError)]
@@ -278,14 +289,26 @@ def scene_deleted(scene: Scene, place: Place) -> set[int]:
     return {number for number, handle in scene.handles.items() if handle.id in place.deleted}
 
 
-def judge(scene: Scene, figures: Figures, excused: set[int]) -> None:
+async def judge(scene: Scene, figures: Figures, excused: set[int]) -> None:
     """Hold what was sent against what ran and what came back."""
     found = scene.rig.verdict()
     figures.accepted = found.accepted
     figures.duplicated = len(found.duplicated) + len(found.enqueued_twice)
-    figures.lost = len(found.lost - {scene.handles[number].id for number in excused})
+    lost = found.lost - {scene.handles[number].id for number in excused}
+    figures.lost = len(lost)
+    for number, handle in scene.handles.items():
+        if handle.id in lost:
+            figures.other.append(f"job {number} ({handle.id}): {scene.errors[number]!r}; {await known(handle)}")
     figures.refused = len(scene.errors.keys() - scene.handles.keys())
     figures.other += [] if excused else found.unexpected
+
+
+async def known(handle: aioq.JobHandle[Any]) -> str:
+    """What the server knows of a job that nobody got an outcome of."""
+    try:
+        return f"the server has {await handle.info()}"
+    except aioq.JobNotFoundError:
+        return "the server does not know it"
 
 
 async def check_records(scene: Scene, figures: Figures, numbers: tuple[int, ...]) -> None:
