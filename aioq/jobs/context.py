@@ -344,6 +344,8 @@ class RunningHere:
 here = RunningHere()
 
 _current: ContextVar[JobContext] = ContextVar("aioq_current_job")
+batch_here: ContextVar[JobContext | None] = ContextVar("aioq_batch", default=None)
+"""What stands for the batch whose function is called here; none of its jobs is the current one."""
 
 
 def current_job() -> JobContext:

@@ -191,7 +191,8 @@ class Limiter:
                 as it takes, but no longer than `send_timeout` while the server is away.
             snooze_after: a job that would wait for longer gives its slot back and comes back at the time at which
                 its tokens are there, which are kept for it; it counts as no attempt, as `current_job().snooze`.
-                Where it waits for a place, it comes back after this time. Outside of a job it changes nothing.
+                Where it waits for a place, it comes back after this time. Outside of a job, and for a batch, it
+                changes nothing.
 
         Raises:
             ConfigError: at once if an argument is wrong, such as more tokens than the burst; when it waits, if

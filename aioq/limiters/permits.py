@@ -5,7 +5,7 @@ from collections import deque
 from itertools import islice
 
 from aioq.errors import ConfigError
-from aioq.jobs.context import JobContext, job_here
+from aioq.jobs.context import JobContext, batch_here, job_here
 from aioq.limiters.rules import check_tokens
 from aioq.store.limiters import MOST_NEEDS, LimiterRule
 
@@ -37,7 +37,7 @@ class Waiter:
     Attributes:
         tokens: how many it is to be for.
         future: gets it.
-        job: the job that waits; None outside of one.
+        job: the job that waits, or what stands for a batch; None outside of both.
         since: the loop's time when it began to wait.
         timeout: how long it waits, also while the server is away; None for as long as it takes.
     """
@@ -48,7 +48,7 @@ class Waiter:
         loop = asyncio.get_running_loop()
         self.tokens = tokens
         self.future: asyncio.Future[Held] = loop.create_future()
-        self.job: JobContext | None = job_here()
+        self.job: JobContext | None = job_here() or batch_here.get()
         self.since = loop.time()
         self.timeout = timeout
 

@@ -74,7 +74,7 @@ class Pool:
         self._line = Line()
         self._promise: Promise | None = None
         self._promised_tokens = 0
-        self._stands = self._returns = False
+        self._stands = self._returns = self._is_closed = False
         self._debt, self._refunds = 0.0, list[tuple[float, float]]()
         self._observed = Observations()
         self._trouble: ServerUnavailableError | None = None
@@ -174,6 +174,7 @@ class Pool:
 
     async def close(self) -> None:
         """Give back what is not in use."""
+        self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
         self._line.refuse(ServerUnavailableError(f"limiter {self.name!r}: its App was closed"))
@@ -247,7 +248,7 @@ class Pool:
         return bool(is_new or ((self._promise is not None or self._stands) and not self._line))
 
     def _begin(self) -> None:
-        if self._task is None:
+        if self._task is None and not self._is_closed:  # what is held then ends with its lease
             self._task = self._loop.create_task(self._run(), name=f"aioq-limiter-{self.name}")
 
     async def _run(self) -> None:

@@ -4,14 +4,25 @@ import asyncio
 import logging
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aioq import App, ConfigError, Limiter, Permit, ServerUnavailableError, current_job
+from aioq import (
+    App,
+    Batch,
+    BatchItem,
+    ConfigError,
+    JobContext,
+    Limiter,
+    Middleware,
+    Permit,
+    ServerUnavailableError,
+    current_job,
+)
 from aioq.testing import MemorySession
 from tests.behaviour.kit import Project, state_is
 from tests.databases import Database
@@ -45,6 +56,18 @@ async def call_api_later(name: str) -> int:
 async def use_a_place() -> int:
     async with pair.acquire(snooze_after=0.01):
         return current_job().attempt
+
+
+@memory.task(batch=Batch(size=3, wait=1))
+async def call_api_together(items: list[BatchItem[str]]) -> None:
+    async with slow.acquire(2, snooze_after=0.1):
+        ran.append("".join(item.value for item in items))
+
+
+@memory.task(batch=Batch(size=3, wait=1))
+def call_api_in_thread(items: list[BatchItem[str]]) -> None:
+    with slow.acquire_sync(2):
+        ran.append("".join(item.value for item in items))
 
 
 @pytest.fixture
@@ -94,6 +117,35 @@ class TestInMemory:
         assert not waits.done()
         await session.advance(1)
         await (await waits).aclose()
+
+    @pytest.mark.parametrize("task", [call_api_together, call_api_in_thread])
+    async def test_batches_wait_for_the_clock(self, session: MemorySession, task: Any) -> None:
+        await task.send_many([(value,) for value in "abcdef"])
+        await session.advance(0)
+        assert len(ran) == 1
+        await session.advance(2)
+        assert sorted(ran) == ["abc", "def"]
+
+    async def test_so_do_batches_inside_of_middleware(self) -> None:
+        class Passes(Middleware):
+            async def run(self, job: JobContext, forward: Callable[[], Awaitable[Any]]) -> Any:
+                return await forward()
+
+        layered = App("shop", url="redis://nowhere", middleware=[Passes()])
+        limiter = layered.limiter("layered", rate=1, burst=1)
+        done: list[int] = []
+
+        @layered.task(batch=Batch(size=2, wait=1))
+        async def together(items: list[BatchItem[int]]) -> None:
+            async with limiter.acquire():
+                done.append(len(items))
+
+        async with layered.test() as session:
+            await together.send_many([(number,) for number in range(4)])
+            await session.advance(0)
+            assert done == [2]
+            await session.drain()
+            assert done == [2, 2]
 
     async def test_sync_code(self, session: MemorySession) -> None:
         def both() -> list[int]:
@@ -362,6 +414,14 @@ async def test_processes_share_it(apps: list[App]) -> None:
     await stacks[0].aclose()
     await stacks.pop().aclose()
     await (await asyncio.wait_for(waits, WITHIN)).aclose()
+
+
+async def test_a_permit_that_outlives_its_app_makes_no_calls(redis_server: Database, app_name: str) -> None:
+    app = App(app_name, url=redis_server.url)
+    async with AsyncExitStack() as stack, app:
+        permit = await stack.enter_async_context(app.limiter("slow", rate=1).acquire(timeout=WITHIN))
+        permit.charge(0)
+    assert not [each for each in asyncio.all_tasks() if each.get_name().startswith("aioq-limiter-")]
 
 
 async def test_a_process_that_starves_gets_its_share(apps: list[App]) -> None:

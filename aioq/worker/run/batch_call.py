@@ -169,7 +169,11 @@ class BatchLayers:
         if item not in self._waiting:
             self._waiting[item] = asyncio.get_running_loop().create_future()
         self._note(item)
-        found = await asyncio.shield(self._waiting[item])
+        here.jobs -= 1  # it is the batch that runs
+        try:
+            found = await asyncio.shield(self._waiting[item])
+        finally:
+            here.jobs += 1
         if isinstance(found, Marked):
             raise found.error.with_traceback(found.traceback)
         return found

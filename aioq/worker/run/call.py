@@ -18,7 +18,7 @@ import anyio.to_thread
 import msgspec
 
 from aioq.errors import ArgumentError, ProcessDiedError, ResultError, WireError
-from aioq.jobs.context import JobContext, attach, enter_job, here, sink_of
+from aioq.jobs.context import JobContext, attach, batch_here, enter_job, here, sink_of
 from aioq.jobs.job import Progress
 from aioq.jobs.middleware import Middleware, wrapped
 from aioq.tasks.task import signature_of
@@ -167,7 +167,12 @@ class Caller:
     async def call_batch(self, run: Run, begin: Begin) -> Any:
         """Run the function of a batch, without middleware: its jobs have that around them."""
         assert run.task is not None
-        return await (self._run(run, begin) if run.task.executor == "async" else self._in_thread(run, begin))
+        batch_here.set(run.context)
+        here.jobs += 1
+        try:
+            return await (self._run(run, begin) if run.task.executor == "async" else self._in_thread(run, begin))
+        finally:
+            here.jobs -= 1
 
     async def _in_thread(self, run: Run, begin: Begin) -> Any:
         """Run a plain function. It keeps its place among the threads until it ends, even if its job ends first."""
