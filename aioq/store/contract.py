@@ -386,7 +386,7 @@ class Store(Diagnosable, HasLimiters, Historic, Sharded, Upkeep, Protocol):
     ) -> list[JobState | None]:
         """Move jobs to another time, and return the state each was in. Without a time they are queued at once.
 
-        Queued and scheduled jobs are moved; one that runs, waits for another job or has ended stays as it is.
+        One that runs, waits for another job or has ended stays; if one waits for a batch, that is run at once.
         """
         ...
 

@@ -61,6 +61,13 @@ def job(
     return NewJob(job_id, call, priority, delay_ms, extra=extra)
 
 
+def replacing(job_id: str, key: str) -> NewJob:
+    """A job that takes the place of the one that waits with the same unique key."""
+    return NewJob(
+        job_id, CALL, extra=Extra(batch=Gather(key, 3, LONG, 1_000_000), unique=Lock("k", "ended", "replace"))
+    )
+
+
 async def put(store: Store, *jobs: NewJob) -> list[Added]:
     return await store.enqueue(QUEUE, jobs)
 
@@ -383,3 +390,61 @@ async def test_a_promotion_that_fails_half_way_is_carried_on(server: Database, a
                 return bool((await at.full.claim(queue, "w", 9)).batches)
 
             await eventually(taken)
+
+
+# -- what is done to a job that waits for others
+
+
+async def test_a_job_that_waits_may_be_moved_to_another_lane(store: Store, backend: Backend) -> None:
+    await put(store, job("a"), job("b"))
+    assert await claim(store) == ([], [])
+    await store.operating.prioritize(QUEUE, ["a"], Priority.HIGH)
+    await put(store, job("c"), job("d"), job("e", priority=Priority.HIGH), job("f", priority=Priority.HIGH))
+    assert await claim(store) == ([], [["a", "e", "f"], ["b", "c", "d"]])
+    assert backend.timers() == []
+
+
+async def test_a_job_that_waits_may_be_deleted_in_another_lane(store: Store, backend: Backend) -> None:
+    await put(store, job("a"))
+    assert await claim(store) == ([], [])
+    await store.operating.prioritize(QUEUE, ["a"], Priority.HIGH)
+    assert await claim(store) == ([], [])
+    await store.operating.delete(QUEUE, ["a"], REASON)
+    assert await claim(store) == ([], [])
+    assert backend.timers() == []
+
+
+async def test_a_job_that_waits_may_be_put_off(store: Store) -> None:
+    await put(store, job("a"), job("b"))
+    assert await claim(store) == ([], [])
+    assert await store.reschedule(QUEUE, ["a"], delay_ms=LONG) == [JobState.QUEUED]
+    assert await state(store, "a") is JobState.SCHEDULED
+    await put(store, job("c"), job("d"))
+    assert await claim(store) == ([], [["b", "c", "d"]])
+
+
+async def test_a_job_that_waits_may_be_run_now_with_the_others(store: Store, backend: Backend) -> None:
+    await put(store, job("a"), job("b"), job("other", key="other"))
+    assert await claim(store) == ([], [])
+    assert await store.reschedule(QUEUE, ["a"]) == [JobState.QUEUED]
+    (batch,) = (await claim(store))[1]
+    assert sorted(batch) == ["a", "b"]
+    assert await state(store, "other") is JobState.WAITING
+
+
+async def test_a_job_that_waits_may_be_moved_to_another_queue(store: Store) -> None:
+    await put(store, job("a"), job("b"))
+    assert await claim(store) == ([], [])
+    assert await store.outbox.move(QUEUE, ["a"], "elsewhere") == [JobState.QUEUED]
+    assert await store.outbox.move(QUEUE, ["a"], "elsewhere") == [JobState.QUEUED]
+    await put(store, job("c"), job("d"))
+    assert await claim(store) == ([], [["b", "c", "d"]])
+
+
+async def test_a_call_that_takes_the_place_of_one_that_waits_is_in_its_own_batch(store: Store) -> None:
+    await put(store, replacing("a", "one"), job("b", key="one"))
+    assert await claim(store) == ([], [])
+    await put(store, replacing("new", "two"), job("c", key="one"), job("d", key="two"), job("e", key="two"))
+    await put(store, job("f", key="one"))
+    found = await claim(store)
+    assert [sorted(batch) for batch in found[1]] == [["a", "d", "e"], ["b", "c", "f"]]

@@ -8,9 +8,11 @@ takes what there is.
 
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Claimed
-from aioq.store.extra import Gather
+from aioq.store.extra import Extra, Gather
 from aioq.store.memory.hooks import Hook, Hooks
 from aioq.store.memory.lanes import Lanes
 from aioq.store.memory.records import Record
@@ -113,6 +115,17 @@ class Gathering:
             waiting.pop(record.id, None)
             self._forget_if_empty(name)
 
+    def release(self, record: Record, *, hurries: bool) -> None:
+        """Queue a job again, if it waits for a batch; it is to be changed, or run now with those that wait."""
+        if record.id not in self._waiting.get(_name_of(record), ()):
+            return
+        self.drop(record)
+        if hurries:
+            gather = msgspec.structs.replace(_gather_of(record), wait_ms=0)
+            record.extra = msgspec.structs.replace(record.extra or Extra(), batch=gather)
+        record.state = JobState.QUEUED
+        self._lanes.push(record.priority, record.id)
+
     def _take(self, worker: str, name: str) -> list[Claimed]:
         """Take the jobs that may start, the first ones first, as many as one batch may have."""
         batch: list[Claimed] = []
@@ -161,9 +174,9 @@ class GatherHook(Hook):
         """The job waits no more."""
         self._gathering().drop(record)
 
-    def leave(self, record: Record) -> None:
-        """The job waits no more here."""
-        self._gathering().drop(record)
+    def change(self, record: Record, *, hurries: bool) -> None:
+        """The job is queued again."""
+        self._gathering().release(record, hurries=hurries)
 
 
 def _gather_of(record: Record) -> Gather:

@@ -42,6 +42,9 @@ class Hook:
     def leave(self, record: Record) -> None:
         """Called when a job is moved to another queue, where `back` is called with `Way.MOVE`."""
 
+    def change(self, record: Record, *, hurries: bool) -> None:
+        """Called before a job is changed that has not begun; `hurries`: it is to be run now."""
+
     def left(self, record: Record) -> None:
         """Called when a job that was moved has arrived in the other queue."""
 
@@ -96,6 +99,11 @@ class Hooks:
         """Call the hooks for a job that is moved to another queue."""
         for hook in self._of(record):
             hook.leave(record)
+
+    def change(self, record: Record, *, hurries: bool = False) -> None:
+        """Call the hooks for a job that is about to be changed, if it has not begun."""
+        for hook in self._of(record):
+            hook.change(record, hurries=hurries)
 
     def left(self, record: Record) -> None:
         """Call the hooks for a job that has arrived in another queue."""

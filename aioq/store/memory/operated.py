@@ -108,6 +108,7 @@ class OperatedJobs:
         if self._groups.has(job_id) and record.priority is not priority:
             self._groups.prioritize(record, priority)
         elif not record.state.ended and record.priority is not priority:
+            self._hooks.change(record)
             is_queued = record.state is JobState.QUEUED
             if is_queued:
                 self._hooks.back(record, Way.PRIORITIZE)

@@ -100,6 +100,7 @@ class QueueOutbox:
         if record is None or record.is_elsewhere:
             there = record and record.move and record.move.queue == target
             return JobState(record.move.state) if there and record and record.move else None
+        self._parts.hooks.change(record)
         state = record.state
         if state in {JobState.QUEUED, JobState.SCHEDULED} or self._parts.groups.has(job_id):
             self._parts.hooks.leave(record)

@@ -334,10 +334,10 @@ class MemoryQueue:
         record = self._records.get(job_id)
         if record is None or record.is_elsewhere:
             return None
-        state, now = record.state, self._clock.now_ms()
-        due = now + delay_ms if delay_ms else eta_ms
-        waits = state in {JobState.QUEUED, JobState.SCHEDULED} or self.limits.groups.has(job_id)
-        if waits and due is not None and due > now:
+        due = self._clock.now_ms() + delay_ms if delay_ms else eta_ms or 0
+        self._hooks.change(record, hurries=not (later := due > self._clock.now_ms()))
+        state = record.state
+        if later and (state in {JobState.QUEUED, JobState.SCHEDULED} or self.limits.groups.has(job_id)):
             self._hooks.back(record, Way.RESCHEDULE, due)
             self._schedule(record, due)  # the entry of a queued one stays behind in its lane
         elif state is JobState.SCHEDULED:

@@ -254,10 +254,16 @@ class Uniques:
 
     def _replace(self, there: Record, new: Record, due_ms: int | None) -> None:
         """Give a job the call, tags, expiry, lane and time of a new one, as if it had never been run."""
+        if there.state is not JobState.RUNNING:
+            self._hooks.change(there)
         extra, before = new.extra or Extra(), there.extra or Extra()
         there.envelope = new.envelope
         there.extra = msgspec.structs.replace(
-            before, tags=extra.tags, expires=extra.expires, limits=extra.limits or before.limits
+            before,
+            tags=extra.tags,
+            expires=extra.expires,
+            limits=extra.limits or before.limits,
+            batch=extra.batch or before.batch,
         )
         _set_begun(there, begun=0)
         there.attempts = there.cuts = 0

@@ -1,6 +1,6 @@
 -- Moves jobs that wait to be run to another queue: they are put into the outbox, see lib/outbox.lua.
 --
--- NEEDS: record, moves, groups
+-- NEEDS: record, moves, groups, batches
 -- USES: reads batch, bucket, group, halted, holders, job, lanes, limits, scheduled, standing, timers, tokens,
 --   unique; writes batch, blocked, bucket, group, holders, idle, job, lanes, leftovers, outbox, scheduled,
 --   standing, timers, tokens, unique, waiting, wakeable; publishes dispatched
@@ -11,6 +11,7 @@
 local target, reply = ARGV[1], {}
 for i = 2, #ARGV do
   local job = Record.load(q, ARGV[i])
+  if job then Batches.release(q, ARGV[i], job) end
   local state = job and (job[Field.STATE] or 'queued') or ''
   if state == 'queued' or state == 'scheduled' or job and Groups.of(job) then
     Moves.depart(q, ARGV[i], job, target)

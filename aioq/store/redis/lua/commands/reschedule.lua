@@ -1,6 +1,6 @@
 -- Moves jobs that wait to be run to another time.
 --
--- NEEDS: record, operated, groups
+-- NEEDS: record, operated, groups, batches
 -- USES: reads batch, bucket, group, halted, holders, job, lanes, limits, scheduled, standing, timers, tokens,
 --   unique; writes batch, blocked, bucket, group, holders, idle, job, lanes, leftovers, limits, outbox, scheduled,
 --   standing, timers, tokens, unique, waiting, wakeable; publishes dispatched
@@ -16,6 +16,7 @@ end
 for i = 2, #ARGV do
   local id = ARGV[i]
   local job = Record.load(q, id)
+  if job then Batches.release(q, id, job, at <= q.now) end
   local state = job and (job[Field.STATE] or 'queued') or ''
   local is_waiting = state == 'queued' or state == 'scheduled' or job and Groups.of(job)
   if is_waiting then Operated.reschedule(q, id, job, at) end

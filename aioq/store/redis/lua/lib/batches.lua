@@ -13,7 +13,7 @@
 -- An id is added before its record says that the job waits, and removed after that says that it runs. So a member
 -- whose job does not wait is nobody's.
 --
--- NEEDS: call, keys, record, timers
+-- NEEDS: call, keys, record, lanes, timers
 local Batches = {}
 Batches.MARK = '\31'
 -- The most jobs of a batch, see aioq/jobs/batches.py.
@@ -72,4 +72,22 @@ function Batches.forget(q, name, ids)
   if redis.call('EXISTS', key) == 0 then
     is_unreadable(redis.pcall('ZREM', q.base .. Keys.TIMERS, Timer.BATCH .. ' ' .. name))
   end
+end
+
+-- Queues a job again that waits for a batch, before it is changed; nothing for any other job. `hurries`: the claim
+-- that meets it takes it at once, with those that wait.
+function Batches.release(q, id, job, hurries)
+  if job[Field.STATE] ~= 'waiting' or not job[Field.EXTRA] or not job[Field.EXTRA].batch then return end
+  local name = Batches.name_of(job)
+  local at = redis.pcall('ZSCORE', Keys.batch(q, name), id)
+  if not at or is_unreadable(at) then return end -- it waits for another job with its unique key
+  Batches.queue(q, id, job, name, hurries)
+end
+
+function Batches.queue(q, id, job, name, hurries)
+  if hurries then job[Field.EXTRA].batch[3] = 0 end
+  Lanes.push(q, job[Field.LANE], id, false)
+  job[Field.STATE] = false
+  Record.save(q, id, job)
+  Batches.forget(q, name, {id})
 end

@@ -2,7 +2,7 @@
 -- while the job is on its way, and `moved` once it has arrived. It leads to the job, and keeps the processes that
 -- wait for it, which are notified here when the queue that has the job tells of its end.
 --
--- NEEDS: keys, record, timers, lanes, hooks, outbox, groups, limits
+-- NEEDS: keys, record, timers, lanes, hooks, outbox, groups, limits, batches
 local Moves = {}
 
 -- When a job that was moved is looked after for the first time, in ms; later after half of its age. Its record in
@@ -26,6 +26,7 @@ end
 
 -- Sends a queued or a scheduled job to another queue, or one that waits in a group.
 function Moves.depart(q, id, job, target)
+  Batches.release(q, id, job)
   local group = Groups.of(job)
   local state, due = job[Field.STATE] or 'queued', redis.call('ZSCORE', q.base .. Keys.SCHEDULED, id)
   Record.widen(job, Field.EXTRA)

@@ -1,7 +1,7 @@
 -- What operators do to one job, which is given with its record. Commands for jobs that are named call it, and so
 -- does a step of a bulk operation.
 --
--- NEEDS: keys, record, lanes, hooks, finish, unique, groups, limits
+-- NEEDS: keys, record, lanes, hooks, finish, unique, groups, limits, batches
 local Operated = {}
 
 -- Queues a dead job again, as if it had never been run; returns whether it was: that takes its call. If its unique
@@ -43,8 +43,10 @@ end
 -- the lane where it was stays there, and a claim skips it: the record names another lane. Returns whether it was
 -- moved.
 function Operated.prioritize(q, id, job, lane)
-  local before, is_queued, group = job[Field.LANE], not job[Field.STATE], Groups.of(job)
+  local before, group = job[Field.LANE], Groups.of(job)
   if Record.has_ended(job) or (before or Keys.NORMAL) == lane then return false end
+  Batches.release(q, id, job)
+  local is_queued = not job[Field.STATE]
   if is_queued then
     Hooks.run(q, 'back', id, job, 'prioritize', q.now)
     Lanes.push(q, lane, id, false)
@@ -62,6 +64,7 @@ end
 
 -- Moves a job that waits to be run to another time; one that may run now stays if that is past.
 function Operated.reschedule(q, id, job, at)
+  Batches.release(q, id, job, at <= q.now)
   if at > q.now then
     local was_queued, group = not job[Field.STATE], Groups.of(job)
     Hooks.run(q, 'back', id, job, 'reschedule', at)

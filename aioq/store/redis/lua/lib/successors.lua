@@ -1,7 +1,7 @@
 -- Calls whose unique key another job holds, and which take the place of that job's call (`replace`, `latest`) or
 -- are run once that job has ended (`latest`).
 --
--- NEEDS: keys, record_text_write, record, hooks, unique, operated, groups, limits
+-- NEEDS: keys, record_text_write, record, hooks, unique, operated, groups, limits, batches
 local Successors = {}
 
 -- Gives a job the call, tags, expiry and lane of a new one, as if it had never been run; the caller writes its
@@ -12,7 +12,7 @@ function Successors.change(q, id, job, new)
   job[Field.JOB] = #new.envelope > BODY_LIMIT or new.envelope
   extra.tags, extra.expires, extra.unique[6] = new.extra.tags, new.extra.expires, 0
   if extra.limits then Limits.give_back(q, id, extra.limits) end
-  extra.limits = new.extra.limits or extra.limits
+  extra.limits, extra.batch = new.extra.limits or extra.limits, new.extra.batch or extra.batch
   for _, field in ipairs({Field.OUTCOME, Field.ATTEMPTS, Field.PROGRESS, Field.PARKED, Field.CUTS}) do
     if job[field] then job[field] = false end
   end
@@ -31,6 +31,7 @@ end
 
 -- The same for one that waits to be run; it also gets the time.
 function Successors.replace(q, id, job, new)
+  Batches.release(q, id, job)
   local had_body, at, group, lane = job[Field.JOB] == true, new.due or q.now, Groups.of(job), job[Field.LANE]
   Successors.change(q, id, job, new)
   if group and at <= q.now then
@@ -67,6 +68,7 @@ end
 function Successors.replace_new(job, new)
   job.envelope, job.due, job.lane = new.envelope, new.due, new.lane
   job.extra.tags, job.extra.expires, job.extra.limits = new.extra.tags, new.extra.expires, new.extra.limits
+  job.extra.batch = new.extra.batch
   if job.follows then job.extra.unique[5] = new.due or 0 end
 end
 
