@@ -158,6 +158,11 @@ class Limit:
                 "second, and at least one in ten years"
             )
         self._check_cost()
+        if self.most * per / rate > MAX_DELAY:
+            raise ConfigError(
+                f"{self._where}: rate={brief(self.rate)}, per={brief(self.per)}, burst={brief(self.burst)}: "
+                "so many tokens would take more than ten years to come"
+            )
 
     def _check_cost(self) -> None:
         burst, cost = self.burst, self.cost

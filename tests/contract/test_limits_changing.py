@@ -7,7 +7,21 @@ from aioq.store.contract import Limits, NewJob, Store, Verb
 from aioq.store.extra import Duplicate, Extra, LimitUse, Lock
 from aioq.store.limits import Numbers
 from aioq.store.operating import ListQuery
-from tests.contract.kit import CALL, LONG, QUEUE, REASON, THREE, joined, settle, take_one
+from aioq.store.schedules import Entry, Overlap, Tick
+from tests.contract.kit import (
+    BLOCK,
+    BROKEN,
+    CALL,
+    LONG,
+    QUEUE,
+    REASON,
+    THREE,
+    eventually,
+    joined,
+    settle,
+    state,
+    take_one,
+)
 from tests.contract.limiting import get, job, look, put, rate, taken, use, verbs
 
 pytestmark = pytest.mark.anyio
@@ -151,3 +165,47 @@ async def test_a_unique_job_that_gets_another_key_still_waits(store: Store) -> N
     assert await look(store, key="2") == (1, 1)
     listed = await store.operating.list_jobs(QUEUE, ListQuery(JobState.WAITING), (), 10)
     assert [item.info.id for item in listed.items if item.info is not None] == ["1"]
+
+
+async def test_jobs_that_come_by_a_lane_keep_their_order_whoever_waits_for_them(store: Store) -> None:
+    await joined(store, "w")
+    await put(store, *(job(name) for name in "abcd"))
+    for name in "abc":
+        claimed = await take_one(store, "w")
+        assert claimed.id == name
+        assert await settle(store, "w", claimed, Verb.FAILED, BROKEN)
+    last = await take_one(store, "w")
+    for name in "abc":
+        await store.operating.reopen(QUEUE, [name])
+        tokens = await store.block(QUEUE, "w", BLOCK)
+        assert (await store.claim(QUEUE, "w", 10, tokens)).jobs == []
+    assert await settle(store, "w", last, Verb.SUCCEEDED, THREE)
+    for name in "abc":
+        claimed = await take_one(store, "w")
+        assert claimed.id == name
+        assert await settle(store, "w", claimed, Verb.SUCCEEDED, THREE)
+
+
+async def test_a_tick_and_a_job_with_a_delay_wait_whatever_becomes_of_others(store: Store) -> None:
+    await joined(store, "w")
+    dropped = use(on_limit="drop")
+    await put(store, job("a", dropped))
+    entry = Entry(id="s", definition=b"any", envelope=CALL, next_ms=1, extra=Extra(limits=(dropped,)))
+    assert await store.timetable.write(QUEUE, [entry]) == [True]
+    (stored,) = (await store.timetable.read(QUEUE)).entries
+    made = Tick(id="s", rev=stored.rev, jobs=[("t", 1, 1)], next_ms=1, overlap=Overlap.ALLOW, max_runs=0)
+    assert (await store.timetable.tick(QUEUE, [made])).made == [1]
+    await put(store, job("b", dropped, delay_ms=1))
+    first = await take_one(store, "w")
+    assert first.id == "a"
+
+    async def is_due() -> bool:
+        await store.promote(QUEUE, 10)
+        return await state(store, "b") is JobState.WAITING
+
+    await eventually(is_due)
+    assert await settle(store, "w", first, Verb.SUCCEEDED, THREE)
+    for name in "tb":
+        claimed = await take_one(store, "w")
+        assert claimed.id == name
+        assert await settle(store, "w", claimed, Verb.SUCCEEDED, THREE)

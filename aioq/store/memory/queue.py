@@ -175,7 +175,7 @@ class MemoryQueue:
         size = 0 if most is None else sum(each.state in WAITING_STATES for each in self._records.values())
         return size if most is not None and size >= most and not (lock and self.uniques.holder(lock.key)) else None
 
-    def add(self, record: Record, due_ms: int | None, *, held: bool = False) -> None:
+    def add(self, record: Record, due_ms: int | None, *, held: bool = False, is_tick: bool = False) -> None:
         """Add a new job. It waits until it is due or, if it is `held` back, until it is released."""
         now = self._clock.now_ms()
         self._records[record.id] = record
@@ -186,7 +186,7 @@ class MemoryQueue:
             record.state, record.due_ms = JobState.WAITING, None
         elif due_ms is not None and due_ms > now:
             self._schedule(record, due_ms)
-        elif not self.limits.send(record):
+        elif not (self.limits.arrive(record) if is_tick else self.limits.send(record)):
             self._queue(record)
 
     def renew(self, request: LeaseRequest) -> Renewal:

@@ -241,7 +241,7 @@ class MemoryQueueTimetable:
             if instead is not None and instead != job_id:
                 kept.entry = msgspec.structs.replace(entry, skipped=entry.skipped + 1)
                 return False
-            self._add_job(record, due_ms, held=busy or instead is not None)
+            self._add_job(record, due_ms, held=busy or instead is not None, is_tick=True)
         if busy:
             kept.held = job_id
         else:

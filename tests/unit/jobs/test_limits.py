@@ -32,6 +32,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"rate": 1e-9, "per": 60}, r"at least one in ten years"),
     ({"rate": 1, "burst": 0.5}, r"burst=0.5: expected a number from 1"),
     ({"rate": 1, "burst": "2"}, r"burst='2': expected"),
+    ({"rate": 1, "per": 86_400, "burst": 4_000}, r"burst=4000: so many tokens would take more than ten years"),
     ({"rate": 1, "cost": 2}, r"cost=2: give burst= too"),
     ({"rate": 1, "burst": 3, "cost": 4}, r"cost=4: more than burst=3, so such a job could never run"),
     ({"rate": 1, "burst": 3, "cost": 0}, r"cost=0: expected a number > 0"),

@@ -310,7 +310,8 @@ local function take_other(id, text, is_held, lane)
   if not unknown and is_set_aside(id, envelope, is_held, job[Field.CLAIM]) then return false end
   if Limits.of(job) and not job[Field.STATE] then
     if is_held or Hooks.has_expired(q, id, job[Field.EXTRA]) then return false end -- its entry is met later
-    if not Limits.admit(q, id, job, is_accepting or Keys.is_front(source)) then
+    -- One that was never claimed comes after those that wait, also if it was delivered to somebody else before.
+    if not Limits.admit(q, id, job, Keys.is_front(source) and job[Field.CLAIM]) then
       Record.save(q, id, job)
       named_again = named_again + 1
       return false

@@ -2,6 +2,7 @@
 -- still the one that the caller has read. A job whose id exists already is not added again.
 --
 -- NEEDS: call, keys, record, lanes, hooks, history, events, overlap, due, newer, unique, series, size
+-- NEEDS: limits
 -- USES: reads batch, bucket, counters, group, halted, holders, job, lanes, leftovers, limits, listening, named,
 --   schedule, scheduled, schedules, standing, timers, tokens, unique, waiting; writes batch, blocked, body,
 --   bucket, counters, events, group, holders, idle, job, lanes, leftovers, limits, named, outbox, schedule,
@@ -28,8 +29,15 @@ local function add(id, envelope, schedule_fields, due, held, extra)
   -- What makes the job found is written first: if that fails, the tick is made again, and the job's id is still
   -- free.
   local later = not held and due > q.now
-  if later then Lanes.schedule(q, id, due, lane) elseif not held then Lanes.push(q, lane, id, false) end
-  local state = held and 'waiting' or later and 'scheduled'
+  local waits = not later and not held and extra and extra.limits
+  if later then
+    Lanes.schedule(q, id, due, lane)
+  elseif waits then
+    Limits.arrive(q, id, lane, extra, false)
+  elseif not held then
+    Lanes.push(q, lane, id, false)
+  end
+  local state = (held or waits) and 'waiting' or later and 'scheduled'
   local job = Record.new(q, id, envelope ~= '' and envelope or schedule_fields.envelope, lane, nil, state)
   if extra then
     Record.widen(job, Field.EXTRA)
