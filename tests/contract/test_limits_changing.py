@@ -16,8 +16,10 @@ from tests.contract.kit import (
     QUEUE,
     REASON,
     THREE,
+    Backend,
     eventually,
     joined,
+    keep,
     settle,
     state,
     take_one,
@@ -209,3 +211,19 @@ async def test_a_tick_and_a_job_with_a_delay_wait_whatever_becomes_of_others(sto
         claimed = await take_one(store, "w")
         assert claimed.id == name
         assert await settle(store, "w", claimed, Verb.SUCCEEDED, THREE)
+
+
+async def test_a_permit_of_a_job_that_has_vanished_is_nobodys_however_many_came_before(
+    redis_store: Store, redis_backend: Backend
+) -> None:
+    store = redis_store
+    await joined(store, "w")
+    await put(store, *(job(name, use(most=5)) for name in "abcdef"))
+    assert await taken(store) == ["a", "b", "c", "d", "e"]
+    redis_backend.delete("job:e")
+
+    async def goes_on() -> bool:
+        await keep(store, "w", "sweep")
+        return await taken(store) == ["f"]
+
+    await eventually(goes_on)

@@ -18,7 +18,8 @@ Limits.NAME, Limits.KEY, Limits.CONCURRENCY, Limits.RATE, Limits.PER, Limits.BUR
 Limits.COST, Limits.ON_LIMIT, Limits.ORDERED, Limits.DECLARED, Limits.WEIGHT, Limits.REFUSALS = 7, 8, 9, 10, 11, 12
 -- The name in it of what is no limit: the groups of such jobs are served in turn.
 Limits.FAIR = '~fair'
--- How many of the holders of a full group are looked up: those that have held their permits the longest.
+-- How many of the holders of a full group are looked up: those that have held their permits the longest; a sweep
+-- looks up any, for jobs that run for days may come before one that is gone.
 Limits.LOOKED_UP = 2
 -- After so many refusals by a rate, a job keeps its permits while it waits.
 Limits.RESERVED_AFTER = 3
@@ -111,7 +112,9 @@ end
 -- call has given permits do not say so yet (`q.admitted`).
 function Limits.drop_strays(q, group)
   local key, dropped = Keys.holders(q, group), 0
-  for _, id in ipairs(redis.call('ZRANGE', key, 0, Limits.LOOKED_UP - 1)) do
+  local ids = q.is_sweep and redis.call('ZRANDMEMBER', key, Limits.LOOKED_UP)
+    or redis.call('ZRANGE', key, 0, Limits.LOOKED_UP - 1)
+  for _, id in ipairs(ids) do
     local text = redis.pcall('GET', Keys.job(q, id))
     local job = not is_unreadable(text) and text and Record.unpacked(text)
     local is_unknown = text and not job -- this version cannot read it, so it may hold a permit
@@ -445,6 +448,7 @@ function Limits.sweep(q)
   local names = redis.pcall('HRANDFIELD', q.base .. Keys.LIMITS, Limits.SWEPT)
   names = is_unreadable(names) and {} or names
   names[#names + 1] = Limits.FAIR
+  q.is_sweep = true
   for _, name in ipairs(names) do
     local keys = redis.pcall('SRANDMEMBER', Keys.blocked(q, name), Limits.SWEPT)
     for _, key in ipairs(is_unreadable(keys) and {} or keys) do
@@ -461,4 +465,5 @@ function Limits.sweep(q)
       Limits.wake(q, group)
     end
   end
+  q.is_sweep = nil
 end
