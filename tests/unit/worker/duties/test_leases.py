@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import pytest
 
 from aioq.errors import ServerError, ServerRejectedError, ServerUnavailableError
-from aioq.store.leases import LeaseClient, LeaseRequest, Renewal
+from aioq.store.leases import LeaseClient, LeaseRequest, PermitLease, Renewal
 from aioq.worker.duties import leases
 from aioq.worker.duties.leases import RENEWALS, SWEEP_EVERY, LeaseService
 from aioq.worker.identity import Incarnation, Membership
@@ -31,6 +31,9 @@ class ScriptedLeaseClient(LeaseClient):
     def renew_all(self, requests: Sequence[LeaseRequest]) -> Sequence[Renewal | ServerError]:
         self.rounds += 1
         return [self._next(each) for each in requests]
+
+    def renew_permits(self, leases: Sequence[PermitLease]) -> Sequence[int | ServerError]:
+        raise AssertionError("a worker's leases are those of its queues alone")
 
     def close(self) -> None:
         self.closed += 1

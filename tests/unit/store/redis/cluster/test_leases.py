@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import pytest
 
 from aioq.errors import ServerError, ServerUnavailableError
-from aioq.store.leases import LeaseClient, LeaseRequest, Renewal
+from aioq.store.leases import LeaseClient, LeaseRequest, PermitLease, Renewal
 from aioq.store.redis.cluster import leases
 from aioq.store.redis.cluster.leases import ClusterLeaseClient
 from aioq.store.redis.cluster.topology import Address
@@ -37,6 +37,10 @@ class Node(LeaseClient):
             return [ServerUnavailableError("no answer")] * len(requests)
         return [Renewal(next_due_ms=int(request.queue[1:])) for request in requests]
 
+    def renew_permits(self, leases: Sequence[PermitLease]) -> Sequence[int | ServerError]:
+        self.asked.append([each.queue for each in leases])
+        return [0 for _ in leases]
+
     def close(self) -> None:
         self.asked.append(["closed"])
 
@@ -50,7 +54,7 @@ class Nodes:
         self.client = ClusterLeaseClient(self.address_of, self.nodes.get, self.errors.append)
 
     def address_of(self, queue: str) -> Address | None:
-        return NODES.get(queue)
+        return NODES.get(queue.removeprefix("limiter:"))
 
     def renew(self, *queues: str) -> Sequence[Renewal | ServerError]:
         return self.client.renew_all([LeaseRequest(queue, "w") for queue in queues])
@@ -101,3 +105,13 @@ def test_it_closes_what_it_has_opened(clock: Clock):
     cluster.client.close()
 
     assert (cluster.nodes[A].asked, cluster.nodes[B].asked) == ([], [["q2"], ["closed"]])
+
+
+def test_places_of_limiters_are_renewed_at_the_node_of_each(clock: Clock) -> None:
+    nodes = Nodes(clock)
+    renewed = nodes.client.renew_permits([PermitLease("q1", "w"), PermitLease("q2", "w")])
+    assert list(renewed) == [0, 0]
+    assert sorted(queue for node in nodes.nodes.values() for (queue,) in node.asked) == [
+        "limiter:q1",
+        "limiter:q2",
+    ]
