@@ -110,6 +110,36 @@ async def test_a_duplicate_needs_no_room_and_takes_no_key_where_there_is_none(st
     assert await store.enqueue(QUEUE, [NewJob("g", CALL, extra=other)]) == [True], "the key was not taken before"
 
 
+async def test_a_job_that_is_to_follow_another_one_needs_room(store: Store) -> None:
+    worker = await joined(store, "w")
+    lock = Extra(unique=Lock("key", conflict="latest"))
+    await store.enqueue(QUEUE, [NewJob("a", CALL, extra=lock)])
+    await take_one(store, worker)
+    await send(store, *"bcde", "f")
+
+    assert len(refused(await store.enqueue(QUEUE, [NewJob("g", CALL, extra=lock)]))) == 1
+
+    assert await store.cancel(QUEUE, ["b"], BROKEN, LONG) == [JobState.QUEUED]
+    assert await store.enqueue(QUEUE, [NewJob("g", CALL, extra=lock)]) == [True]
+    (reply,) = await store.enqueue(QUEUE, [NewJob("h", CALL, extra=lock)])
+    assert (bool(reply), getattr(reply, "owner", "")) == (False, "g"), "it takes the place of one that waits"
+
+
+async def test_a_tick_that_is_to_follow_another_job_needs_room(store: Store) -> None:
+    worker = await joined(store, "w")
+    lock = Extra(unique=Lock("key", conflict="latest"))
+    await store.enqueue(QUEUE, [NewJob("a", CALL, extra=lock)])
+    await take_one(store, worker)
+    await send(store, *"bcde", "f")
+    entry = await put(store, "s", extra=lock)
+
+    ticks = [tick(entry, "s@1", next_in=-1)]
+    assert (await store.timetable.tick(QUEUE, ticks)).made == [0]
+
+    assert await store.cancel(QUEUE, ["b"], BROKEN, LONG) == [JobState.QUEUED]
+    assert await make(store, "s@2") == 1
+
+
 async def test_jobs_that_wait_for_a_limit_count_once(store: Store) -> None:
     limited = Extra(limits=(LimitUse("customer", "7", concurrency=1, declared_ms=1),))
     jobs = [NewJob(each, CALL, extra=limited) for each in "abcdef"]

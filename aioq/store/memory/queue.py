@@ -8,7 +8,7 @@ from types import MappingProxyType
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.contract import Claim, Limits, NewJob, Settlement, Token, WaitReply
 from aioq.store.events import LiveKind
-from aioq.store.extra import WAITING_STATES, Added, Duplicate, Extra, Way, queue_full, refused
+from aioq.store.extra import WAITING_STATES, Added, Duplicate, Way, queue_full, refused
 from aioq.store.history import NO_REPORT
 from aioq.store.leases import LeaseRequest, Renewal, WorkerLease
 from aioq.store.memory.batches import GatherHook
@@ -86,7 +86,7 @@ class MemoryQueue:
         self.uniques = Uniques(self._records, clock, limits.tombstone_ms, moves)
         self.timetable = MemoryQueueTimetable(
             *(self._records, revisions, self._leases),
-            place=lambda new, due: "" if self._full_for(new.extra) else self.uniques.place_tick(new, due),
+            place=lambda new, due: "" if self._full_for(new) else self.uniques.place_tick(new, due),
             add=self.add,
             release=lambda record: self._place(record, None, Way.LET_NEXT),
             wake=self._wake_one,
@@ -159,7 +159,7 @@ class MemoryQueue:
         record = Record(job.id, bytes(job.envelope), job.priority, now, job.nonce, extra=job.extra)
         record.waiters += filter(None, [job.waiter])
         due_ms = now + job.delay_ms if job.delay_ms else job.eta_ms
-        if (size := self._full_for(job.extra)) is not None:
+        if (size := self._full_for(record)) is not None:
             return refused(queue_full(self._name, [job.id], size, self._limits.max_size or 0))
         instead = self.uniques.place(record, due_ms)
         if instead is not None and instead != job.id:
@@ -169,11 +169,11 @@ class MemoryQueue:
         self.add(record, due_ms, held=instead is not None)
         return True
 
-    def _full_for(self, extra: Extra | None) -> int | None:
-        """How many jobs are there, if there is no room for this one. None is needed if another holds its key."""
-        most, lock = self._limits.max_size, extra and extra.unique
+    def _full_for(self, new: Record) -> int | None:
+        """How many jobs are there, if there is no room for this one, and it would be one more."""
+        most = self._limits.max_size
         size = 0 if most is None else sum(each.state in WAITING_STATES for each in self._records.values())
-        return size if most is not None and size >= most and not (lock and self.uniques.holder(lock.key)) else None
+        return size if most is not None and size >= most and not self.uniques.adds_none(new) else None
 
     def add(self, record: Record, due_ms: int | None, *, held: bool = False, is_tick: bool = False) -> None:
         """Add a new job. It waits until it is due or, if it is `held` back, until it is released."""

@@ -97,6 +97,21 @@ class Uniques:
             self._note_replaced(new.nonce or new.id, instead)
         return instead
 
+    def adds_none(self, new: Record) -> bool:
+        """Whether a send would add no job, because the one that holds its key is there in its place."""
+        lock = new.extra.unique if new.extra else None
+        owner = None if lock is None else self.owner(new.id, lock)
+        if lock is None or owner is None:
+            return False
+        there, held = self._records.get(owner), self._held[lock.key]
+        if there is None or not self._lives(lock.key, owner):
+            return not lock.is_debounced
+        if lock.is_debounced:
+            return not there.is_elsewhere and (there.state is not JobState.RUNNING or not lock_of(there).begun)
+        runs = there.state is JobState.RUNNING or there.is_elsewhere
+        may_follow = lock.conflict == "latest" and held.until_ms is None and runs
+        return not may_follow or self._lives(lock.key, held.following)
+
     def place_tick(self, new: Record, due_ms: int) -> str | None:
         """The same for a tick's job. One in whose place it would come has the same arguments: it stays."""
         if new.extra is None or new.extra.unique is None:

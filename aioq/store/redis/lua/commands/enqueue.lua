@@ -171,12 +171,11 @@ local function prepare(position, envelope, nonce, is_there)
   if room then room = room - 1 end
 end
 
--- Whether the queue has no room for a job. One with a unique key that another one holds adds none, or takes the
--- place of the one that waits.
+-- Whether the queue has no room for a job. One with a unique key that another one holds may need none.
 local function is_refused(position)
   if not room or room > 0 then return false end
   local extra = places and places[3 * position]
-  return not (extra and extra.unique and Unique.noted(q, extra.unique[1]))
+  return not (extra and extra.unique and Unique.adds_none(q, ids[position], extra.unique, added))
 end
 
 for position, id in ipairs(ids) do

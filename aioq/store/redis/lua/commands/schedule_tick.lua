@@ -82,7 +82,7 @@ local function is_full(job_id, extra)
   if most == '' then return false end
   size = size or Size.of(q)
   if size < tonumber(most) or redis.call('EXISTS', Keys.job(q, job_id)) == 1 then return false end
-  return not (extra and extra.unique and Unique.noted(q, extra.unique[1]))
+  return not (extra and extra.unique and Unique.adds_none(q, job_id, extra.unique, {}))
 end
 
 -- Makes one tick, following `overlap`; returns whether a job was made.

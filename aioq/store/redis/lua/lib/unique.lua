@@ -55,6 +55,19 @@ function Unique.owner(q, id, lock, adding)
   if alive or is_timed then return owner, alive and job or nil, following, is_timed end
 end
 
+-- Whether a send with this lock would add no job, because the one that holds the key is there in its place.
+function Unique.adds_none(q, id, lock, adding)
+  local owner, job, following, is_timed = Unique.owner(q, id, lock, adding)
+  if not owner then return false end
+  if adding[owner] or not job then return true end
+  local state, has = job[Field.STATE], job[Field.EXTRA].unique
+  if lock[3] == 'debounce' then
+    return not Record.is_elsewhere(job) and (state ~= 'running' or has[3] == 'debounce' and has[6] == 0)
+  end
+  if lock[3] ~= 'latest' or is_timed or (state ~= 'running' and state ~= 'moving') then return true end
+  return following and (adding[following] or Unique.is_alive(q, lock[1], following)) and true or false
+end
+
 -- Lets a job hold its key, whoever had it before. A job that follows stays there. As long as the job has no record
 -- (`is_new`) it does not hold the key for a time: if the script fails before it has one, the key is nobody's.
 function Unique.take(q, id, lock, is_new)
