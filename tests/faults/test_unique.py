@@ -2,19 +2,18 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from aioq import JobState, ServerUnavailableError
-from tests.behaviour.kit import Process
+from aioq import JobState
+from tests.faults.chaos import Sends, again_and_again, kill_workers, runs_of, stop_workers
 from tests.faults.figures import Case, Report
 from tests.faults.harness import Crew, Load, Rig, condition, meanwhile, mixed_seconds
 from tests.faults.ledger import KILL, Row, percentile
 from tests.faults.test_server_kills import kill_and_restart
-from tests.faults.test_stalls import LEASE, stall
+from tests.faults.test_stalls import LEASE
 from tests.servers import Server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=25), pytest.mark.apart]
@@ -26,78 +25,32 @@ HOT = 20
 """Every other send is of one of so many keys, so that most of those find a job that is there."""
 
 
-class Sends:
+class UniqueSends(Sends):
     """Sends of unique jobs of random keys.
 
-    Args:
-        rig: what to send with.
-        load: awaits the jobs.
-        case: the size and the chance.
-        keys: how many keys there are.
-
     Attributes:
-        key_of: the key of each job that was added.
-        sent: how many calls were sent.
         duplicates: how many of them found a job that is there.
-        is_over: whether they are to stop.
     """
 
-    def __init__(self, rig: Rig, load: Load, case: Case, keys: int) -> None:
-        self._rig = rig
-        self._load = load
-        self._chance = case.chance
-        self._keys = keys
-        self.key_of: dict[str, int] = {}
-        self.sent = self.duplicates = self.cancelled = 0
-        self.is_over = False
+    duplicates = 0
 
-    async def go_on(self) -> None:
-        """Send, one call after the other."""
-        while not self.is_over:
-            await self._send()
-            await asyncio.sleep(self._chance.uniform(0, 0.1))
-
-    async def _send(self) -> None:
-        chance, tasks = self._chance, self._rig.tasks
-        number, self.sent = self.sent, self.sent + 1
-        key = chance.randrange(min(HOT, self._keys) if chance.random() < 0.5 else self._keys)
-        task = tasks.only_one if key % 2 else tasks.newest
+    async def send(self) -> None:
+        chance, number = self.chance, self.next_number()
+        key = chance.randrange(min(HOT, self.keys) if chance.random() < 0.5 else self.keys)
+        task = self.rig.tasks.only_one if key % 2 else self.rig.tasks.newest
         if chance.random() < 0.1:
             task = task.options(delay=chance.uniform(0.1, 2))
         failures = chance.choice([0, 0, 0, 0, 0, 0, 0, 1, 1, 9])
         handle = await task.send(number, key, mixed_seconds(chance), failures)
         self.duplicates += not handle.added
         if handle.added:
-            self.key_of[handle.id] = key
-            self._load.expect(number, handle)
-        if chance.random() < 0.05:
-            with suppress(ServerUnavailableError):
-                self.cancelled += await handle.cancel()
+            self.expect(number, handle, key)
+        await self.cancel_some(handle)
 
-    async def occupied(self, crew: Crew, seconds: float) -> Process:
-        """A worker that runs a job for so many seconds: the fault is to meet one."""
-        number, self.sent = self.sent, self.sent + 1
-        handle = await self._rig.tasks.only_one.send(number, -1 - number, seconds, 0)
-        self.key_of[handle.id] = -1 - number
-        self._load.expect(number, handle)
-
-        pids: list[int] = []
-
-        def has_started() -> bool:
-            rows = self._rig.ledger.tail()
-            pids.extend(row.pid for row in rows if row.job == handle.id and row.what == "started")
-            return bool(pids)
-
-        await condition(has_started, 30, "the start of a job")
-        return next(worker for worker in crew.workers if worker.pid == pids[-1])
-
-
-async def again_and_again(step: Callable[[], Awaitable[None]], every: float) -> None:
-    """Do something until it is cancelled, also after a time without a server."""
-    while True:
-        with suppress(ServerUnavailableError):
-            await step()
-        await asyncio.sleep(every)
+    async def send_long(self, number: int, seconds: float) -> Any:
+        handle = await self.rig.tasks.only_one.send(number, -1 - number, seconds, 0)
+        self.expect(number, handle, -1 - number)
+        return handle
 
 
 async def change_in_bulk(app: Any) -> None:
@@ -118,19 +71,6 @@ async def look_for_two(app: Any, found: list[str]) -> None:
             found += [key] * (set(states) == {JobState.RUNNING})
 
 
-async def kill_workers(sends: Sends, crew: Crew, rounds: int, every: float) -> None:
-    for _ in range(rounds):
-        await asyncio.sleep(every)
-        await crew.kill(await sends.occupied(crew, 2))
-        await crew.workers[-1].saw("│ host")  # the next kill is to meet workers that have jobs
-
-
-async def stop_workers(rig: Rig, sends: Sends, crew: Crew, rounds: int) -> None:
-    for _ in range(rounds):
-        await asyncio.sleep(0.5)
-        await stall(rig, [await sends.occupied(crew, 2)])
-
-
 @pytest.mark.fault(
     "R18",
     fault="under sends of unique jobs, cancellations, failed attempts and bulk operations: SIGKILL of a worker, "
@@ -148,7 +88,7 @@ async def test_of_each_key_one_job_is_there_whatever_is_broken(
     lease = LEASE if fault == "stop" else 8.0 if case.full else 4.0
     rounds, keys = case.size(2 if fault == "kill" else 1, 40 if fault == "kill" else 20), case.size(40, 10_000)
     crew, load = Crew(rig, 3, AIOQ_LEASE=f"{lease:g}", AIOQ_MAX_CRASHES="1000"), Load(rig)
-    sends, app = Sends(rig, load, case, keys), rig.tasks.app
+    sends, app = UniqueSends(rig, load, case, keys), rig.tasks.app
     two: list[str] = []
 
     async with crew.at_work():
@@ -191,18 +131,10 @@ def keys_of(rig: Rig, client: Any) -> list[str]:
 
 
 def overlapping(rows: Sequence[Row], key_of: dict[str, int]) -> list[tuple[str, str]]:
-    """Pairs of jobs of one key that ran at the same time.
-
-    The run of a process that was killed ends then; that of one that was stopped counts until it was stopped, and
-    not at all if the process had taken the job before, and begins it when it goes on.
-    """
+    """Pairs of jobs of one key that ran at the same time; `runs_of` says which runs count."""
     by_key: defaultdict[int, list[tuple[float, float, str]]] = defaultdict(list)
-    every = Runs()
-    for row in rows:
-        every.add(row)
-    every.close()
-    for job, runs in every.over.items():
-        by_key[key_of[job]] += [(start, end, job) for start, end in runs]
+    for job, runs in runs_of(rows).items():
+        by_key[key_of[job]] += [(run.start, run.end, job) for run in runs]
     found: list[tuple[str, str]] = []
     for runs in by_key.values():
         last_end, last = 0.0, ""
@@ -212,42 +144,6 @@ def overlapping(rows: Sequence[Row], key_of: dict[str, int]) -> list[tuple[str, 
             if end >= last_end:
                 last_end, last = end, job
     return found
-
-
-class Runs:
-    """When each run of a job began and was over.
-
-    Attributes:
-        over: both times, by job.
-    """
-
-    def __init__(self) -> None:
-        self.over: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
-        self._began: dict[tuple[int, str], float] = {}
-        self._too_late: set[tuple[int, str]] = set()
-
-    def add(self, row: Row) -> None:
-        run = row.pid, row.job
-        if row.what == "started" and run in self._too_late:
-            self._too_late.remove(run)
-        elif row.what == "started":
-            self._began[run] = row.at
-        elif row.what == "ended":
-            self._end([run], row.at)
-        elif row.what == "fault":
-            cut = [each for each in self._began if each[0] == row.pid]
-            self._end(cut, row.at)
-            if row.how == "stop":
-                self._too_late |= {(row.pid, job) for job in row.held}.difference(cut)
-
-    def close(self) -> None:
-        """The other runs are not over."""
-        self._end(list(self._began), float("inf"))
-
-    def _end(self, runs: Iterable[tuple[int, str]], at: float) -> None:
-        for run in runs:
-            if (start := self._began.pop(run, None)) is not None:  # else it was cut at a fault
-                self.over[run[1]].append((start, at))
 
 
 def test_runs_at_the_same_time_are_found() -> None:
@@ -271,3 +167,5 @@ def test_runs_at_the_same_time_are_found() -> None:
     assert together([Row("started", 0, "a", pid=1)], ran("b", 2, 3, 2)) == [("a", "b")]
     killed = [Row("started", 0, "a", pid=1), Row("fault", 1, pid=1, how=KILL)]
     assert together(killed, ran("b", 2, 3, 2)) == []
+    killed = [Row("fault", 1, pid=1, how=KILL, held=("a",)), Row("started", 1.001, "a", pid=1)]
+    assert together(killed, ran("b", 2, 3, 2)) == [], "it was begun when the kill was under way"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from aioq import App, Retry, Unique, current_job
+from aioq import App, Limit, Retry, Unique, current_job
 from tests.faults.ledger import OK, Ledger
 
 app = App()
@@ -89,6 +89,48 @@ async def only_one(number: int, key: int, seconds: float, failures: int) -> int:
 async def newest(number: int, key: int, seconds: float, failures: int) -> int:
     """The same; the newest call is run after the one that runs."""
     return await stumble.function(number, seconds, failures)
+
+
+# -- limits
+
+
+async def shorter_again(number: int, seconds: float, failures: int) -> int:
+    """Take some time; not for so long again after a fault that met the job."""
+    again = current_job().crashes > 0
+    return await stumble.function(number, min(seconds, 0.3) if again else seconds, failures)
+
+
+ONE = Limit("one", by="key", concurrency=1)
+
+
+@app.task(limits=[ONE], retry=Retry(3, delay=0.2))
+async def one_of_key(number: int, key: int, seconds: float, failures: int) -> int:
+    """Run one at a time."""
+    return await shorter_again(number, seconds, failures)
+
+
+@app.task(limits=[ONE, Limit("api", concurrency=6)], retry=Retry(3, delay=0.2))
+async def of_two(number: int, key: int, seconds: float, failures: int) -> int:
+    """The same, and six at a time of all keys."""
+    return await shorter_again(number, seconds, failures)
+
+
+@app.task(limits=[Limit("three", by="key", concurrency=3)], retry=Retry(3, delay=0.2))
+async def three_of_key(number: int, key: int, seconds: float, failures: int) -> int:
+    """Run three at a time."""
+    return await shorter_again(number, seconds, failures)
+
+
+@app.task(limits=[Limit("order", by="key", concurrency=1, ordered=True)], retry=Retry(3, delay=0.2))
+async def in_order(number: int, key: int, seconds: float, failures: int) -> int:
+    """Run one after the other, in the order in which they were sent."""
+    return await shorter_again(number, seconds, failures)
+
+
+@app.task(limits=[Limit("paced", by="key", rate=4, burst=2)], retry=Retry(3, delay=0.2))
+async def paced(number: int, key: int, seconds: float, failures: int) -> int:
+    """Run four a second."""
+    return await shorter_again(number, seconds, failures)
 
 
 # -- poison
