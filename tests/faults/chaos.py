@@ -72,11 +72,13 @@ class Sends(ABC):
 
     async def occupied(self, crew: Crew, seconds: float) -> Process:
         """A worker that runs a job for so many seconds: the fault is to meet one."""
+        position = self.rig.ledger.path.stat().st_size
         handle = await self.send_long(self.next_number(), seconds)
         pids: list[int] = []
 
         def has_started() -> bool:
-            rows = self.rig.ledger.tail()
+            nonlocal position
+            rows, position = self.rig.ledger.since(position)
             pids.extend(row.pid for row in rows if row.job == handle.id and row.what == "started")
             return bool(pids)
 

@@ -109,6 +109,13 @@ class Ledger:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
             return _rows(file.read().splitlines(keepends=True)[1:])
 
+    def since(self, position: int) -> tuple[list[Row], int]:
+        """The rows from a position in the file on, and where the next ones will begin."""
+        with self.path.open("rb") as file:
+            file.seek(position)
+            whole, end, _ = file.read().rpartition(b"\n")
+        return _rows((whole + end).splitlines(keepends=True)), position + len(whole) + len(end)
+
     def rows(self) -> list[Row]:
         """Everything written so far, by whichever process, in the order of time."""
         with self.path.open("rb") as file:

@@ -174,3 +174,23 @@ def test_a_row_that_is_being_written_is_not_read_yet(tmp_path: Path) -> None:
     with ledger.path.open("ab") as file:
         file.write(whole[-3:])
     assert ledger.rows() == [ACCEPTED, ACCEPTED]
+
+
+def test_the_rows_since_a_position_are_each_read_once(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger")
+    ledger.accepted("a", 1)
+    position = ledger.path.stat().st_size
+    assert ledger.since(position) == ([], position)
+
+    ledger.accepted("b", 2)
+    with ledger.path.open("ab") as file:
+        file.write(b'{"what":"accep')
+    rows, position = ledger.since(position)
+    assert [row.job for row in rows] == ["b"]
+
+    with ledger.path.open("ab") as file:
+        file.write(b'ted","at":1.0,"job":"c"}\n')
+    rows, position = ledger.since(position)
+    assert [row.job for row in rows] == ["c"]
+    assert ledger.since(position) == ([], position)
+    ledger.close()
