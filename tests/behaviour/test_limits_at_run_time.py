@@ -122,7 +122,7 @@ async def test_keys_say_who_holds_and_how_many_wait(shop: Shop) -> None:
 
 
 async def test_a_job_says_when_its_rate_lets_it_start(shop: Shop) -> None:
-    await shop.call.send()
+    await (await shop.call.send())  # it has taken the token
     second, third = await shop.call.send_many([(), ()])
     reason = (await third.why()).reasons[0]
     assert reason.code == WhyCode.LIMITED

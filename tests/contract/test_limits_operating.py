@@ -1,12 +1,13 @@
 """Limits at run time: other numbers, pauses, and what operators see."""
 
+import msgspec
 import pytest
 
 from aioq.jobs.job import JobState
 from aioq.store.contract import Limits, NewJob, Store, Verb
 from aioq.store.limits import Blocked, LimitState, Numbers
 from tests.contract.kit import CALL, LONG, QUEUE, THREE, eventually, joined, settle, state, take, take_one
-from tests.contract.limiting import blocked, job, look, put, rate, taken, use, verbs
+from tests.contract.limiting import HOUR_US, blocked, get, job, look, put, rate, taken, use, verbs
 
 pytestmark = pytest.mark.anyio
 
@@ -87,6 +88,130 @@ async def test_an_older_declaration_changes_nothing(store: Store) -> None:
     assert await taken(store) == ["a"]
 
 
+async def test_an_operator_may_be_first(store: Store) -> None:
+    await joined(store, "w")
+    await verbs(store).put(QUEUE, "customer", TWO)
+    await put(store, *(job(name) for name in "abc"))
+    (found,) = await known(store)
+    assert (found.declared.concurrency, found.override) == (1, TWO)
+    assert await taken(store) == ["a", "b"]
+
+
+# -- rates
+
+QUICK, SLOW = Numbers(0, 1.0, 50_000, 1.0), Numbers(0, 1.0, HOUR_US, 1.0)
+
+
+async def test_a_faster_rate_counts_at_once(store: Store) -> None:
+    await joined(store, "w")
+    await put(store, *(job(f"{key}{at}", rate(key=key)) for key in ("", "7") for at in range(2)))
+    assert await taken(store) == ["0", "70"]
+    assert await taken(store) == []
+    await verbs(store).put(QUEUE, "api", Numbers(0, 1.0, 600_000_000, 1.0))
+    for key in ("", "7"):
+        due = (await verbs(store).look(QUEUE, "api", key)).next_ms
+        assert due is not None
+        assert due - await store.operating.now_ms(QUEUE) <= 600_001
+    await verbs(store).put(QUEUE, "api", QUICK)
+    assert await get_any(store, 2) == ["1", "71"]
+
+
+async def get_any(store: Store, count: int) -> list[str]:
+    """Claim until so many jobs came."""
+    found: list[str] = []
+
+    async def came() -> bool:
+        await store.promote(QUEUE, 100)
+        found.extend(await taken(store))
+        return len(found) >= count
+
+    await eventually(came)
+    return sorted(found)
+
+
+@pytest.mark.parametrize("key", ["", "7"])
+async def test_a_larger_burst_counts_at_once(store: Store, key: str) -> None:
+    await joined(store, "w")
+    await put(store, *(job(name, rate(key=key)) for name in "abc"))
+    assert await taken(store) == ["a"]
+    assert await taken(store) == []
+    await verbs(store).put(QUEUE, "api", Numbers(0, 1.0, HOUR_US, 2.0))
+    assert await taken(store) == ["b"]
+    assert await taken(store) == []
+
+
+async def test_a_larger_burst_counts_for_all_that_it_lets_run(store: Store) -> None:
+    await joined(store, "w")
+    await put(store, *(job(name, rate()) for name in "abcd"))
+    assert await taken(store) == ["a"]
+    assert await taken(store) == []
+    await verbs(store).put(QUEUE, "api", Numbers(0, 1.0, HOUR_US, 3.0))
+    assert await taken(store, count=1) == ["b"]
+    assert await taken(store, count=1) == ["c"]
+    assert await taken(store) == []
+
+
+async def test_a_larger_burst_counts_once_a_full_key_has_room(store: Store) -> None:
+    await joined(store, "w")
+    await put(store, *(job(name, use(most=2, rate=1.0, per_us=HOUR_US, burst=1.0)) for name in "ab"))
+    first = await take_one(store, "w")
+    assert await taken(store) == []
+    await verbs(store).put(QUEUE, "customer", Numbers(1, 1.0, HOUR_US, 2.0))
+    assert await taken(store) == []
+    assert await settle(store, "w", first, Verb.SUCCEEDED, THREE)
+    assert await taken(store) == ["b"]
+
+
+async def test_a_slower_rate_counts_at_once(store: Store) -> None:
+    await joined(store, "w")
+    slowly = 600_000_000  # a token comes only after ten minutes, however busy the machine is
+    await put(store, *(job(name, rate(per_us=slowly, burst=2)) for name in "abcd"))
+    assert await taken(store) == ["a", "b"]
+    await verbs(store).put(QUEUE, "api", Numbers(0, 1.0, HOUR_US, 2.0))
+    due = (await verbs(store).look(QUEUE, "api", "")).next_ms
+    assert due is not None
+    assert due - await store.operating.now_ms(QUEUE) > HOUR_US // 2000
+    assert await taken(store) == []
+
+
+async def test_a_bucket_that_was_empty_is_not_full_of_slower_tokens(store: Store) -> None:
+    await joined(store, "w")
+    await put(store, *(job(f"{at:02}", rate(per_us=600_000_000, burst=10)) for at in range(20)))
+    assert len(await taken(store, count=20)) == 10
+    await verbs(store).put(QUEUE, "api", Numbers(0, 1.0, HOUR_US, 10.0))
+    assert await taken(store, count=20) == []
+
+
+async def test_a_rate_that_was_declared_anew_counts_at_once(store: Store) -> None:
+    await joined(store, "w")
+    await put(store, job("a", rate()), job("b", rate()))
+    assert await taken(store) == ["a"]
+    assert await taken(store) == []
+    newer = msgspec.structs.replace(rate(per_us=50_000), declared_ms=2)
+    await put(store, job("c", newer))
+    for name in "bc":
+        await get(store, name)
+
+
+async def test_the_rate_of_the_code_counts_again_at_once(store: Store) -> None:
+    await joined(store, "w")
+    await put(store, *(job(name, rate(per_us=50_000)) for name in "ab"))
+    await verbs(store).put(QUEUE, "api", SLOW)
+    assert await taken(store) == ["a"]
+    assert await taken(store) == []
+    assert await verbs(store).remove(QUEUE, "api") is True
+    await get(store, "b")
+
+
+async def test_a_key_that_comes_after_the_change_is_judged_by_it(store: Store) -> None:
+    await joined(store, "w")
+    await put(store, job("a", rate()))
+    assert await taken(store) == ["a"]
+    await verbs(store).put(QUEUE, "api", QUICK)
+    await put(store, job("b", rate()))
+    await get(store, "b")
+
+
 # -- pauses
 
 
@@ -124,6 +249,16 @@ async def test_a_pause_ends_by_itself(store: Store) -> None:
         return await taken(store) == ["a"]
 
     await eventually(goes_on)
+
+
+@pytest.mark.parametrize("key", [None, "7"])
+async def test_a_rate_goes_on_when_its_pause_is_ended_early(store: Store, key: str | None) -> None:
+    await joined(store, "w")
+    await put(store, job("a", rate(key="7")))
+    await verbs(store).pause(QUEUE, "api", key, await store.operating.now_ms(QUEUE) + LONG)
+    assert await taken(store) == []
+    assert await verbs(store).resume(QUEUE, "api", key) is True
+    assert await taken(store) == ["a"]
 
 
 # -- what operators see

@@ -23,6 +23,7 @@ class Group:
         holders: the jobs that have a permit, and since when in ms.
         tokens: the lanes in which it has a token.
         full_us: when its bucket will be full, in microseconds since the Unix epoch.
+        each_us: in which time it gets a token, as that was reckoned.
     """
 
     use: LimitUse
@@ -32,6 +33,18 @@ class Group:
     holders: dict[str, int] = field(default_factory=dict[str, int])
     tokens: set[Priority] = field(default_factory=set[Priority])
     full_us: int = 0
+    each_us: float = 0.0
+
+    def fit(self, numbers: Numbers, now_us: int) -> None:
+        """Reckon the bucket by these numbers: it lacks as many tokens as before, and no more than it may have."""
+        if not numbers.rate:
+            return
+        each_us, missing = numbers.per_us / numbers.rate, max(self.full_us - now_us, 0)
+        if self.each_us and self.each_us != each_us:
+            missing = math.ceil(missing / self.each_us * each_us)
+        self.each_us = each_us
+        if missing:
+            self.full_us = now_us + min(missing, math.ceil(numbers.burst * numbers.per_us / numbers.rate))
 
     def in_line(self, last: Priority = Priority.LOW) -> Iterator[tuple[str, int]]:
         """The jobs that wait in a lane or in a higher one, in the order in which they are taken."""

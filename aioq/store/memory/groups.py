@@ -184,6 +184,7 @@ class Groups:
         """Look whether jobs of a limit may run now, of one key or of all."""
         for gid, group in list(self._groups.items()):
             if group.use.name == name and key in {None, group.use.key}:
+                group.fit(self._book.numbers(group.use), self._clock.now_ms() * 1000)
                 self._offer(gid)
 
     def keys(self, name: str) -> list[LimitKeyState]:
@@ -284,8 +285,8 @@ class Groups:
     def _due_us(self, group: Group, use: LimitUse) -> int:
         """When a bucket has enough for a job, in microseconds since the Unix epoch; 0 for now."""
         numbers, now = self._book.numbers(use), self._clock.now_ms() * 1000
+        group.fit(numbers, now)
         after, most = after_charge(numbers, use.cost, group.full_us, now)
-        group.full_us = min(group.full_us, now + most)  # it may be of a time when the rate was lower
         return after - most if after - now > most else 0
 
     def _has_rate(self, use: LimitUse) -> bool:
@@ -293,9 +294,9 @@ class Groups:
         return bool(use.rate or self._book.numbers(use).rate)
 
     def _charge(self, group: Group, use: LimitUse) -> None:
-        group.full_us, _ = after_charge(
-            self._book.numbers(use), use.cost, group.full_us, self._clock.now_ms() * 1000
-        )
+        numbers, now = self._book.numbers(use), self._clock.now_ms() * 1000
+        group.fit(numbers, now)
+        group.full_us, _ = after_charge(numbers, use.cost, group.full_us, now)
 
     def _group(self, use: LimitUse) -> Group:
         group = self._groups.get(use.group)

@@ -142,22 +142,35 @@ end
 -- The generic cell rate algorithm: a group's bucket is one number, when it will be full again, in µs. It is kept
 -- until then. A job takes its cost times the time in which one permit comes; the bucket is empty if it would be
 -- full only after `span`. See https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm, "virtual scheduling".
+-- Beside it stands the time in which one permit comes: if that has changed, the bucket lacks as many as before.
 --
--- Returns when the bucket will be full again once it has given this cost; or nil, and when it can. It is full
--- after `span` at the latest: if the noted time is later, because the rate was lower, or the server's clock was
--- ahead, the third value is what is to be noted instead, for else no token comes until then.
+-- Returns when the bucket will be full: after `span` at the latest, also if the server's clock was ahead. And
+-- whether something else is noted: it is to be noted anew then, or no token comes until that time.
+function Limits.full_at(q, group, numbers)
+  local each, span = numbers[3] / numbers[2], math.ceil(numbers[4] * numbers[3] / numbers[2])
+  local noted = redis.pcall('GET', Keys.bucket(q, group))
+  local full, before = string.match(not is_unreadable(noted) and noted or '', '^(%d+) ?(%S*)$')
+  local missing = math.max((tonumber(full or nil) or 0) - q.micros, 0)
+  before = tonumber(before or nil) or each
+  local found = before == each and missing or math.ceil(missing / before * each)
+  found = math.min(found, span)
+  return q.micros + found, missing > 0 and (before ~= each or found ~= missing)
+end
+
+-- Returns when the bucket will be full again once it has given this cost; or nil, when it can, and what is to be
+-- noted instead of what is there, if that is not right.
 function Limits.ask_bucket(q, group, numbers, cost)
   local rate, per, burst = numbers[2], numbers[3], numbers[4]
   local span = math.ceil(burst * per / rate)
   local taken = math.min(math.ceil(cost * per / rate), span)
-  local noted = redis.pcall('GET', Keys.bucket(q, group))
-  local full = not is_unreadable(noted) and tonumber(noted or nil) or 0
-  local after = math.min(math.max(full, q.micros), q.micros + span) + taken
+  local full, differs = Limits.full_at(q, group, numbers)
+  local after = full + taken
   if after - q.micros <= span then return after end
-  return nil, after - span, full > q.micros + span and q.micros + span or nil
+  return nil, after - span, differs and full or nil
 end
-function Limits.charge(q, group, after)
-  redis.call('SET', Keys.bucket(q, group), Groups.digits(after), 'PX', math.ceil((after - q.micros) / 1000))
+function Limits.charge(q, group, numbers, after)
+  local text = Groups.digits(after) .. ' ' .. string.format('%.17g', numbers[3] / numbers[2])
+  redis.call('SET', Keys.bucket(q, group), text, 'PX', math.ceil((after - q.micros) / 1000))
 end
 
 -- Sets the timer at which a group is looked at again; `at` is in µs. A claim's worker learns of it from the reply;
@@ -171,8 +184,8 @@ end
 
 -- Whether the first job of a group has to wait for its rate; a timer is set then.
 function Limits.waits_for_rate(q, group, numbers)
-  local _, at, capped = Limits.ask_bucket(q, group, numbers, Limits.cost_of_first(q, group))
-  if capped then Limits.charge(q, group, capped) end
+  local _, at, fitted = Limits.ask_bucket(q, group, numbers, Limits.cost_of_first(q, group))
+  if fitted then Limits.charge(q, group, numbers, fitted) end
   if at then Limits.look_again(q, group, at) end
   return at ~= nil
 end
@@ -214,17 +227,27 @@ function Limits.most(q, group)
   return most
 end
 
+-- Forgets when a group was to be looked at, and reckons its bucket by these numbers: also if it has no room now,
+-- for who makes room believes the timer.
+function Limits.forget_timer(q, group, numbers)
+  is_unreadable(redis.pcall('ZREM', q.base .. Keys.TIMERS, Timer.GROUP .. ' ' .. group))
+  if numbers[2] == 0 then return end
+  local full, differs = Limits.full_at(q, group, numbers)
+  if differs then Limits.charge(q, group, numbers, full) end
+end
+
 -- Gives a group a token if one of its jobs may run, or notes that it waits. `use` is that of the job which has
 -- just come to it as the first one, and `lane` its lane if it is alone. `is_changed`: the group has another first
 -- job, or the limit has changed, so that its timer may be too late.
 function Limits.wake(q, group, use, lane, is_changed)
   if not use and redis.call('EXISTS', Keys.group(q, group)) == 0 then return end
   local numbers = Limits.numbers_of(q, group)
+  if is_changed then Limits.forget_timer(q, group, numbers) end
   local is_stuck = Limits.room(q, group, numbers) <= 0
   if not is_stuck and numbers[2] > 0 then
     if use then
-      local _, at, capped = Limits.ask_bucket(q, group, numbers, use[Limits.COST])
-      if capped then Limits.charge(q, group, capped) end
+      local _, at, fitted = Limits.ask_bucket(q, group, numbers, use[Limits.COST])
+      if fitted then Limits.charge(q, group, numbers, fitted) end
       if at then Limits.look_again(q, group, at) end
       is_stuck = at ~= nil
     elseif is_changed then
@@ -379,12 +402,12 @@ function Limits.ask_rates(q, id, job, front)
     if Limits.has_rate(use, numbers) then
       local is_free = front or i == place or redis.call('EXISTS', Keys.group(q, group)) == 0
       local has_room = redis.call('ZSCORE', Keys.holders(q, group), id) or Limits.room(q, group, numbers) > 0
-      local after, at, capped = q.micros, nil, nil
-      if numbers[2] > 0 then after, at, capped = Limits.ask_bucket(q, group, numbers, use[Limits.COST]) end
+      local after, at, fitted = q.micros, nil, nil
+      if numbers[2] > 0 then after, at, fitted = Limits.ask_bucket(q, group, numbers, use[Limits.COST]) end
       if not is_free or not has_room or not after then
         if i ~= place then use[Limits.REFUSALS] = use[Limits.REFUSALS] + 1 end
         Limits.wait(q, id, job, group, front or use[Limits.REFUSALS] > 1)
-        if capped then Limits.charge(q, group, capped) end
+        if fitted then Limits.charge(q, group, numbers, fitted) end
         -- If others come first, it is for the first of them that a timer is set.
         if at and has_room and Limits.is_first(q, id, group) then Limits.look_again(q, group, at) end
         if is_free then Groups.block(q, group) end
@@ -397,7 +420,7 @@ function Limits.ask_rates(q, id, job, front)
   for _, charge in ipairs(charges) do
     local group, numbers, after = unpack(charge)
     if numbers[1] > 0 then redis.call('ZADD', Keys.holders(q, group), 'NX', q.now, id) end
-    if numbers[2] > 0 then Limits.charge(q, group, after) end
+    if numbers[2] > 0 then Limits.charge(q, group, numbers, after) end
   end
   for _, use in ipairs(uses) do use[Limits.REFUSALS] = 0 end
   return true
