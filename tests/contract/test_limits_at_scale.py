@@ -10,7 +10,7 @@ from aioq import App
 from aioq.app import internals_of
 from aioq.store.contract import Claimed, NewJob, Settlement, Store, Verb
 from aioq.store.redis.keys import base_key
-from tests.contract.kit import CALL, LONG, QUEUE, THREE, ids, joined, keep, take
+from tests.contract.kit import CALL, LONG, QUEUE, THREE, ids, joined, keep, settle, take
 from tests.contract.limiting import job, look, use
 from tests.contract.slow_scripts import SlowScripts
 from tests.databases import Database
@@ -110,3 +110,35 @@ async def test_keys_that_wait_cost_no_command_and_few_bytes(
             assert sorted(ids(waiting)) == sorted(f"b{n}" for n in range(keys))
             assert await look(store, key="0") == (1, 0)
             assert slow.found() == []
+
+
+async def test_a_key_that_waits_for_its_second_limit_takes_nothing_from_a_free_one(
+    redis_server: Database, app_name: str
+) -> None:
+    app = App(app_name, url=redis_server.url, lease=600)
+    with redis_server.client() as client:
+        async with app:
+            store = await internals_of(app).app_parts().store()
+            await joined(store, "w")
+
+            async def drain(tag: str) -> int:
+                """Run jobs of the free key, one after the other."""
+                client.config_resetstat()
+                made = [job(f"{tag}{n}", use("a", "free"), use("b", "free")) for n in range(20)]
+                assert all(await store.enqueue(QUEUE, made))
+                for each in made:
+                    (claimed,) = await take(store, "w")
+                    assert claimed.id == each.id
+                    assert await settle(store, "w", claimed, Verb.SUCCEEDED, THREE)
+                return sum(calls(client).values())
+
+            await drain("first")
+            alone = await drain("alone")
+            assert await store.enqueue(QUEUE, [job("holder", use("b", "slow"))]) == [True]
+            assert ids(await take(store, "w")) == ["holder"]
+            slow = [job(f"slow{n}", use("a", "slow"), use("b", "slow")) for n in range(50)]
+            assert all(await store.enqueue(QUEUE, slow))
+            assert await take(store, "w") == []
+            assert (await look(store, "a", "slow"), await look(store, "b", "slow")) == ((1, 49), (1, 1))
+            # The same; the tenth is for what is done once in a while, such as to prolong the history.
+            assert len(slow) < await drain("beside") <= 1.1 * alone

@@ -115,10 +115,10 @@ function Limits.drop_strays(q, group)
   local ids = q.is_sweep and redis.call('ZRANDMEMBER', key, Limits.LOOKED_UP)
     or redis.call('ZRANGE', key, 0, Limits.LOOKED_UP - 1)
   for _, id in ipairs(ids) do
-    local text = redis.pcall('GET', Keys.job(q, id))
-    local job = not is_unreadable(text) and text and Record.unpacked(text)
-    local is_unknown = text and not job -- this version cannot read it, so it may hold a permit
     local is_new = q.admitted and q.admitted[id]
+    local text = not is_new and redis.pcall('GET', Keys.job(q, id))
+    local job = text and not is_unreadable(text) and Record.unpacked(text)
+    local is_unknown = text and not job -- this version cannot read it, so it may hold a permit
     if not is_new and not is_unknown and not (job and Limits.is_holder(job, group)) then
       redis.call('ZREM', key, id)
       dropped = dropped + 1
