@@ -13,10 +13,12 @@ from aioq.producer.shards import Shards
 from aioq.store.contract import Store
 from aioq.store.diagnosis import ServerInfo
 from aioq.store.pauses import Pauses, in_words
+from aioq.tasks.batches import BatchTask
 from aioq.util.aio import Backoff, end
 from aioq.util.log import logger
 from aioq.worker.app_parts import AppParts, compile_signatures, declared_limits, unknown_tasks
 from aioq.worker.duties.declared_limits import DeclaredLimits
+from aioq.worker.duties.drain import hurry_batches
 from aioq.worker.duties.register import QueueRegister
 from aioq.worker.forks import forks_end
 from aioq.worker.health import Health
@@ -214,7 +216,7 @@ class Worker:
         self._dropped.append(asyncio.create_task(placement.keep_finding()))
         enders: list[asyncio.Task[Any]] = [asyncio.create_task(self._stop.wait())]
         if self._burst_mode:
-            enders.append(asyncio.create_task(duties.burst.wait()))
+            enders.append(asyncio.create_task(duties.burst.wait(hurry=partial(self._hurry_batches, store))))
         self._serving.set()
         self._first_end.watch(enders)
         self.steering.begin(duties)
@@ -233,6 +235,11 @@ class Worker:
         finally:
             shards.on_change.remove(self.serve_more)
             await self._shut_down(store, enders)
+
+    async def _hurry_batches(self, store: Store) -> bool:
+        tasks = self._app_parts.tasks.values()
+        batched = {task.name for task in tasks if isinstance(task, BatchTask)}
+        return await hurry_batches(store, [*self._duties.queues], batched)
 
     def serve_more(self) -> None:
         """Serve the queues that were added, and the shards that were added to queues."""

@@ -336,6 +336,16 @@ async def test_workers_gather_together(server: Database, tmp_path: Path, app_nam
         project.clear()
 
 
+async def test_a_burst_does_not_leave_what_waits_for_others(project: Project, tmp_path: Path) -> None:
+    project.copy("batching")
+    tasks = project.load("batching")
+    gate = tmp_path / "gate"
+    gate.touch()
+    handles = await tasks.held.send_many([(str(gate),)] * 2)
+    assert await project.worker("batching:app", "--burst").ended() == 0
+    assert [(await handle.info()).state for handle in handles] == [JobState.SUCCEEDED] * 2
+
+
 async def test_so_they_do_in_a_cluster(cluster: Cluster, tmp_path: Path, app_name: str) -> None:
     project = Project(tmp_path, cluster.url, app_name)
     try:

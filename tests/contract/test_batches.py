@@ -10,6 +10,7 @@ from aioq.store.contract import Added, Limits, NewJob, Settlement, Store, Verb
 from aioq.store.extra import Expiry, Extra, Gather, Lock
 from aioq.store.memory import MemoryStore
 from aioq.store.operating import ListQuery
+from aioq.store.redis.store import RedisStore
 from aioq.wire.messages import encode_envelope
 from tests.contract.kit import (
     CALL,
@@ -22,6 +23,7 @@ from tests.contract.kit import (
     eventually,
     ids,
     joined,
+    keep,
     send,
     settle,
     state,
@@ -88,6 +90,12 @@ def make_due(backend: Backend, name: str = f"normal {KEY}") -> None:
     with backend.database.client() as client:
         client.zadd(backend.key("timers"), {f"batch {name}": 1})
         client.zadd(backend.key("scheduled"), {"": 1})
+
+
+def delete(backend: Backend, name: str) -> None:
+    assert backend.database is not None
+    with backend.database.client() as client:
+        assert client.delete(backend.key(name)) == 1
 
 
 async def recover(store: Store) -> None:
@@ -448,3 +456,39 @@ async def test_a_call_that_takes_the_place_of_one_that_waits_is_in_its_own_batch
     await put(store, job("f", key="one"))
     found = await claim(store)
     assert [sorted(batch) for batch in found[1]] == [["a", "d", "e"], ["b", "c", "f"]]
+
+
+# -- what vanishes
+
+
+async def test_jobs_whose_set_has_vanished_are_found_by_a_sweep(
+    redis_store: RedisStore, redis_backend: Backend
+) -> None:
+    await put(redis_store, job("a"), job("b"))
+    assert await claim(redis_store) == ([], [])
+    delete(redis_backend, f"batch:normal {KEY}")
+    await keep(redis_store, "w", "sweep")
+    await put(redis_store, job("c"))
+    ((*batch,),) = (await claim(redis_store))[1]
+    assert sorted(batch) == ["a", "b", "c"]
+
+
+async def test_a_timer_that_has_vanished_is_set_by_a_sweep(
+    redis_store: RedisStore, redis_backend: Backend
+) -> None:
+    await put(redis_store, job("a"), job("b"))
+    assert await claim(redis_store) == ([], [])
+    timers = redis_backend.timers()
+    delete(redis_backend, "timers")
+    await keep(redis_store, "w", "sweep")
+    assert redis_backend.timers() == timers != []
+
+
+async def test_a_job_that_follows_another_one_is_not_taken_for_one_that_nothing_finds(store: Store) -> None:
+    latest = Lock("k", "ended", "latest")
+    await put(store, NewJob("a", CALL, extra=Extra(unique=latest)))
+    assert await claim(store) == (["a"], [])
+    await put(store, NewJob("b", CALL, extra=Extra(batch=Gather(KEY, 1, 0, 1_000_000), unique=latest)))
+    await keep(store, "w", "sweep")
+    assert await claim(store) == ([], [])
+    assert await state(store, "b") is JobState.WAITING

@@ -1,11 +1,20 @@
 """Duty of `--burst`: finds out when the queues are empty.
 
 They are empty when everything that this worker ran is written and another check then finds nothing to claim. Jobs
-that are scheduled for later, and jobs that other workers run, are not waited for.
+that are scheduled for later, and jobs that other workers run, are not waited for. Jobs that wait for others for
+their batch are run with those that are there, because no more are waited for.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
+
+from aioq.errors import ServerError
+from aioq.jobs.job import JobState
+from aioq.store.contract import Store
+from aioq.store.operating import MOST_LISTED, ListPosition, ListQuery
+from aioq.util.log import logger
+
+log = logger("aioq.worker")
 
 
 class Burst:
@@ -56,8 +65,13 @@ class Burst:
         """The last running job has ended."""
         self._changed.set()
 
-    async def wait(self, *, or_paused: bool = False) -> None:
-        """Return when the queues are empty, or no job runs because the worker is paused; may be called again."""
+    async def wait(self, *, or_paused: bool = False, hurry: Callable[[], Awaitable[bool]] | None = None) -> None:
+        """Return when the queues are empty, or no job runs because the worker is paused; may be called again.
+
+        Args:
+            or_paused: whether to return if the worker is paused.
+            hurry: called when they are empty; returns whether it has queued jobs, which are waited for then.
+        """
         self._outdated = True
         self._changed.set()
         while True:
@@ -75,4 +89,24 @@ class Burst:
                 self._empty.clear()
                 await self._check_again()
             elif self._empty >= self._queues:
-                return
+                if hurry is None or not await hurry():
+                    return
+                self._outdated = True
+                self._changed.set()
+
+
+async def hurry_batches(store: Store, queues: Iterable[str], tasks: Collection[str]) -> bool:
+    """Let jobs of these tasks be run now that wait for others for their batch; returns whether there were any."""
+    found = False
+    try:
+        for queue in queues if tasks else ():
+            after: ListPosition | None = ()
+            while after is not None:
+                query = ListQuery(JobState.WAITING)
+                listing = await store.operating.list_jobs(queue, query, after, MOST_LISTED)
+                waiting = [each.info.id for each in listing.items if each.info and each.info.task in tasks]
+                states = await store.reschedule(queue, waiting) if waiting else ()
+                found, after = found or JobState.QUEUED in states, listing.after
+    except ServerError as error:
+        log.warning("could not look for jobs that wait for their batch: %s", error)
+    return found
