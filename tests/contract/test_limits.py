@@ -52,6 +52,21 @@ async def test_of_one_key_only_so_many_run_and_the_end_of_one_lets_the_next_run(
     assert await look(store) == (2, 0)
 
 
+async def test_a_worker_takes_a_job_of_which_it_does_not_know_that_it_was_settled(store: Store) -> None:
+    """The reply was lost, and the job has come back for its retry meanwhile."""
+    await joined(store, "w")
+    await put(store, job("a", use()))
+    (first,) = await take(store, "w")
+    assert await settle(store, "w", first, Verb.RETRY, BROKEN)
+
+    async def found() -> list[str]:
+        await store.promote(QUEUE, 10)
+        return [each.id for each in (await store.claim(QUEUE, "w", 10, known=["a"])).jobs]
+
+    assert await eventually(found) == ["a"]
+    assert await look(store) == (1, 0)
+
+
 async def test_keys_take_turns_and_none_waits_for_another(store: Store) -> None:
     await joined(store, "w")
     await put(store, *(job(f"{key}{at}", use(key=key)) for key in "ab" for at in range(3)))

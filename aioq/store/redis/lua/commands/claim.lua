@@ -378,7 +378,9 @@ function serving.take(each, id, text)
   local job = Record.unpacked(text)
   if not job then return not text and 'gone' or nil end
   local waits = Groups.of(job) == each.group and (not job[Field.STATE] or job[Field.STATE] == 'waiting')
-  if not waits or known[id] or Hooks.has_expired(q, id, job[Field.EXTRA]) then return 'gone' end
+  -- The worker may know it: the server has applied its settlement, and the reply was lost. Then it is taken anew.
+  local is_met = known[id] and known[id] ~= true
+  if not waits or is_met or Hooks.has_expired(q, id, job[Field.EXTRA]) then return 'gone' end
   local envelope = Record.whole(q, id, job[Field.JOB])
   if not envelope then
     Timer.set(q, Timer.CALL_GONE, id, q.now)
