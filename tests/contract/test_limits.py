@@ -57,7 +57,7 @@ async def test_a_worker_takes_a_job_of_which_it_does_not_know_that_it_was_settle
     await joined(store, "w")
     await put(store, job("a", use()))
     (first,) = await take(store, "w")
-    assert await settle(store, "w", first, Verb.RETRY, BROKEN)
+    assert await settle(store, "w", first, Verb.RETRY, BROKEN, delay_ms=1)
 
     async def found() -> list[str]:
         await store.promote(QUEUE, 10)
