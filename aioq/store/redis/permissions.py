@@ -33,6 +33,7 @@ def trials(key: str, channel: str, confirmation: Confirmation | None) -> list[_C
     nothing: list[_Command] = [
         ("MSETNX", key, ""),
         ("PEXPIRE", key, 1000),
+        ("EXPIRE", key, 1),
         ("MSET", key, ""),
         ("SET", key, "", "XX"),
     ]
@@ -53,6 +54,7 @@ def trials(key: str, channel: str, confirmation: Confirmation | None) -> list[_C
     nothing += [
         ("SMEMBERS", key),
         ("SCARD", key),
+        ("SISMEMBER", key, "m"),
         ("SRANDMEMBER", key),
         ("SSCAN", key, 0),
         ("SREM", key, "m"),
@@ -67,6 +69,7 @@ def trials(key: str, channel: str, confirmation: Confirmation | None) -> list[_C
         ("ZREVRANGEBYSCORE", key, 1, 0),
         ("ZMSCORE", key, "m"),
         ("ZRANDMEMBER", key),
+        ("ZRANK", key, "m"),
         ("ZSCAN", key, 0),
         ("ZSCORE", key, "m"),
         ("ZREVRANGE", key, 0, 1),
