@@ -30,13 +30,8 @@ def trials(key: str, channel: str, confirmation: Confirmation | None) -> list[_C
         channel: a channel without a listener.
         confirmation: how writes are confirmed.
     """
-    nothing: list[_Command] = [
-        ("MSETNX", key, ""),
-        ("PEXPIRE", key, 1000),
-        ("EXPIRE", key, 1),
-        ("MSET", key, ""),
-        ("SET", key, "", "XX"),
-    ]
+    nothing: list[_Command] = [("MSETNX", key, ""), ("PEXPIRE", key, 1000), ("EXPIRE", key, 1)]
+    nothing += [("MSET", key, ""), ("SET", key, "", "XX")]
     nothing += [("SADD", key, "m"), ("HSET", key, "f", "v"), ("HINCRBY", key, "f", 1), ("ZADD", key, "XX", 1, "m")]
     nothing += [
         ("DEL", key),
