@@ -18,7 +18,7 @@ app = App("shop", url="redis://nowhere")
 saved: list[tuple[str, str]] = []
 
 
-@app.task(debounce=Debounce(by="doc", wait=5, max_wait=12), retry=Retry(2, delay=60))
+@app.task(debounce=Debounce(by="doc", wait=5, max_wait=12), retry=Retry(2, delay=60, jitter=False))
 async def save(doc: str, text: str = "") -> str:
     saved.append((doc, text))
     if text == "bad":

@@ -55,9 +55,7 @@ class QueuePauses:
         """What a claim says of it to a worker; None if nothing is paused."""
         if self._whole is None and not self._tasks:
             return None
-        left_ms = self.next_ms()
-        ends_ms = 0 if left_ms is None else self._clock.now_ms() + left_ms
-        return Pause(self.whole, len(self._tasks), ends_ms, left_ms or 0)
+        return Pause(self.whole, len(self._tasks), self._first_end() or 0, self.next_ms() or 0)
 
     def holds_back(self, call: bytes | None) -> bool:
         """Whether the task of an encoded call is paused."""
@@ -65,9 +63,12 @@ class QueuePauses:
 
     def next_ms(self) -> int | None:
         """In how many ms the first pause ends by itself."""
-        spans = [*self._tasks.values(), *filter(None, [self._whole])]
-        ends = min((each.until_ms for each in spans if each.until_ms is not None), default=None)
+        ends = self._first_end()
         return None if ends is None else max(0, ends - self._clock.now_ms())
+
+    def _first_end(self) -> int | None:
+        spans = [*self._tasks.values(), *filter(None, [self._whole])]
+        return min((each.until_ms for each in spans if each.until_ms is not None), default=None)
 
     def pause(self, tasks: Sequence[str], until_ms: int | None) -> None:
         """Pause tasks, or the whole queue if none are given."""
