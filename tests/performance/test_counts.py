@@ -30,7 +30,8 @@ from tests.behaviour.kit import keys
 from tests.contract.kit import joined, keep
 from tests.databases import Database
 
-pytestmark = pytest.mark.anyio
+# Alone, because a busy machine decides how many jobs go together in a call, and so what each of them costs.
+pytestmark = [pytest.mark.anyio, pytest.mark.alone]
 
 JOBS = 1_000
 MANY = 5_000
