@@ -314,7 +314,8 @@ async def test_a_worker_that_dies_or_hangs_while_it_stands_holds_up_its_queues_f
     assert await gather(*jobs, timeout=20) == (3, 7) * len(queues)
     assert time.monotonic() - began < most
     if how is signal.SIGSTOP:
-        # By chance all jobs went to the other one, at once. That it stands no more is no sign: it may have been woken.
+        # By chance all jobs went to the other one, at once. That it stands no more is no sign: it may have been
+        # woken.
         leases = [f"aioq:{{{project.name}:{queue}}}:workers" for queue in queues]
         with redis_server.client() as client:
             await until(lambda: all(client.zcard(key) == 1 for key in leases), "the end of its lease everywhere")
