@@ -226,7 +226,7 @@ async def test_the_message_says_for_how_many_jobs(store: Store, standers: Stande
 
 
 async def test_a_worker_without_a_free_slot_passes_its_wake_up_on(store: Store, standers: Standers) -> None:
-    full, free = await standers("full"), await standers("free")
+    full, free = await standers("1-full"), await standers("2-free")  # of one millisecond: by name
     await send(store, "a", "b")
     await full.woken()
     await full.claim(0)
