@@ -236,7 +236,11 @@ def put_off(task: str) -> Failure:
     return Failure(UNKNOWN_TASK, f"no worker that has seen it {what}")
 
 
+_LETTERS = 16
 _GENERATED = re.compile(r"[A-Za-z0-9]{16}")
+
+_NODE = re.compile(r"[0-9a-z]{3,7}(?:~[1-9][0-9]{0,5})?")
+"""What comes after the id of a flow in that of one of its nodes (`aioq.flows.ids`)."""
 
 _SHARD = re.compile(r"[1-9][0-9]{0,3}")
 """The number of a shard in an id; the first shard is named like the queue."""
@@ -312,8 +316,13 @@ def new_job_ids(queue: str, count: int) -> list[str]:
 
 
 def queue_of(job_id: str) -> str | None:
-    """The queue that a generated id names, or the shard of a queue that has several; None where it names none."""
+    """The queue that a generated id names, or the shard of a queue that has several; None where it names none.
+
+    The id of a flow's node names the flow's home, where its record is.
+    """
     name, dot, word = job_id.rpartition(".")
+    if len(word) != _LETTERS and _NODE.fullmatch(word):
+        name, dot, word = name.rpartition(".")
     queue, separator, shard = name.partition(SEPARATOR)
     if not dot or not _GENERATED.fullmatch(word) or not NAME.fullmatch(queue):
         return None
