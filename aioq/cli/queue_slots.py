@@ -17,11 +17,23 @@ def queue_and_slots(option: str, text: str) -> tuple[str, int | None]:
     queue, equals, number = text.partition("=")
     if not equals:
         return queue, None
+    return queue, _count(number, f"{option} {brief(text)}: expected NAME=SLOTS")
+
+
+def new_size(option: str, text: str) -> tuple[str | None, int]:
+    """A number of slots, and the queue whose jobs take no more than these; None where they are all of a worker's.
+
+    Raises:
+        ConfigError: the slots are no number, or too many to be meant.
+    """
+    queue, equals, number = text.rpartition("=")
+    return (queue if equals else None), _count(number, f"{option} {brief(text)}: expected SLOTS or NAME=SLOTS")
+
+
+def _count(number: str, expected: str) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,9}", number) or int(number) > MAX_COUNT:
-        raise ConfigError(
-            f"{option} {brief(text)}: expected NAME=SLOTS with a number of slots from 1 to {MAX_COUNT}"
-        )
-    return queue, int(number)
+        raise ConfigError(f"{expected} with a number of slots from 1 to {MAX_COUNT}")
+    return int(number)
 
 
 def with_slots(texts: Iterable[str]) -> dict[str, int | None]:

@@ -10,7 +10,8 @@
 - `ietf`: `RateLimit: "default";r=50;t=30` as in draft-ietf-httpapi-ratelimit-headers, of which Cloudflare's API
   is an example, and `RateLimit-Remaining` and `RateLimit-Reset` of its earlier versions.
 
-`Retry-After` (RFC 9110) comes before all of these. It is in seconds, or a date.
+`Retry-After` (RFC 9110) comes before all of these. It is in seconds, or a date. `retry-after-ms`, which OpenAI and
+Azure send beside it, and Azure's `x-ms-retry-after-ms`, say it to the millisecond, and so come first.
 """
 
 import re
@@ -40,6 +41,7 @@ MAX_RESET_MS = 7 * 86_400_000
 """The longest time that is believed, in milliseconds: a week. A longer one is probably in another unit."""
 
 _UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_IN_MS = ("retry-after-ms", "x-ms-retry-after-ms")
 _SPAN = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(d|h|ms|m|s|us|µs|ns)")
 _ITEM = re.compile(r'\s*"?([\w.:*/-]+)"?\s*((?:;[^,]*)?)(?:,|$)')
 _PARAMETER = re.compile(r";\s*([a-z]+)\s*=\s*(-?[0-9]{1,15})")
@@ -68,7 +70,7 @@ def observed_in(
     found = _found(headers)
     now = _moment(found.get("date", ""))
     seconds = clock() if now is None else now
-    retry_after = _retry_after(found.get("retry-after", ""), seconds)
+    retry_after = _retry_after(found, seconds)
     if retry_after is not None:
         return Observed(0.0, _ms(retry_after))
     return read(found, unit, seconds)
@@ -148,7 +150,12 @@ PROVIDERS: Mapping[str, Read] = {"openai": _openai, "anthropic": _anthropic, "gi
 """By the name of a provider, what reads its headers."""
 
 
-def _retry_after(text: str, now: float) -> float | None:
+def _retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """In how many seconds to try again; None where the headers do not say it."""
+    for name in _IN_MS:
+        if (ms := _number(headers.get(name, ""))) is not None:
+            return max(0.0, ms / 1000)
+    text = headers.get("retry-after", "")
     seconds = _number(text)
     if seconds is None and text:
         moment = _moment(text)

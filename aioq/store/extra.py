@@ -123,7 +123,7 @@ class Gather(msgspec.Struct, frozen=True, array_like=True, gc=False):
     Attributes:
         key: jobs of one key, and of one lane, share batches.
         size: the most jobs of a batch.
-        wait_ms: how long a job waits for others, in milliseconds.
+        wait_ms: how long a job waits for others, in milliseconds; `hurried` of that while it is to be run now.
         max_bytes: a batch is closed before its calls have more bytes than this.
     """
 
@@ -131,6 +131,11 @@ class Gather(msgspec.Struct, frozen=True, array_like=True, gc=False):
     size: int
     wait_ms: int
     max_bytes: int
+
+    @staticmethod
+    def hurried(wait_ms: int) -> int:
+        """The wait of a job that is to be run now, from which this makes the usual one again: a negative one."""
+        return -1 - wait_ms
 
 
 class Duplicate(msgspec.Struct, frozen=True, gc=False):

@@ -9,6 +9,7 @@ import json
 import signal
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -135,7 +136,7 @@ def test_what_programs_get(shop: Project) -> None:
     assert aioq("jobs", "shop:app", "--tag", "c").lines == []
     assert aioq("jobs", "shop:app", "--count", "--json").objects == [{"value": 1, "exact": True}]
     (queue,) = aioq("queues", "shop:app", "--json").objects
-    assert queue.keys() == {"info", "counts", "stats"}
+    assert queue.keys() == {"info", "counts", "stats", "max_size"}
     assert queue["counts"] == {"queued": 0, "scheduled": 1, "waiting": 0, "running": 0, "dead": 0}
     (why,) = aioq("why", "shop:app", line, "--json").objects
     assert [reason["code"] for reason in why["reasons"]] == ["not_due"]  # pyright: ignore[reportUnknownVariableType, reportGeneralTypeIssues, reportIndexIssue] - JSON
@@ -281,6 +282,7 @@ def test_workers_are_found_shown_changed_and_stopped(shop: Project) -> None:
         ("--pause", "paused", True),
         ("--resume", "paused", False),
         ("--resize=3", "slots", 3),
+        ("--resize=default=2", "queue_slots", {"default": 2}),
         ("--add-queue=mail", "queues", ["default", "mail"]),
         ("--remove-queue=default", "queues", ["mail"]),
         ("--refresh", "draining", False),
@@ -290,6 +292,15 @@ def test_workers_are_found_shown_changed_and_stopped(shop: Project) -> None:
     assert "stop 1 worker? There is no terminal to ask" in aioq(*asked, "--stop").errors
     assert aioq(*asked, "--stop", "--yes").objects[0]["draining"] is True
     assert asyncio.run(process.ended()) == 0, process.log
+
+
+def test_queues_are_shown_with_their_bounds(shop: Project) -> None:
+    code = 'from aioq import App, Queue\napp = App("shop", queues={"mail": Queue(max_size=7)}, stats=%s)\n'
+    for number, stats in enumerate((True, False)):
+        Path(f"bounded{number}.py").write_text(code % stats)
+        (line,) = [each for each in aioq("queues", f"bounded{number}:app").lines if each.startswith("mail\t")]
+        assert line.endswith("\topen\t7")
+        assert "max size\t7" in aioq("queue", f"bounded{number}:app", "mail").lines
 
 
 def test_an_operation_that_is_not_waited_for_is_waited_for_later(shop: Project) -> None:
@@ -345,6 +356,12 @@ def test_an_operation_that_is_over_is_not_changed(shop: Project) -> None:
             "no queue 'defualt' (did you mean 'default'?); there are: ",
         ),
         ("send shop:app shop.add [1] --delay 1h --at 2h", "give --delay or --at, and not both"),
+        (
+            "workers shop:app * --resize 0",
+            "--resize '0': expected SLOTS or NAME=SLOTS with a number of slots from 1",
+        ),
+        ("workers shop:app * --resize mail=", "--resize 'mail=': expected SLOTS or NAME=SLOTS"),
+        ("workers shop:app * --resize a:b=2", "--resize 'a:b': expected 1 to 128 letters"),
         ("workers shop:app * --add-queue a:b", "--add-queue 'a:b': expected 1 to 128 letters"),
         ("workers shop:app * --remove-queue a:b", "--remove-queue 'a:b': expected 1 to 128 letters"),
         ("workers shop:app --queue a:b", "'a:b': expected 1 to 128 letters"),

@@ -440,6 +440,32 @@ async def test_a_job_that_waits_may_be_run_now_with_the_others(store: Store, bac
     assert await state(store, "other") is JobState.WAITING
 
 
+async def test_a_job_that_was_run_now_waits_for_others_again_when_it_is_retried(store: Store) -> None:
+    await put(store, job("a"))
+    assert await claim(store) == ([], [])
+    assert await store.reschedule(QUEUE, ["a"]) == [JobState.QUEUED]
+    worker = await joined(store, "w")
+    claimed = await store.claim(QUEUE, worker, 10)
+    ((run,),) = claimed.batches
+    assert await store.settle(QUEUE, worker, [Settlement(run.id, run.claim, Verb.RETRY, THREE)]) == [True]
+    assert await claim(store) == ([], []), "it waits"
+    assert await state(store, "a") is JobState.WAITING
+    await put(store, job("b"), job("c"))
+    assert await claim(store) == ([], [["a", "b", "c"]])
+
+
+async def test_a_job_that_is_run_now_twice_is_run_now(store: Store) -> None:
+    await put(store, job("a"), job("b", key="other"))
+    assert await claim(store) == ([], [])
+    for each in "ab":
+        assert await store.reschedule(QUEUE, [each]) == [JobState.QUEUED]
+    ((first,),) = (await claim(store, 1))[1]
+    (left,) = {"a", "b"} - {first}
+    assert await state(store, left) is JobState.WAITING, "the claim has met it, and had no room"
+    assert await store.reschedule(QUEUE, [left]) == [JobState.QUEUED]
+    assert await claim(store) == ([], [[left]])
+
+
 async def test_a_job_that_waits_may_be_moved_to_another_queue(store: Store) -> None:
     await put(store, job("a"), job("b"))
     assert await claim(store) == ([], [])

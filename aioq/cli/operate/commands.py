@@ -203,7 +203,11 @@ def why(words: tuple[str, ...], **options: Any) -> None:
     resume="Let it take jobs again.",
     stop="Stop it gracefully, as SIGTERM does.",
 )
-@click.option("--resize", type=COUNT, metavar="N", help="Change how many jobs it runs at once.")
+@click.option(
+    "--resize",
+    metavar="[NAME=]SLOTS",
+    help="Change how many jobs it runs at once, or how many of this queue at most.",
+)
 @click.option(
     "--add-queue", metavar="NAME[=SLOTS]", help="Let it serve this queue too, with so many slots at most."
 )

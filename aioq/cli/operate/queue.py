@@ -65,8 +65,7 @@ def facts(found: QueueShown) -> Iterator[tuple[str, str]]:
         yield word, f"{number}"
     if found.stats is not None:
         yield "oldest", span(found.stats.oldest)
-        if found.stats.max_size is not None:
-            yield "max size", f"{found.stats.max_size}"
+    yield "max size", f"{found.max_size or ''}"
     yield "shards", f"{found.info.shards}" if found.info.shards > 1 else ""
     yield "state", paused(found.info.paused) or "open"
     yield "uneven", _uneven(found.info.uneven)

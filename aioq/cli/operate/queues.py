@@ -21,11 +21,13 @@ class QueueShown(msgspec.Struct, frozen=True, kw_only=True):
         info: its state.
         counts: how many jobs it has, by the word in `QueueStats`.
         stats: the rest of what is known; None where the App keeps no statistics.
+        max_size: how many jobs may be in it, or in each shard of it, by this App's settings; None for any number.
     """
 
     info: QueueInfo
     counts: dict[str, int]
     stats: QueueStats | None = None
+    max_size: int | None = None
 
 
 COUNTED_STATES = {
@@ -56,9 +58,11 @@ async def look(app: App, name: str) -> QueueShown:
     info = await queue.info()
     if app.settings.stats:
         stats = await queue.stats()
-        return QueueShown(info=info, counts={word: getattr(stats, word) for word in COUNTED_STATES}, stats=stats)
+        counted = {word: getattr(stats, word) for word in COUNTED_STATES}
+        return QueueShown(info=info, counts=counted, stats=stats, max_size=stats.max_size)
     counts = [int(await app.jobs(queue=name, state=state).count()) for state in COUNTED_STATES.values()]
-    return QueueShown(info=info, counts=dict(zip(COUNTED_STATES, counts, strict=True)))
+    most = internals_of(app).max_size_of(name)
+    return QueueShown(info=info, counts=dict(zip(COUNTED_STATES, counts, strict=True)), max_size=most)
 
 
 def paused(pause: PauseInfo | None) -> str:
@@ -86,4 +90,5 @@ COLUMNS: Sequence[Column[QueueShown]] = (
         "out/s", lambda shown: f"{shown.stats.minute.out_per_second:.1f}" if shown.stats else "", is_number=True
     ),
     Column("state", _state),
+    Column("max size", lambda shown: f"{shown.max_size or ''}", is_number=True),
 )

@@ -13,7 +13,7 @@ import msgspec
 from aioq.app import App
 from aioq.cli.operate.output import Column, print_items, print_json, span
 from aioq.cli.operate.questions import confirm
-from aioq.cli.queue_slots import queue_and_slots
+from aioq.cli.queue_slots import new_size, queue_and_slots
 from aioq.cli.targets import AppTarget, find_app
 from aioq.errors import AioqError, ConfigError
 from aioq.jobs.options import check_name
@@ -33,7 +33,7 @@ def run(
     target: AppTarget,
     *,
     verb: str | None,
-    resize: int | None,
+    resize: str | None,
     add_queue: str | None,
     remove_queue: str | None,
     is_confirmed: bool,
@@ -43,10 +43,11 @@ def run(
     """Carry out the command."""
     app, words = find_app(target, "a PATTERN of ids", least=0)
     added, slots = (None, None) if add_queue is None else queue_and_slots("--add-queue", add_queue)
-    for option, name in (("--add-queue", added), ("--remove-queue", remove_queue)):
+    resized, size = (None, None) if resize is None else new_size("--resize", resize)
+    for option, name in (("--resize", resized), ("--add-queue", added), ("--remove-queue", remove_queue)):
         if name is not None:
             check_name(option, name)
-    ask = _asked(verb, resize, added, slots, remove_queue)
+    ask = _asked(verb, (resized, size), added, slots, remove_queue)
     if ask is not None and not words:
         raise ConfigError("which workers? Give an id, or a pattern of ids such as 'web1-*', or '*' for all")
     pattern = words[0] if words else None
@@ -68,11 +69,16 @@ def run(
 
 
 def _asked(
-    verb: str | None, resize: int | None, add: str | None, slots: int | None, remove: str | None
+    verb: str | None,
+    resize: tuple[str | None, int | None],
+    add: str | None,
+    slots: int | None,
+    remove: str | None,
 ) -> Ask | None:
     """What is asked of each worker; None for nothing."""
-    if resize is not None:
-        return lambda each: each.resize(resize)
+    queue, size = resize
+    if size is not None:
+        return lambda each: each.resize(size, queue=queue)
     if add is not None:
         return lambda each: each.add_queue(add, slots=slots)
     if remove is not None:

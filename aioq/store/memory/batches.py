@@ -120,9 +120,8 @@ class Gathering:
         if record.id not in self._waiting.get(_name_of(record), ()):
             return
         self.drop(record)
-        if hurries:
-            gather = msgspec.structs.replace(_gather_of(record), wait_ms=0)
-            record.extra = msgspec.structs.replace(record.extra or Extra(), batch=gather)
+        if hurries and _gather_of(record).wait_ms >= 0:
+            _set_wait(record, Gather.hurried(_gather_of(record).wait_ms))
         record.state = JobState.QUEUED
         self._lanes.push(record.priority, record.id)
 
@@ -138,6 +137,8 @@ class Gathering:
             del self._waiting[name][job_id]
             if not self._hooks.may_start(record):
                 continue
+            if gather.wait_ms < 0:
+                _set_wait(record, Gather.hurried(gather.wait_ms))  # if it comes back, it waits as before
             total += size
             batch.append(self._start(worker, record))
         if self._waiting.get(name):
@@ -182,6 +183,11 @@ class GatherHook(Hook):
 def _gather_of(record: Record) -> Gather:
     assert record.extra is not None and record.extra.batch is not None  # noqa: PT018 - one fact: it is of a batch
     return record.extra.batch
+
+
+def _set_wait(record: Record, wait_ms: int) -> None:
+    gather = msgspec.structs.replace(_gather_of(record), wait_ms=wait_ms)
+    record.extra = msgspec.structs.replace(record.extra or Extra(), batch=gather)
 
 
 def _name_of(record: Record) -> str:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.contract import Claim, Limits, NewJob, Settlement, Token, WaitReply
 from aioq.store.events import LiveKind
-from aioq.store.extra import WAITING_STATES, Added, Duplicate, Way, queue_full, refused
+from aioq.store.extra import Added, Duplicate, Way, queue_full, refused
 from aioq.store.history import NO_REPORT
 from aioq.store.leases import LeaseRequest, Renewal, WorkerLease
 from aioq.store.memory.batches import GatherHook
@@ -28,7 +28,7 @@ from aioq.store.memory.outbox import OriginsHook, QueueOutbox, QueueParts
 from aioq.store.memory.outcomes import wait_for
 from aioq.store.memory.pauses import CHANGED_MESSAGE, QueuePauses
 from aioq.store.memory.pubsub import Mail
-from aioq.store.memory.records import Record, backlog_of
+from aioq.store.memory.records import CountedRecords, Record, backlog_of
 from aioq.store.memory.schedules import MemoryQueueTimetable, Revisions
 from aioq.store.memory.settling import Settling
 from aioq.store.memory.taking import Taking
@@ -75,7 +75,8 @@ class MemoryQueue:
     ) -> None:
         self.lanes, self.mail = Lanes(), Mail()
         self._app, self._name, self._clock, self._limits = app, name, clock, limits
-        self._records: dict[str, Record] = {}
+        self._counted = None if limits.max_size is None else CountedRecords()
+        self._records: dict[str, Record] = {} if self._counted is None else self._counted
         self._leases = Leases(limits.lease_ms)
         self.requests = QueueRequests(
             self._leases.is_registered, lambda worker: self.mail.send(worker_channel(app, name, worker), ASK)
@@ -171,8 +172,7 @@ class MemoryQueue:
 
     def _full_for(self, new: Record) -> int | None:
         """How many jobs are there, if there is no room for this one, and it would be one more."""
-        most = self._limits.max_size
-        size = 0 if most is None else sum(each.state in WAITING_STATES for each in self._records.values())
+        most, size = self._limits.max_size, 0 if self._counted is None else self._counted.waiting
         return size if most is not None and size >= most and not self.uniques.adds_none(new) else None
 
     def add(self, record: Record, due_ms: int | None, *, held: bool = False, is_tick: bool = False) -> None:

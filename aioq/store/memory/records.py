@@ -9,7 +9,7 @@ import msgspec
 
 from aioq.jobs.job import WAITS, JobInfo, JobState, Priority, Progress, put_off
 from aioq.store.contract import MAX_CUTS, Claimed, Verb
-from aioq.store.extra import Extra, Move
+from aioq.store.extra import WAITING_STATES, Extra, Move
 from aioq.store.history import AttemptNote, failed_attempt
 from aioq.store.upkeep import Backlog
 from aioq.wire.messages import describe
@@ -27,7 +27,6 @@ class Record:
         priority: the lane.
         sent_ms: when the job was added.
         nonce: identifies the send that added it; see `aioq.store.contract.NewJob`.
-        state: its state.
         due_ms: when it will be queued, while it is scheduled.
         claim: the number of the last claim; 0 before the first.
         claims: how often it was claimed.
@@ -48,6 +47,7 @@ class Record:
         extra: further data of the job; None for a plain job.
         ready_ms: when it last came back to its lane; 0 if it never did.
         log: the last attempts that failed.
+        among: the records of its queue, if they are counted.
     """
 
     id: str
@@ -55,7 +55,7 @@ class Record:
     priority: Priority
     sent_ms: int
     nonce: str = ""
-    state: JobState = JobState.QUEUED
+    _state: JobState = JobState.QUEUED
     due_ms: int | None = None
     claim: int = 0
     claims: int = 0
@@ -76,6 +76,18 @@ class Record:
     extra: Extra | None = None
     ready_ms: int = 0
     log: list[AttemptNote] = field(default_factory=list[AttemptNote])
+    among: "CountedRecords | None" = field(default=None, repr=False, compare=False)
+
+    @property
+    def state(self) -> JobState:
+        """Its state."""
+        return self._state
+
+    @state.setter
+    def state(self, state: JobState) -> None:
+        before, self._state = self._state, state
+        if self.among is not None:
+            self.among.changed(before, state)
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -192,6 +204,43 @@ class Record:
             failed_attempts=tuple(map(failed_attempt, self.log)),
             result=found.value if results else None,
         )
+
+
+class CountedRecords(dict[str, Record]):
+    """The jobs by id of a queue with a bound, which counts those that are queued, scheduled or wait for others.
+
+    Attributes:
+        waiting: how many these are.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = 0
+
+    def __setitem__(self, job_id: str, record: Record) -> None:
+        """Count a job, in place of the one that had its id."""
+        if (before := self.get(job_id)) is not None:
+            self._forget(before)
+        super().__setitem__(job_id, record)
+        record.among = self
+        self._count(record.state in WAITING_STATES)
+
+    def __delitem__(self, job_id: str) -> None:
+        """Count a job no more."""
+        record = self[job_id]
+        super().__delitem__(job_id)
+        self._forget(record)
+
+    def changed(self, before: JobState, after: JobState) -> None:
+        """The state of a job has changed."""
+        self._count((after in WAITING_STATES) - (before in WAITING_STATES))
+
+    def _forget(self, record: Record) -> None:
+        record.among = None
+        self._count(-(record.state in WAITING_STATES))
+
+    def _count(self, more: int) -> None:
+        self.waiting += more
 
 
 def _time(ms: int | None) -> datetime | None:

@@ -28,6 +28,12 @@ GROQ = {
     "x-ratelimit-reset-tokens": "547ms",
 }
 AZURE = {"retry-after": "4", "x-ratelimit-remaining-tokens": "-27689", "x-ratelimit-reset-tokens": "64"}
+AZURE_PROVISIONED = {  # of a 429 of a provisioned deployment; the seconds are rounded up
+    "retry-after": "2",
+    "retry-after-ms": "1322",
+    "x-ratelimit-remaining-requests": "0",
+    "x-ratelimit-remaining-tokens": "0",
+}
 AZURE_SILENT = {
     "x-ratelimit-limit-tokens": "-1",
     "x-ratelimit-remaining-tokens": "-1",
@@ -64,6 +70,12 @@ OLDER = {"RateLimit-Limit": "100, 100;w=60", "RateLimit-Remaining": "50", "RateL
         (GROQ, "openai", "tokens", Observed(7927)),
         (GROQ, "openai", "requests", Observed(0, 173)),  # of 1,000 in 172.8 s
         (AZURE, "openai", "tokens", Observed(0, 4_000)),
+        (AZURE_PROVISIONED, "openai", "tokens", Observed(0, 1_322)),
+        (AZURE_PROVISIONED, "openai", None, Observed(0, 1_322)),
+        ({"X-MS-Retry-After-MS": "25700", "Retry-After": "26"}, "openai", None, Observed(0, 25_700)),
+        ({**AZURE_PROVISIONED, "retry-after-ms": "soon"}, "openai", None, Observed(0, 2_000)),
+        ({**AZURE_PROVISIONED, "retry-after-ms": "-5"}, "openai", None, Observed(0, 0)),
+        ({"retry-after-ms": "9" * 15}, "openai", None, Observed(0, MAX_RESET_MS)),
         (AZURE_SILENT, "openai", "tokens", None),
         ({**AZURE, "retry-after": "soon"}, "openai", "tokens", Observed(0, 64_000)),
         (ANTHROPIC, "anthropic", None, Observed(999)),

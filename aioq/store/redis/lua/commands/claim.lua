@@ -174,6 +174,7 @@ end
 function serving.run(id, job, envelope, orphan, batch)
   if not Hooks.run(q, 'start', id, job) then return false end
   known[id] = 'taken'
+  if batch and job[Field.EXTRA].batch[3] < 0 then Batches.hurry(job) end
   if orphan then
     Record.widen(job, Field.CRASHES)
     job[Field.CRASHES] = (job[Field.CRASHES] or 0) + 1

@@ -2,7 +2,8 @@
 --
 -- `extra.batch` is a list, as `Gather` in aioq/store/extra.py: 1 the key, 2 the most jobs of a batch, 3 how long a
 -- job waits for others in ms, 4 the most bytes of the calls of a batch. Jobs of one lane and key share batches;
--- both together are the name of what waits: `normal shop.save`.
+-- both together are the name of what waits: `normal shop.save`. While a job is to be run now, its wait is
+-- negative, -1 less the usual one (`Batches.hurry`), until it is taken.
 --
 -- A claim that meets such a job in its lane puts it to those that wait already (claim.lua). If these are enough,
 -- it takes them all; of the jobs that it was asked for they count as one. Else the job is `waiting`, in no lane,
@@ -86,8 +87,11 @@ function Batches.release(q, id, job, hurries)
   Batches.queue(q, id, job, name, hurries)
 end
 
+-- Changes how long a job waits to what it is while the job is to be run now, or back.
+function Batches.hurry(job) job[Field.EXTRA].batch[3] = -1 - job[Field.EXTRA].batch[3] end
+
 function Batches.queue(q, id, job, name, hurries)
-  if hurries then job[Field.EXTRA].batch[3] = 0 end
+  if hurries and job[Field.EXTRA].batch[3] >= 0 then Batches.hurry(job) end
   Lanes.push(q, job[Field.LANE], id, false)
   job[Field.STATE] = false
   Record.save(q, id, job)
