@@ -244,9 +244,14 @@ async def test_cancelling_all_jobs_cancels_the_call(session: MemorySession) -> N
 
 
 async def test_a_batch_takes_one_slot(session: MemorySession) -> None:
-    del session
     await waits.send_many([(str(number),) for number in range(3 * 150)])
     await until(lambda: len(runs) == 100, "as many batches as there are slots")
+    for _ in range(100):  # turns in which the worker could begin more
+        await asyncio.sleep(0)
+    assert len(runs) == 100, "and no more"
+    gates[0].set()
+    await session.drain()
+    assert len(runs) == 150
 
 
 async def test_jobs_share_a_batch_if_they_are_equal_in_by(session: MemorySession) -> None:

@@ -80,22 +80,7 @@ class Uniques:
 
         Else it is not added, and this is the job that is there in its place.
         """
-        if new.extra is None or new.extra.unique is None:
-            return None
-        lock = lock_of(new)
-        if lock.is_debounced:
-            return self._join(new, lock, due_ms)
-        owner = self.owner(new.id, lock)
-        if owner is None:
-            self.take(new.id, lock)
-            return None
-        if lock.conflict not in {"replace", "latest"}:
-            return owner
-        due_ms = due_ms if due_ms is not None and due_ms > self._clock.now_ms() else None
-        instead = self._choose(new, lock, owner, due_ms)
-        if instead != new.id:
-            self._note_replaced(new.nonce or new.id, instead)
-        return instead
+        return self._decide(new, due_ms, self._place_beside)
 
     def adds_none(self, new: Record) -> bool:
         """Whether a send would add no job, because the one that holds its key is there in its place."""
@@ -114,20 +99,7 @@ class Uniques:
 
     def place_tick(self, new: Record, due_ms: int) -> str | None:
         """The same for a tick's job. One in whose place it would come has the same arguments: it stays."""
-        if new.extra is None or new.extra.unique is None:
-            return None
-        lock = lock_of(new)
-        if lock.is_debounced:
-            return self._join(new, lock, due_ms)
-        owner = self.owner(new.id, lock)
-        if owner is None:
-            self.take(new.id, lock)
-            return None
-        held, there = self._held[lock.key], self._records.get(owner)
-        is_followed = lock.conflict == "latest" and held.until_ms is None
-        if not is_followed or there is None or there.state is not JobState.RUNNING:
-            return owner
-        return held.following if self._lives(lock.key, held.following) else self._follow(new, lock, due_ms)
+        return self._decide(new, due_ms, self._place_tick_beside)
 
     def hold(self, worker: str, job_id: str, claim: int, lock: Lock) -> tuple[str, bool] | None:
         """Let a running job hold a key; see `OperatorVerbs.hold_unique`."""
@@ -211,6 +183,37 @@ class Uniques:
         record = self._records.get(job_id)
         lock = record.extra.unique if record and record.extra else None
         return record is not None and not record.state.ended and lock is not None and lock.key == key
+
+    def _decide(
+        self, new: Record, due_ms: int | None, beside: Callable[[Record, Lock, str, int | None], str]
+    ) -> str | None:
+        """Decide about a new job whose key nobody may hold; else `beside` does, which is given the owner."""
+        if new.extra is None or new.extra.unique is None:
+            return None
+        lock = lock_of(new)
+        if lock.is_debounced:
+            return self._join(new, lock, due_ms)
+        owner = self.owner(new.id, lock)
+        if owner is None:
+            self.take(new.id, lock)
+            return None
+        return beside(new, lock, owner, due_ms)
+
+    def _place_beside(self, new: Record, lock: Lock, owner: str, due_ms: int | None) -> str:
+        if lock.conflict not in {"replace", "latest"}:
+            return owner
+        due_ms = due_ms if due_ms is not None and due_ms > self._clock.now_ms() else None
+        instead = self._choose(new, lock, owner, due_ms)
+        if instead != new.id:
+            self._note_replaced(new.nonce or new.id, instead)
+        return instead
+
+    def _place_tick_beside(self, new: Record, lock: Lock, owner: str, due_ms: int | None) -> str:
+        held, there = self._held[lock.key], self._records.get(owner)
+        is_followed = lock.conflict == "latest" and held.until_ms is None
+        if not is_followed or there is None or there.state is not JobState.RUNNING:
+            return owner
+        return held.following if self._lives(lock.key, held.following) else self._follow(new, lock, due_ms or 0)
 
     def _choose(self, new: Record, lock: Lock, owner: str, due_ms: int | None) -> str:
         held, there = self._held[lock.key], self._records.get(owner)

@@ -1,11 +1,12 @@
 -- Handles what is due: queues scheduled jobs, and ends jobs that have expired or whose call is gone.
 --
 -- NEEDS: call, keys, record_text_read, record, results, lanes, timers, hooks, history, finish, due, newer, outbox
--- NEEDS: moves, unique, limits, batches
+-- NEEDS: moves, limits, batches, waiting
 -- USES: reads batch, blocked, body, bucket, fetched, group, halted, held, holders, job, lanes, limits, outbox,
---   schedule, scheduled, schedules, standing, timers, tokens, unique, workers; writes batch, blocked, body,
---   bucket, counters, group, history, holders, idle, job, lanes, leftovers, limits, outbox, schedule, scheduled,
---   standing, stats, tasks, timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched, waiter
+--   schedule, scheduled, schedules, standing, timers, tokens, unique, waiting, workers; writes batch, blocked,
+--   body, bucket, counters, group, history, holders, idle, job, lanes, leftovers, limits, outbox, schedule,
+--   scheduled, standing, stats, tasks, timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched,
+--   waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the most jobs in this step, and the most timers, 2 for how many ms after its send a job must be found, 3
 --   result ttl in ms, for jobs that end here, 4 the outcome of a job that has expired, 5 that of a job whose call
@@ -73,13 +74,9 @@ timers[Timer.FOLLOW] = function(id, job)
     Hooks.stop_following(q, id)
     return true
   end
-  local owner, following = Unique.noted(q, lock[1])
-  if owner and owner ~= id and following == id and Unique.is_alive(q, lock[1], owner) then
-    Hooks.follow(q, id)
-    return false
-  end
-  Hooks.let_follow(q, lock[1], id)
-  return true
+  Hooks.follow(q, id)
+  Waiting.look_at_follower(q, id, job)
+  return false
 end
 
 -- Puts an entry for jobs that wait for a batch into their lane; returns whether none waits. The timer is set
@@ -115,6 +112,11 @@ local function handle(timer)
     local following = Limits.look_at_some(q, name, cursor)
     redis.call('ZREM', q.base .. Keys.TIMERS, timer)
     if following ~= '0' then Timer.set(q, Timer.LIMIT, following .. ' ' .. name, q.now) end
+    return
+  elseif kind == Timer.WAITING then
+    local following = Waiting.look_at_some(q, id)
+    redis.call('ZREM', q.base .. Keys.TIMERS, timer)
+    if following ~= '0' then Timer.set(q, Timer.WAITING, following, q.now) end
     return
   end
   local text = id and redis.pcall('GET', Keys.job(q, id))

@@ -1,12 +1,12 @@
 -- Takes or renews a worker's lease, and notes when the server last answered its fetcher: a worker with a valid
 -- lease is alive, and one that fetches does its work.
 --
--- NEEDS: call, keys, timers, leases, pauses, due, events, limits, batches
+-- NEEDS: call, keys, timers, leases, pauses, due, events, limits, waiting
 -- USES: reads about, batch, blocked, bucket, cancel, counters, dead, fetched, group, halted, held, holders, job,
 --   lanes, leases, leftovers, limits, paused, scheduled, schedules, standing, timers, tokens, unique, waiting,
---   watched, workers; writes about, answer, batch, blocked, bucket, cancel, counters, events, fetched, halted,
---   holders, idle, job, lanes, leases, leftovers, limits, paused, scheduled, standing, timers, tokens, waiting,
---   wakeable, workers; publishes dispatched
+--   watched, workers; writes about, answer, batch, blocked, bucket, cancel, counters, events, fetched, group,
+--   halted, holders, idle, job, lanes, leases, leftovers, limits, outbox, paused, scheduled, standing, timers,
+--   tokens, unique, waiting, wakeable, workers; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 lease in ms, 3 how many ms ago it last fetched, 4 the most dead jobs, 5 the marks of
 --   lib/events.lua, '' for none, 6 'join' for a new worker, 'sweep' to clean up after workers that are gone, ''
@@ -182,7 +182,7 @@ local function sweep()
   end
   forget_leftovers()
   Limits.sweep(q)
-  Batches.sweep(q)
+  Waiting.sweep(q)
   local dead = redis.pcall('ZCARD', q.base .. Keys.DEAD)
   if type(dead) == 'number' and dead > tonumber(ARGV[4]) then wanted = 1 end
 end

@@ -21,8 +21,6 @@ Batches.MARK = '\31'
 Batches.MOST = 500
 -- After how many ms what waits gets an entry once more: one may have got lost.
 Batches.LOOK_AGAIN = 60000
--- How many jobs that wait a sweep looks at.
-Batches.SWEPT = 50
 
 function Batches.name_of(job) return (job[Field.LANE] or Keys.NORMAL) .. ' ' .. job[Field.EXTRA].batch[1] end
 function Batches.lane_of(name) return string.match(name, '^%S*') end
@@ -101,22 +99,4 @@ end
 -- Whether a job waits for another one with its unique key, and not for a batch.
 function Batches.follows(q, id, lock)
   return lock and select(2, Unique.noted(q, lock[1])) == id
-end
-
--- Looks at some jobs that wait: the set that has them, or its timer, may have been evicted or deleted by hand.
-function Batches.sweep(q)
-  local ids = redis.pcall('SRANDMEMBER', q.base .. Keys.WAITING, Batches.SWEPT)
-  if is_unreadable(ids) or not ids[1] then return end
-  for id, job in pairs(Record.load_all(q, ids)) do
-    local extra = job[Field.EXTRA]
-    if job[Field.STATE] == 'waiting' and extra and extra.batch and not Batches.follows(q, id, extra.unique) then
-      local name = Batches.name_of(job)
-      local at = redis.pcall('ZSCORE', Keys.batch(q, name), id)
-      if not at then
-        Batches.queue(q, id, job, name)
-      elseif not is_unreadable(at) then
-        Batches.time(q, name, Batches.due({id}, {[id] = job}))
-      end
-    end
-  end
 end

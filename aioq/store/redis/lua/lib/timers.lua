@@ -21,6 +21,8 @@ Timer.FIRST = ''
 Timer.EXPIRE, Timer.CALL_GONE, Timer.RELAY = 'expire', 'gone', 'relay'
 Timer.LOOK, Timer.OPERATE, Timer.FOLLOW, Timer.GROUP = 'look', 'operate', 'follow', 'group'
 Timer.LIMIT = 'limit'
+-- Look at all jobs that wait, in steps; the place of the id is taken by where to continue; see lib/waiting.lua.
+Timer.WAITING = 'waiting'
 -- Let jobs be run that wait for a batch, whose name takes the place of the id; see lib/batches.lua.
 Timer.BATCH = 'batch'
 
