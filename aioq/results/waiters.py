@@ -23,7 +23,8 @@ from functools import partial
 
 from aioq.errors import JobNotFoundError, ServerUnavailableError
 from aioq.jobs.shards import queue_of_shard
-from aioq.store.contract import LATER, MISSING, Store, WaitReply
+from aioq.store.contract import Store
+from aioq.store.outcomes import LATER, MISSING, WaitReply
 from aioq.store.pubsub import waiter_channel
 from aioq.store.refusals import call_in_halves, is_refusal
 from aioq.util.aio import Backoff, end

@@ -13,45 +13,23 @@ from typing import Protocol
 
 import msgspec
 
-from aioq.jobs.job import JobInfo, JobState, Priority
+from aioq.jobs.job import JobInfo, JobState
 from aioq.jobs.shards import queue_of_shard
 from aioq.store.diagnosis import Diagnosable, ServerInfo
-from aioq.store.extra import Added, Extra
+from aioq.store.extra import Added
+from aioq.store.flows import HasFlows
 from aioq.store.history import Historic, RunReport
 from aioq.store.leases import LeaseClient, WorkerLease
 from aioq.store.limiters import HasLimiters
+from aioq.store.new_job import NewJob
 from aioq.store.operating import OperatorVerbs
 from aioq.store.outbox import Outbox
+from aioq.store.outcomes import WaitReply
 from aioq.store.pauses import Pause
 from aioq.store.pubsub import Inbox
 from aioq.store.schedules import Timetable
 from aioq.store.shards import Sharded
 from aioq.store.upkeep import Upkeep
-
-
-class NewJob(msgspec.Struct, frozen=True, gc=False):
-    """A job to enqueue.
-
-    Attributes:
-        id: chosen by the client; the server adds each id once, so sending again after a lost reply is safe.
-        envelope: the encoded call.
-        priority: the lane.
-        delay_ms: queue it this long after the server takes it, in milliseconds; None for at once.
-        eta_ms: queue it at this time, in milliseconds since the Unix epoch; None for at once.
-        nonce: distinguishes this send from other sends of the same id; "" if no other send can have that id.
-        waiter: the channel on which this process will wait for the outcome, as if it had called `Store.wait`; ""
-            for none. All jobs of a call have the same: if one has it, the store may register it for all.
-        extra: further data that the stores act on (tags, an expiry); None for a plain job.
-    """
-
-    id: str
-    envelope: bytes
-    priority: Priority = Priority.NORMAL
-    delay_ms: int | None = None
-    eta_ms: int | None = None
-    nonce: str = ""
-    waiter: str = ""
-    extra: Extra | None = None
 
 
 class Claimed(msgspec.Struct, frozen=True, gc=False):
@@ -70,6 +48,7 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
         tags: the tags that its sender has given it.
         ready_ms: when it last came back to its lane, if that was noted; else 0.
         is_unique, is_limited: whether it has a unique key, and limits.
+        flow: the flow of which it is a node; "" for none.
     """
 
     id: str
@@ -85,6 +64,7 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
     ready_ms: int = 0
     is_unique: bool = False
     is_limited: bool = False
+    flow: str = ""
 
 
 class Token(msgspec.Struct, frozen=True, gc=False):
@@ -209,23 +189,7 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
         return self if self.by_queue is None else self.by_queue.get(queue_of_shard(queue), self)
 
 
-class NoOutcome(enum.Enum):
-    """The reply to a wait that brings no outcome, and after which no result message comes either.
-
-    `MISSING`: the server has no record of the job. `LATER`: the reply had no room for its outcome: call again.
-    """
-
-    MISSING = enum.auto()
-    LATER = enum.auto()
-
-
-MISSING, LATER = NoOutcome.MISSING, NoOutcome.LATER
-
-WaitReply = bytes | NoOutcome | None
-"""The outcome if there is one; None if the waiter is registered now; MISSING; LATER."""
-
-
-class Store(Diagnosable, HasLimiters, Historic, Sharded, Upkeep, Protocol):
+class Store(Diagnosable, HasFlows, HasLimiters, Historic, Sharded, Upkeep, Protocol):
     """The verbs for jobs. One Store belongs to one event loop."""
 
     @property

@@ -138,6 +138,24 @@ class Gather(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return -1 - wait_ms
 
 
+class FlowPlace(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Where a job stands in a flow.
+
+    Attributes:
+        flow_id: the flow.
+        index: the index of its node; `OWN_RECORD` for the record of the flow itself, which is no job to be run.
+        departs: 1 while it is to go to another queue for the first time, else 0; only the stores write this.
+    """
+
+    flow_id: str
+    index: int
+    departs: int = 0
+
+
+OWN_RECORD = -1
+"""The index that the record of a flow itself has."""
+
+
 class Duplicate(msgspec.Struct, frozen=True, gc=False):
     """The reply to a send that was not added because another job holds its unique key. It counts as false.
 
@@ -224,6 +242,7 @@ class Extra(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         limits: the limits that it is under, in the order in which it asks for permits.
         waits: the group in which it waits, alone in a tuple; only the stores write this.
         batch: with which other jobs it may be run in one batch.
+        flow: its place in a flow.
     """
 
     tags: tuple[str, ...] = ()
@@ -234,6 +253,7 @@ class Extra(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     limits: tuple[LimitUse, ...] | None = None
     waits: tuple[str] | None = None
     batch: Gather | None = None
+    flow: FlowPlace | None = None
 
     @property
     def key(self) -> str:

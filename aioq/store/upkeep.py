@@ -18,6 +18,7 @@ class Promotion(msgspec.Struct, frozen=True, gc=False):
         relays: the queues to which the caller is to relay what is in the outbox (`aioq.store.relay`).
         moved: jobs that were moved to another queue: the caller is to look whether they are there.
         operations: the ids of bulk operations that the caller is to carry on.
+        flows: the ids of flows in which the caller is to take a step (`aioq.store.flows`).
     """
 
     count: int
@@ -26,6 +27,7 @@ class Promotion(msgspec.Struct, frozen=True, gc=False):
     relays: Sequence[str] = ()
     moved: Sequence[MovedJob] = ()
     operations: Sequence[str] = ()
+    flows: Sequence[str] = ()
 
 
 class RecoveryStep(msgspec.Struct, frozen=True, gc=False):

@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from aioq.jobs.job import JobInfo, JobState, Priority
-from aioq.store.contract import MAX_CUTS, MISSING, Claim, Limits, NewJob, Settlement, Token, Verb, WaitReply
+from aioq.store.contract import MAX_CUTS, Claim, Limits, NewJob, Settlement, Token, Verb
 from aioq.store.extra import EXPIRED, Added, Expiry
 from aioq.store.leases import Renewal
+from aioq.store.outcomes import MISSING, WaitReply
 from aioq.store.upkeep import Promotion, RecoveryStep
 
 RANKS = {priority: rank for rank, priority in enumerate(Priority)}

@@ -6,9 +6,10 @@ import msgspec
 import pytest
 
 from aioq.jobs.job import JobState, Progress
-from aioq.store.contract import MISSING, Limits, NewJob, Settlement, Store, Verb
+from aioq.store.contract import Limits, NewJob, Settlement, Store, Verb
 from aioq.store.extra import CALL_GONE
 from aioq.store.operating import ListQuery
+from aioq.store.outcomes import MISSING
 from aioq.store.redis import RedisStore
 from aioq.wire.messages import CallOptions, decode_result_message, encode_envelope, encode_result
 from tests.contract.kit import (

@@ -8,7 +8,8 @@ import pytest
 import redis
 
 from aioq.jobs.job import JobState, Priority
-from aioq.store.contract import MISSING, Limits, Settlement, Verb
+from aioq.store.contract import Limits, Settlement, Verb
+from aioq.store.outcomes import MISSING
 from aioq.store.redis import RedisStore
 from aioq.store.redis import skipped as module
 from aioq.wire.messages import encode_envelope

@@ -9,9 +9,10 @@ import pytest
 
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.jobs.job import JobState, Priority
-from aioq.store.contract import MISSING, Claimed, Limits, NewJob, Settlement, Store, Verb
+from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Store, Verb
 from aioq.store.extra import LOST_OUTCOME, Expiry, Extra, MovedJob
 from aioq.store.outbox import DeliveryResult, OutboxEntry, Reading
+from aioq.store.outcomes import MISSING
 from aioq.store.redis import RedisStore
 from aioq.store.relay import relay
 from aioq.store.upkeep import Promotion

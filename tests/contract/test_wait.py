@@ -7,7 +7,8 @@ from msgspec.structs import replace
 
 from aioq.jobs.job import JobState
 from aioq.store.bounds import WAIT_LIMIT
-from aioq.store.contract import LATER, MISSING, NewJob, Settlement, Store, Verb
+from aioq.store.contract import NewJob, Settlement, Store, Verb
+from aioq.store.outcomes import LATER, MISSING
 from aioq.wire.messages import encode_envelope, encode_result
 from tests.contract.kit import (
     BROKEN,

@@ -26,6 +26,9 @@ class Dead:
     def __iter__(self) -> Iterator[str]:
         return iter(self._died)
 
+    def __contains__(self, job_id: object) -> bool:
+        return job_id in self._died
+
     def listed(self, records: Mapping[str, Record]) -> list[Record]:
         """The records of these jobs, and those that are left of jobs of which there were too many."""
         for job_id in [each for each in self._cut if each not in records]:

@@ -1,7 +1,7 @@
 """Ends jobs in memory, deletes the records of ended jobs, and opens dead jobs again; each calls the hooks."""
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from aioq.jobs.job import JobState
 from aioq.store.contract import Limits
@@ -12,7 +12,7 @@ from aioq.store.memory.history import QueueHistory
 from aioq.store.memory.hooks import Hooks
 from aioq.store.memory.pubsub import Mail
 from aioq.store.memory.records import Record
-from aioq.store.memory.timers import BATCH, EXPIRE, OPERATE, RELAY, Timers
+from aioq.store.memory.timers import BATCH, EXPIRE, FLOW, OPERATE, RELAY, Timers
 from aioq.store.memory.tombstones import Tombstones
 from aioq.util.clock import Clock
 
@@ -34,6 +34,7 @@ class Endings:
         dead: the failed jobs that are kept for the operator.
         on_timer: called with the kind and the id of a timer of another feature that is due.
         on_batch: called with what waits for a batch and has waited for long enough.
+        is_needed: whether a flow needs a job's record, so that it does not expire.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Endings:
         self._tombstones = Tombstones()
         self.on_timer: Callable[[str, str], None] = lambda kind, timer: None
         self.on_batch: Callable[[str], None] = lambda _: None
+        self.is_needed: Callable[[Record], bool] = lambda _: False
         self.dead = Dead(limits.dead_ttl_ms, limits.dead_limit)
 
     def expire(self) -> None:
@@ -145,29 +147,28 @@ class Endings:
         self.dead.drop(record.id)
         self.keep_until(record, self._clock.now_ms())
 
-    def end_expired(self, limit: int) -> tuple[int, int, list[str], list[str]]:
+    def end_expired(self, limit: int) -> tuple[int, int, Mapping[str, list[str]]]:
         """End jobs that were not started in time.
 
         Returns:
-            How many timers were handled, how many jobs ended, for which queues the outbox is to be relayed, and
-            which bulk operations are to be carried on.
+            How many timers were handled, and how many jobs ended; and, by their kind, the ids of timers that are
+            for the caller: for which queues the outbox is to be relayed, which bulk operations are to be carried
+            on, and in which flows a step is due.
         """
-        looked_at, ended, relays, operations = 0, 0, list[str](), list[str]()
+        looked_at, ended, asked = 0, 0, {kind: list[str]() for kind in (RELAY, OPERATE, FLOW)}
         while looked_at < limit and (timer := self._timers.pop_due(self._clock.now_ms())):
             record = self._records.get(timer[1])
             looked_at += 1
-            if timer[0] == RELAY:
-                relays.append(timer[1])
+            if timer[0] in asked:
+                asked[timer[0]].append(timer[1])
             elif timer[0] == BATCH:
                 self.on_batch(timer[1])
-            elif timer[0] == OPERATE:
-                operations.append(timer[1])
             elif timer[0] != EXPIRE:
                 self.on_timer(*timer)
             elif record is not None and self._has_expired(record):
                 self.finish(record, JobState.CANCELLED, EXPIRED, self._limits.result_ttl_ms, keeps_call=True)
                 ended += 1
-        return looked_at, ended, relays, operations
+        return looked_at, ended, asked
 
     def _has_expired(self, record: Record) -> bool:
         waits = not record.is_elsewhere and record.state in {JobState.QUEUED, JobState.SCHEDULED, JobState.WAITING}
@@ -175,13 +176,33 @@ class Endings:
         return waits and expires is not None and not expires.begun and expires.at_ms <= self._clock.now_ms()
 
     def keep_until(self, record: Record, expires_ms: int) -> None:
-        """Delete a record at that time, or now if it is past. It stays if other queues must be notified first."""
+        """Delete a record at that time, or now if it is past.
+
+        It stays if other queues must be notified first, and as long as a flow needs it.
+        """
         needed_until = record.sent_ms + self._limits.tombstone_ms
         if expires_ms < needed_until:
             self._tombstones.put(record.nonce or record.id, needed_until)
         if record.origins:
             return  # the outbox calls this again
+        if self.is_needed(record):
+            record.expires_ms = None
+            return  # the flow calls `let_go`
         if expires_ms <= self._clock.now_ms():
+            del self._records[record.id]
+            return
+        record.expires_ms = expires_ms
+        heapq.heappush(self._expiring, (expires_ms, record.id))
+
+    def let_go(self, record: Record, ttl_ms: int) -> None:
+        """Delete the record of an ended job, which a flow needed, in `ttl_ms`; a dead one is kept for longer."""
+        now = self._clock.now_ms()
+        if record.origins:
+            record.set_origins(now + ttl_ms, record.origins)
+            return
+        dead_ms = (record.ended_ms or 0) + self._limits.dead_ttl_ms if record.id in self.dead else 0
+        expires_ms = max(now + ttl_ms, dead_ms)
+        if expires_ms <= now:
             del self._records[record.id]
             return
         record.expires_ms = expires_ms

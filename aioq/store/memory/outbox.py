@@ -232,7 +232,9 @@ class QueueOutbox:
             self._parts.hooks.left(record)
             record.envelope = None
             origins = None if record.extra is None else record.extra.origins
-            record.extra = Extra(move=msgspec.structs.replace(record.move, entry=""), origins=origins)
+            flow = None if record.extra is None else record.extra.flow
+            move = msgspec.structs.replace(record.move, entry="")
+            record.extra = Extra(move=move, origins=origins, flow=flow)
         return False
 
     def _take_back(self, record: Record, move: Move) -> bool:

@@ -6,16 +6,18 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from aioq.jobs.job import JobInfo, JobState, Priority
-from aioq.store.contract import Claim, Limits, NewJob, Settlement, Token, WaitReply
+from aioq.store.contract import Claim, Limits, Settlement, Token, WaitReply
 from aioq.store.events import LiveKind
-from aioq.store.extra import Added, Duplicate, Way, queue_full, refused
+from aioq.store.extra import Way
 from aioq.store.history import NO_REPORT
 from aioq.store.leases import LeaseRequest, Renewal, WorkerLease
+from aioq.store.memory.adding import Adding
 from aioq.store.memory.batches import GatherHook
 from aioq.store.memory.control import QueueRequests
 from aioq.store.memory.delayed import Delayed
 from aioq.store.memory.emptying import Emptying
 from aioq.store.memory.endings import Endings
+from aioq.store.memory.flows import FlowHook, QueueFlows
 from aioq.store.memory.groups import Groups
 from aioq.store.memory.history import QueueHistory
 from aioq.store.memory.hooks import ExpiryHook, Hook, Hooks
@@ -25,14 +27,14 @@ from aioq.store.memory.limit_book import LimitBook
 from aioq.store.memory.limits import LimitsHook, QueueLimits
 from aioq.store.memory.operated import OperatedJobs
 from aioq.store.memory.outbox import OriginsHook, QueueOutbox, QueueParts
-from aioq.store.memory.outcomes import wait_for
+from aioq.store.memory.outcomes import outcomes_of, wait_for
 from aioq.store.memory.pauses import CHANGED_MESSAGE, QueuePauses
 from aioq.store.memory.pubsub import Mail
 from aioq.store.memory.records import CountedRecords, Record, backlog_of
 from aioq.store.memory.schedules import MemoryQueueTimetable, Revisions
 from aioq.store.memory.settling import Settling
 from aioq.store.memory.taking import Taking
-from aioq.store.memory.timers import Timers
+from aioq.store.memory.timers import FLOW, OPERATE, RELAY, Timers
 from aioq.store.memory.unique import UniqueHook, Uniques
 from aioq.store.pubsub import ASK, SEPARATOR, dispatch_channel, worker_channel
 from aioq.store.upkeep import Backlog, Promotion, RecoveryStep
@@ -51,7 +53,9 @@ class MemoryQueue:
         hooks: further hooks, by their key of a job's `Extra`.
 
     Attributes:
+        adding: adds jobs.
         endings: ends jobs, deletes their records, and reopens dead jobs.
+        flows: the flows whose home it is.
         history: what has ended.
         jobs: the jobs as those see them who operate the queue.
         lanes: the jobs that wait to be run.
@@ -75,8 +79,7 @@ class MemoryQueue:
     ) -> None:
         self.lanes, self.mail = Lanes(), Mail()
         self._app, self._name, self._clock, self._limits = app, name, clock, limits
-        self._counted = None if limits.max_size is None else CountedRecords()
-        self._records: dict[str, Record] = {} if self._counted is None else self._counted
+        self._records: dict[str, Record] = {} if limits.max_size is None else CountedRecords()
         self._leases = Leases(limits.lease_ms)
         self.requests = QueueRequests(
             self._leases.is_registered, lambda worker: self.mail.send(worker_channel(app, name, worker), ASK)
@@ -87,8 +90,8 @@ class MemoryQueue:
         self.uniques = Uniques(self._records, clock, limits.tombstone_ms, moves)
         self.timetable = MemoryQueueTimetable(
             *(self._records, revisions, self._leases),
-            place=lambda new, due: "" if self._full_for(new) else self.uniques.place_tick(new, due),
-            add=self.add,
+            place=self._place_tick,
+            add=self._add,
             release=lambda record: self._place(record, None, Way.LET_NEXT),
             wake=self._wake_one,
         )
@@ -102,7 +105,7 @@ class MemoryQueue:
         )
         table |= {"expires": ExpiryHook(self._timers, clock), "origins": OriginsHook(lambda: self.outbox, clock)}
         table |= {"unique": UniqueHook(self.uniques), "limits": LimitsHook(self.limits.groups)}
-        table["batch"] = GatherHook(lambda: self._taking.gathering)
+        table |= {"batch": GatherHook(lambda: self._taking.gathering), "flow": FlowHook(lambda: self.flows)}
         self.history = QueueHistory(clock, limits)
         self.endings = Endings(
             *(self._records, clock, limits),
@@ -120,12 +123,14 @@ class MemoryQueue:
 
     def _make_parts(self, clock: Clock, limits: Limits) -> None:
         """Make what takes, ends, moves and shows the jobs."""
-        self.outbox = QueueOutbox(
-            QueueParts(
-                *(self._records, clock, limits, self._hooks, self._timers, self.endings),
-                *(self._place, self.cancel, self._wake_one, self.uniques, self.limits.groups),
-            )
+        parts = QueueParts(
+            *(self._records, clock, limits, self._hooks, self._timers, self.endings),
+            *(self._place, self.cancel, self._wake_one, self.uniques, self.limits.groups),
         )
+        self.outbox = QueueOutbox(parts)
+        self.adding = Adding(self._name, parts, self.history, self.limits, (self._schedule, self._queue))
+        self.flows = QueueFlows(self._name, parts, self.outbox, self.adding)
+        self.endings.is_needed = self.flows.is_open
         self._taking = Taking(
             *(self._records, self.lanes, self._hooks, self.pauses, clock, self._timers),
             groups=self.limits.groups,
@@ -146,48 +151,6 @@ class MemoryQueue:
             *(self._records, self._held, self._cancelling, self.lanes, self._leases, self.requests),
             *(self.endings, self.history, limits, self._put_back, self._return),
         )
-
-    def enqueue(self, job: NewJob, *, again: bool) -> Added:
-        """Add a job; False if its id exists already, unless an earlier attempt of this send has added it."""
-        if again and self.endings.has_ended(job.nonce or job.id):
-            return True
-        if again and (replaced := self.uniques.replaced(job.nonce or job.id)) is not None:
-            return replaced
-        now, there = self._clock.now_ms(), self._records.get(job.id)
-        is_same = there is not None and again and there.nonce == job.nonce
-        if there is not None and (is_same or not self.endings.is_free(there)):
-            return is_same
-        record = Record(job.id, bytes(job.envelope), job.priority, now, job.nonce, extra=job.extra)
-        record.waiters += filter(None, [job.waiter])
-        due_ms = now + job.delay_ms if job.delay_ms else job.eta_ms
-        if (size := self._full_for(record)) is not None:
-            return refused(queue_full(self._name, [job.id], size, self._limits.max_size or 0))
-        instead = self.uniques.place(record, due_ms)
-        if instead is not None and instead != job.id:
-            return Duplicate(instead)
-        if there is not None:
-            self.endings.free_id(there)
-        self.add(record, due_ms, held=instead is not None)
-        return True
-
-    def _full_for(self, new: Record) -> int | None:
-        """How many jobs are there, if there is no room for this one, and it would be one more."""
-        most, size = self._limits.max_size, 0 if self._counted is None else self._counted.waiting
-        return size if most is not None and size >= most and not self.uniques.adds_none(new) else None
-
-    def add(self, record: Record, due_ms: int | None, *, held: bool = False, is_tick: bool = False) -> None:
-        """Add a new job. It waits until it is due or, if it is `held` back, until it is released."""
-        now = self._clock.now_ms()
-        self._records[record.id] = record
-        record.due_ms = due_ms
-        self._hooks.enter(record)
-        self.history.note_sent(record)
-        if held:
-            record.state, record.due_ms = JobState.WAITING, None
-        elif due_ms is not None and due_ms > now:
-            self._schedule(record, due_ms)
-        elif not (self.limits.arrive(record) if is_tick else self.limits.send(record)):
-            self._queue(record)
 
     def renew(self, request: LeaseRequest) -> Renewal:
         """Take or renew a lease."""
@@ -261,16 +224,19 @@ class MemoryQueue:
 
     def promote(self, limit: int) -> Promotion:
         """Queue scheduled jobs that are due, and end jobs that have expired."""
-        count, expired, relays, operations = self.endings.end_expired(limit)
-        for target in relays:
+        count, expired, asked = self.endings.end_expired(limit)
+        for target in asked[RELAY]:
             self.outbox.hold(target)
-        for operation in operations:
+        for operation in asked[OPERATE]:
             self.outbox.remind(operation)
+        for flow_id in asked[FLOW]:
+            self.flows.remind(flow_id)
         now, most = self._clock.now_ms(), count + limit
         while count < most and (record := self._delayed.pop_due(now)):
             self._place(record, None, Way.PROMOTE)
             count += 1
-        return Promotion(count, self._next_due(), expired, tuple(relays), operations=tuple(operations))
+        relays, operations, flows = (tuple(asked[kind]) for kind in (RELAY, OPERATE, FLOW))
+        return Promotion(count, self._next_due(), expired, relays, operations=operations, flows=flows)
 
     def recover(self, crash_outcome: bytes, limit: int, dead: str) -> RecoveryStep:
         """Do one step of recovering a dead worker; see `Store.recover`."""
@@ -301,6 +267,10 @@ class MemoryQueue:
     def wait(self, channel: str, job_ids: Sequence[str]) -> list[WaitReply]:
         """Return each job's outcome, or register the channel to be notified of it."""
         return wait_for(self._records, channel, job_ids)
+
+    def outcomes(self, job_ids: Sequence[str]) -> list[WaitReply]:
+        """Return each job's outcome, and register nobody."""
+        return outcomes_of(self._records, job_ids)
 
     def info(self, job_id: str, *, results: bool = False) -> JobInfo | None:
         """The job's info; None if there is no such job."""
@@ -345,6 +315,12 @@ class MemoryQueue:
         return state
 
     # Queueing again
+
+    def _place_tick(self, record: Record, due_ms: int) -> str | None:
+        return self.adding.place_tick(record, due_ms)
+
+    def _add(self, record: Record, due_ms: int, *, held: bool, is_tick: bool) -> None:
+        self.adding.add(record, due_ms, held=held, is_tick=is_tick)
 
     def _wake_one(self) -> None:
         self.lanes.push(Priority.NORMAL, WAKE_UP)

@@ -157,6 +157,7 @@ class Record:
             ready_ms=self.ready_ms,
             is_unique=self.extra is not None and self.extra.unique is not None and not self.extra.unique.asks,
             is_limited=self.extra is not None and self.extra.limits is not None,
+            flow=self.extra.flow.flow_id if self.extra is not None and self.extra.flow is not None else "",
         )
 
     def end(self, state: JobState, outcome: bytes, now: int, *, keeps_call: bool) -> None:

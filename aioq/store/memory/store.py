@@ -12,6 +12,7 @@ from aioq.store.contract import Claim, Claimed, Limits, NewJob, Settlement, Toke
 from aioq.store.diagnosis import Diagnosis, ServerInfo, ServerReport
 from aioq.store.extra import Added
 from aioq.store.leases import LeaseRequest, Renewal, WorkerLease
+from aioq.store.memory.flows import MemoryFlows
 from aioq.store.memory.history import MemoryHistory
 from aioq.store.memory.hooks import Hook
 from aioq.store.memory.lanes import BlockedWorker
@@ -54,6 +55,7 @@ class MemoryStore:
         self.shards = MemoryShardRegister(self._locked)
         self._timetable = MemoryTimetable(app, self._locked, lambda: list(self._queues))
         self.history = MemoryHistory(self._locked)
+        self.flows = MemoryFlows(self._locked)
         self._outbox = MemoryOutbox(self._locked)
         self.limiters = MemoryLimiters(app, clock, self._inbox, limits.lease_ms)
         self._operating = MemoryOperatorVerbs(self._locked, lambda: list(self._queues), clock, limits)
@@ -113,7 +115,7 @@ class MemoryStore:
     async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[Added]:
         """Add jobs; False for each id that the server already has: that job stays as it is."""
         with self._locked(queue) as locked:
-            return [locked.enqueue(job, again=again) for job in jobs]
+            return [locked.adding.enqueue(job, again=again) for job in jobs]
 
     async def claim(
         self,
@@ -239,6 +241,7 @@ class MemoryStore:
             queue.endings.expire()
             queue.pauses.expire()
             queue.limits.groups.expire()
+            queue.flows.expire()
             yield queue
             queue.lanes.serve(partial(self._wake, name))
             for channel, message in queue.mail.take():

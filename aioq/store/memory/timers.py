@@ -13,6 +13,9 @@ lets the jobs be run that wait for a batch of this lane and key."""
 LIMIT, RESUME = "limit", "resume"
 """The same of limits: the rate of a group lets its next job start; the pause of a limit or of one key ends."""
 
+FLOW = "flow"
+"""The same of flows: a step is due in the flow of this id."""
+
 
 class Timers:
     """A heap of (time, kind, id). If a timer is set again or stopped, its old item stays, and is ignored later."""
@@ -47,6 +50,11 @@ class Timers:
                 return at_ms
             heapq.heappop(self._heap)
         return None
+
+    def due_names(self, kind: str, now_ms: int) -> list[str]:
+        """The ids of the timers of a kind that are due, in their order."""
+        found = sorted((at_ms, name) for (each, name), at_ms in self._times.items() if each == kind)
+        return [name for at_ms, name in found if at_ms <= now_ms]
 
     def pop_due(self, now_ms: int) -> tuple[str, str] | None:
         """Remove a timer that is due, and return its kind and id; None if there is none."""

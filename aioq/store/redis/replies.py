@@ -9,11 +9,12 @@ import msgspec
 
 from aioq.errors import WireError
 from aioq.jobs.job import WAITS, JobInfo, JobState, Priority, Progress, put_off
-from aioq.store.contract import LATER, MISSING, Claim, Claimed, WaitReply
+from aioq.store.contract import Claim, Claimed
 from aioq.store.control import ASKED
 from aioq.store.extra import Added, Duplicate, MovedJob, queue_full, refused
 from aioq.store.history import AttemptNote, failed_attempt
 from aioq.store.leases import Renewal, WorkerLease
+from aioq.store.outcomes import LATER, MISSING, WaitReply
 from aioq.store.pauses import Pause, PausePeriod, Pauses
 from aioq.store.redis.history import rows_at
 from aioq.store.upkeep import Backlog, Promotion, RecoveryStep

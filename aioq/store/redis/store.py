@@ -26,6 +26,7 @@ from aioq.store.redis.diagnosis.server import diagnose_server
 from aioq.store.redis.dispatch import listen_for_dispatched
 from aioq.store.redis.durability import Confirmation, Durability, confirmation, sends_in_flight, settles_in_flight
 from aioq.store.redis.errors import translate
+from aioq.store.redis.flows import RedisFlows
 from aioq.store.redis.history import RedisHistory, about_arg, marks_arg
 from aioq.store.redis.holding import known_arg
 from aioq.store.redis.keys import base_key, no_key, shards_key
@@ -107,6 +108,7 @@ class RedisStore:
         )
         self.history = RedisHistory(self.call_retried)
         self._outbox = RedisOutbox(self.call_retried, self.call_confirmed, limits)
+        self.flows = RedisFlows()
         self.shards = RedisShardRegister(self._link.command, self.call_retried, shards_key(app), shown_url)
         self.limiters = RedisLimiters(
             *(app, self._call, self.call_retried, self._link.command, self._inbox),

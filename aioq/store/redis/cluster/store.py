@@ -24,6 +24,7 @@ from aioq.store.redis.cluster.topology import SLOTS, Address, Topology, slot_of
 from aioq.store.redis.diagnosis.cluster import merged, slot_findings
 from aioq.store.redis.durability import Durability, sends_in_flight, settles_in_flight
 from aioq.store.redis.errors import SlotUnservedError, is_of_a_slot, slot_unserved
+from aioq.store.redis.flows import RedisFlows
 from aioq.store.redis.history import RedisHistory
 from aioq.store.redis.keys import base_key, no_key, shards_key
 from aioq.store.redis.net.connection import Arg
@@ -95,6 +96,7 @@ class ClusterStore:
         self.limiters = ClusterLimiters(app, *verbs, self._inbox, lease_ms=limits.lease_ms, shown_url=shown_url)
         self.history = RedisHistory(self._call)
         self._outbox = RedisOutbox(self._call, self._call_confirmed, limits)
+        self.flows = RedisFlows()
         self.shards = RedisShardRegister(self._command, self._call, shards_key(app), shown_url)
         self._operating = RedisOperatorVerbs(self._call, self._call_confirmed, register, limits)
         self._blocking: dict[tuple[str, str], RedisStore] = {}
