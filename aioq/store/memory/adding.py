@@ -86,7 +86,9 @@ class Adding:
         later = due_ms is not None and due_ms > now
         state = JobState.SCHEDULED if later else JobState.QUEUED
         move = Move(target, "on its way", state.value, (due_ms or 0) if later else 0, now)
-        record.extra = msgspec.structs.replace(record.extra or Extra(), move=move)
+        extra = record.extra or Extra()
+        flow = extra.flow and msgspec.structs.replace(extra.flow, departs=1)
+        record.extra = msgspec.structs.replace(extra, move=move, flow=flow)
         record.state, record.due_ms = JobState.WAITING, None
 
     def _enter(self, record: Record, due_ms: int | None) -> None:

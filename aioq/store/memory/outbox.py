@@ -15,6 +15,7 @@ import msgspec
 from aioq.jobs.job import JobState
 from aioq.store.contract import Limits
 from aioq.store.extra import LOST_OUTCOME, Extra, Move, MovedJob, Way
+from aioq.store.flows import refused_outcome
 from aioq.store.memory.endings import Endings
 from aioq.store.memory.groups import Groups
 from aioq.store.memory.hooks import Hook, Hooks
@@ -146,14 +147,14 @@ class QueueOutbox:
         self._touched = {}
         verdicts: list[str] = []
         for entry in reading.entries:
-            is_refused = False
+            verdict = "applied"
             if entry.id > self._applied.get(source, 0):
-                is_refused = not self._apply(source, entry)
+                verdict = self._apply(source, entry)
                 self._applied[source] = entry.id
-            verdicts.append("refused" if is_refused else "applied")
+            verdicts.append(verdict)
         return DeliveryResult(verdicts, last, list(self._touched))
 
-    def _apply(self, source: str, entry: OutboxEntry) -> bool:
+    def _apply(self, source: str, entry: OutboxEntry) -> str:
         there = self._parts.records.get(entry.job_id)
         if entry.kind == "job":
             return self._arrive(source, entry.content, there)
@@ -166,25 +167,26 @@ class QueueOutbox:
             self.add(there.move.queue, "cancel", entry.job_id, entry.content)
         else:
             self._parts.cancel(entry.job_id, *entry.content)
-        return True
+        return "applied"
 
-    def _arrive(self, source: str, record: Record, there: Record | None) -> bool:
+    def _arrive(self, source: str, record: Record, there: Record | None) -> str:
         if there is not None and there.is_same(record):
             if not there.is_elsewhere:
-                return True
+                return "applied"
         elif there is not None and not self._parts.endings.is_free(there):
-            return False
+            return f"refused {there.id}"
         lock = record.extra.unique if record.extra else None
         meets = lock is not None and lock.until != "within" and not lock.is_debounced
-        if lock is not None and meets and self._parts.uniques.owner(record.id, lock) is not None:
-            return False  # it stays where it is as long as another job holds its unique key here
+        if lock is not None and meets and (owner := self._parts.uniques.owner(record.id, lock)) is not None:
+            return f"refused {owner}"  # it stays where it is as long as another job holds its unique key here
         if there is not None and not there.is_same(record):
             self._parts.endings.free_id(there)
             there = None
         move, extra = record.move, record.extra
         assert move is not None and extra is not None  # noqa: PT018 - one fact: it was moved
         notified = dict.fromkeys([source, *(there.origins if there else ())])
-        record.extra = msgspec.structs.replace(extra, move=None, origins=(0, *notified))
+        flow = extra.flow and msgspec.structs.replace(extra.flow, departs=0)
+        record.extra = msgspec.structs.replace(extra, move=None, origins=(0, *notified), flow=flow)
         record.waiters = there.waiters if there else []
         self._parts.records[record.id] = record
         self._parts.place(record, move.due_ms or None, Way.MOVE)
@@ -192,7 +194,7 @@ class QueueOutbox:
         cancellation = record.cancellation or (there and there.cancellation)
         if cancellation is not None or until_ms > self._parts.clock.now_ms():
             self._parts.cancel(record.id, *(cancellation or (outcome, ttl_ms)))
-        return True
+        return "applied"
 
     def _end(self, source: str, ended: Ended, there: Record | None) -> None:
         if there is not None and there.is_elsewhere and there.move and there.move.queue == source:
@@ -225,8 +227,8 @@ class QueueOutbox:
             if not left:
                 self._parts.endings.keep_until(record, until_ms)
         elif kind == "job" and record.is_elsewhere and record.move and record.move.entry:
-            if verdict == "refused":
-                return self._take_back(record, record.move)
+            if verdict.startswith("refused"):
+                return self._take_back(record, record.move, verdict.partition(" ")[2])
             if record.cancellation is not None:
                 self.add(target, "cancel", record.id, record.cancellation)
             self._parts.hooks.left(record)
@@ -237,10 +239,15 @@ class QueueOutbox:
             record.extra = Extra(move=move, origins=origins, flow=flow)
         return False
 
-    def _take_back(self, record: Record, move: Move) -> bool:
+    def _take_back(self, record: Record, move: Move, owner: str) -> bool:
+        flow = record.extra and record.extra.flow
         record.extra = msgspec.structs.replace(record.extra or Extra(), move=None)
         if record.cancellation is not None:
             self._parts.endings.finish(record, JobState.CANCELLED, *record.cancellation)
+            return False
+        if flow and flow.departs:
+            outcome = refused_outcome(move.queue, owner)
+            self._parts.endings.finish(record, JobState.FAILED, outcome, self._parts.limits.result_ttl_ms)
             return False
         self._parts.place(record, move.due_ms or None, Way.MOVE)
         return True
