@@ -63,7 +63,8 @@ class DeliveryResult(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         verdicts: for each entry `applied`, `refused` (the target has another job with this id or unique key, which
-            may follow after a blank, or a key of another type) or `stale` (its id is too low although it was never delivered; it gets a higher one).
+            may follow after a blank, or a key of another type) or `stale` (its id is too low although it was never
+            delivered; it gets a higher one).
         last: the last entry that was applied before.
         targets: the queues for which the outbox of the target has entries now.
     """
