@@ -3,9 +3,9 @@
 The users of a store import the contract; only `connector` (it finds the server) and `testing` know which store
 it is. `contract` has the verbs of a job's way, and the parts with the others: `schedules`, `leases`, `pubsub`,
 `outbox` and `relay` (what queues send to each other), `flows` (graphs of jobs), `history` (what has ended),
-`events` (live events), `diagnosis`, `operating` (the verbs of operators) and its parts `operations`, `pauses`, `limits`, `story` (of
-jobs) and `control` (of workers). `new_job` is a job as the stores take it, `outcomes` what they answer where one
-is asked for, `columns` are many jobs at once, `extra` is what a job has beside its call,
+`events` (live events), `diagnosis`, `operating` (the verbs of operators) and its parts `operations`, `pauses`,
+`limits`, `story` (of jobs) and `control` (of workers). `new_job` is a job as the stores take it, `outcomes` what
+they answer where one is asked for, `columns` are many jobs at once, `extra` is what a job has beside its call,
 `bounds` how much one call does at most, `limiters` has the app-wide limiters, `upkeep` what workers do for a
 queue all the time, `refusals` makes what is refused fail alone, and `shards` says how many each queue has.
 
