@@ -93,10 +93,10 @@ end
 local number = q.micros -- of this claim, see lib/record.lua
 local reply, taken, bytes, skipped, delivered = {0, number, 0}, 0, 0, 0, 0
 local marked, held = {}, {}
--- What serves groups of jobs that wait (lib/groups.lua): functions, and the groups `served` since the last call of
--- `write_taken`.
-local serving = {served = {}}
-Groups.gather_tokens(q)
+-- What serves groups of jobs that wait (lib/groups.lua): functions, the groups `served` and the places of tokens
+-- `spent` since the last call of `write_taken`; by group, what was read `ahead`; and by token, whether it `counts`.
+local serving = {served = {}, spent = {}, ahead = {}, counts = {}}
+Limits.begin_claim(q)
 -- By stream, the jobs of paused tasks that this call sets aside; the stream that it takes jobs from; and whether
 -- an entry of what was set aside names a job that stays there.
 local put_aside, source, stays, is_accepting = {}, '', false, false
@@ -343,20 +343,33 @@ local function take(id, text, is_held, lane)
   skipped = skipped + 1 + math.floor(#(text or '') / LARGE)
 end
 
+-- Gives a group that was served a token if more of its jobs may run, or notes that they wait.
+function serving.wake(each)
+  if each.is_stuck then return end
+  local numbers = Limits.numbers_of(q, each.group)
+  if numbers[2] == 0 and each.has_more ~= nil and not q.joined[each.group] then
+    if not each.has_more and each.met == #each.ids then return end
+    if Limits.room(q, each.group, numbers) <= 0 then return Groups.block(q, each.group) end
+  end
+  Limits.wake(q, each.group)
+end
+
 -- Takes the jobs that were taken out of their groups, once their records say so; and gives groups that have more
 -- jobs which may run a token.
 function serving.leave_groups()
-  local groups = serving.served
+  local groups, gone = serving.served, {}
   serving.served = {}
   for _, each in ipairs(groups) do
     for id, job in pairs(each.queued) do Record.save(q, id, job) end
-    if each.gone[1] then
-      redis.call('SREM', q.base .. Keys.WAITING, unpack(each.gone))
-      redis.call('ZREM', Keys.group(q, each.group), unpack(each.gone))
-    end
-    if each.moved[1] then redis.call('ZREM', Keys.group(q, each.group), unpack(each.moved)) end
-    if not each.is_stuck then Limits.wake(q, each.group) end
+    for _, id in ipairs(each.gone) do gone[#gone + 1] = id end
   end
+  in_chunks(gone, function(...) redis.call('SREM', q.base .. Keys.WAITING, ...) end)
+  for _, each in ipairs(groups) do
+    local function leave(...) redis.call('ZREM', Keys.group(q, each.group), ...) end
+    in_chunks(each.gone, leave)
+    in_chunks(each.moved, leave)
+  end
+  for _, each in ipairs(groups) do serving.wake(each) end
 end
 
 -- Writes the held set and the records of the jobs taken so far, and what was set aside; called before their
@@ -364,12 +377,18 @@ end
 local function write_taken()
   for stream, ids in pairs(put_aside) do Lanes.write_all(q, stream, ids, 1) end
   put_aside = {}
+  if #held > 0 then redis.call('SADD', Keys.held(q, worker), unpack(held)) end
+  if next(q.given) then Limits.write_given(q) end
   if #held > 0 then
-    redis.call('SADD', Keys.held(q, worker), unpack(held))
     Record.set_all(marked)
     marked, held = {}, {}
   end
   if serving.served[1] then serving.leave_groups() end
+  if serving.spent[1] then
+    Groups.forget(q, serving.spent)
+    serving.spent = {}
+  end
+  Groups.flush_marks(q)
   if next(batches.met) then batches.write() end
 end
 
@@ -403,25 +422,55 @@ function serving.take(each, id, text)
   return serving.run(id, job, envelope, false) and 'gone' or nil
 end
 
+-- Reads the ids of as many jobs of a group as may run, of a lane and of those that are served before it.
+function serving.read(group, lane)
+  local most = math.min(count - taken, Limits.most(q, group))
+  local each = {group = group, gone = {}, moved = {}, queued = {}, ids = {}, met = 0}
+  if most > 0 then each.ids, each.has_more = Groups.first(q, group, lane, most) end
+  return each
+end
+
+-- Reads what these tokens are for, as far as there are jobs enough: so all records are read by one command.
+function serving.look_ahead(tokens)
+  local places, ids, ahead, wanted = {}, {}, {}, count - taken
+  for i, token in ipairs(tokens) do
+    local _, lane, group = Groups.parts(token)
+    places[i] = (lane or '') .. ' ' .. (group or '')
+  end
+  for i, noted in ipairs(Groups.noted(q, places)) do
+    local serial, lane, group = Groups.parts(tokens[i])
+    serving.counts[tokens[i]] = group and Groups.counts(q, serial, noted)
+    if serving.counts[tokens[i]] and wanted > 0 and not ahead[group] then
+      ahead[group] = serving.read(group, lane)
+      wanted = wanted - #ahead[group].ids
+      for _, id in ipairs(ahead[group].ids) do ids[#ids + 1] = id end
+    end
+  end
+  local texts = texts_of(q, ids)
+  for _, each in pairs(ahead) do each.texts = texts end
+  serving.ahead = ahead
+end
+
 -- Takes as many jobs of a group as may run, of a lane and of those that are served before it.
 function serving.group(group, lane)
-  local most = math.min(count - taken, Limits.most(q, group))
-  local each = {group = group, gone = {}, moved = {}, queued = {}}
+  local each, before = serving.ahead[group], source
+  serving.ahead[group] = nil
+  if not each or q.joined[group] then each = serving.read(group, lane) end
+  each.texts = each.texts or texts_of(q, each.ids)
   table.insert(serving.served, each)
-  local ids = most > 0 and Groups.first(q, group, lane, most) or {}
-  local texts, before = texts_of(q, ids), source
-  local weight = Groups.limit_of(group) == Limits.FAIR and Limits.weight(Record.unpacked(texts[ids[1]])) or 1
-  if weight > 1 then
-    ids = Groups.first(q, group, lane, math.min(count - taken, weight))
-    texts = texts_of(q, ids)
+  local first = Groups.limit_of(group) == Limits.FAIR and Record.unpacked(each.texts[each.ids[1]])
+  if first and Limits.weight(first) > 1 then
+    each.ids, each.has_more = Groups.first(q, group, lane, math.min(count - taken, Limits.weight(first)))
+    each.texts = texts_of(q, each.ids)
   end
-  for _, id in ipairs(ids) do
+  for _, id in ipairs(each.ids) do
     if is_full() then break end
-    local became = serving.take(each, id, texts[id])
+    local became = serving.take(each, id, each.texts[id])
     if not became then
       each.is_stuck = true
       break
     end
+    each.met = each.met + 1
     if known[id] ~= 'taken' then skipped = skipped + ASIDE_COST end
     table.insert(each[became], id)
   end
@@ -430,9 +479,12 @@ end
 
 -- Serves the group whose token this is. A token is not counted among what jobs leave in their lanes.
 function serving.token(token)
-  local serial, lane, group = Groups.parts(token)
+  local _, lane, group = Groups.parts(token)
   local named_before, before = named_again, taken
-  if group and Groups.spend(q, serial, group, lane) then serving.group(group, lane) end
+  if serving.counts[token] then
+    table.insert(serving.spent, lane .. ' ' .. group)
+    serving.group(group, lane)
+  end
   skipped = skipped + (taken == before and ASIDE_COST or 1)
   named_again = named_before + 1 - (taken - before)
 end
@@ -446,6 +498,17 @@ function serving.serve_again(lane)
     skipped = skipped + 1
     write_taken()
   end
+end
+
+-- The texts of the records of jobs; what tokens among them are for is read ahead.
+function serving.texts_of(ids)
+  local jobs, tokens = {}, {}
+  for _, id in ipairs(ids) do
+    if Groups.is_token(id) then tokens[#tokens + 1] = id else jobs[#jobs + 1] = id end
+  end
+  if not tokens[1] then return texts_of(q, ids) end
+  serving.look_ahead(tokens)
+  return texts_of(q, jobs)
 end
 
 -- Some of these texts are false. If none of their keys exists, which one command shows, they become nil.
@@ -466,7 +529,7 @@ local function take_all(stream, ids, lane)
   source, stays = stream, false
   while first <= #ids and not is_full() do
     local some, before = {unpack(ids, first, math.min(#ids, first + most - 1))}, taken
-    local texts, looked = texts_of(q, some), false
+    local texts, looked = serving.texts_of(some), false
     for _, id in ipairs(some) do
       if taken >= count or bytes >= CLAIM_LIMIT or skipped >= SKIPPED_LIMIT then break end
       if Groups.is_token(id) then

@@ -2,6 +2,7 @@
 -- worker does not hold under this claim is not changed: that is the fence.
 --
 -- NEEDS: keys, msgpack, record_text_write, record_text_read, record, results, lanes, hooks, history, finish
+-- NEEDS: limits
 -- USES: reads batch, body, bucket, cut, dead, group, halted, holders, job, lanes, limits, schedule, scheduled,
 --   standing, timers, tokens, unique; writes batch, blocked, body, bucket, cancel, counters, cut, dead, group,
 --   held, history, holders, idle, job, lanes, leftovers, outbox, schedule, scheduled, standing, stats, tasks,
@@ -213,8 +214,9 @@ local function settle_other(i)
   local job = Record.load(q, id)
   local mine = job and job[Field.WORKER] == worker and job[Field.STARTED] == tonumber(claim)
   if mine and Record.has_ended(job) then
-    -- The same settle again, after a lost reply: all is done already, except perhaps the deletion that comes last.
+    -- The same settle again, after a lost reply: all is done already, except perhaps what comes last.
     Finish.expire_body(q, id, job, redis.call('PTTL', Keys.job(q, id)))
+    if Limits.of(job) then Limits.give_back(q, id, Limits.of(job)) end
     settled[#settled + 1] = id
   elseif not mine or job[Field.STATE] ~= 'running' then
     refused[#refused + 1] = position(i)
@@ -228,7 +230,14 @@ local function settle_others()
     if Results.is_full(q) then leave(i) else settle_other(i) end
   end
 end
-History.around(q, settle_others)
+-- What the jobs give back is given to others at once, also if a command for a later job fails.
+local function settle_all()
+  Limits.begin_settle(q)
+  local is_done, problem = pcall(settle_others)
+  Limits.end_settle(q)
+  if not is_done then error(problem, 0) end
+end
+History.around(q, settle_all)
 finish_call()
 if q.buried > 0 then Finish.trim_dead(q, limits) end
 return refused

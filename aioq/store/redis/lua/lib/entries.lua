@@ -36,10 +36,24 @@ function Entries.parts_of(entry)
   return nil
 end
 
+-- The tokens that share an entry; nil if it has none.
+function Entries.tokens_of(entry)
+  local fields = entry[2] or {}
+  if fields[1] ~= 'tokens' or #fields ~= 2 then return nil end
+  local readable, tokens = pcall(cmsgpack.unpack, fields[2])
+  if not readable or type(tokens) ~= 'table' or #tokens > Entries.NAMED_LIMIT then return nil end
+  for _, token in ipairs(tokens) do
+    if type(token) ~= 'string' or string.byte(token) ~= 9 or not Entries.is_text(token) then return nil end
+  end
+  return tokens[1] and tokens
+end
+
 -- The ids of the jobs that an entry names: none for a wake-up. If it is not aioq's, there are none, and the second
 -- value is the entry's own id.
 function Entries.named_by(entry)
   local prefix, width, ids = Entries.parts_of(entry)
+  local tokens = not prefix and Entries.tokens_of(entry)
+  if tokens then return tokens end
   if not prefix then return {}, entry[2] and entry[2][1] and entry[1] or nil end
   if not width then return prefix ~= '' and {prefix} or {} end
   local found = {}

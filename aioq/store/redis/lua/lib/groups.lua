@@ -12,8 +12,10 @@
 -- entry is there; an entry that was claimed is not noted any more. A token has a serial number, and one that is
 -- met counts only if it is the noted one, or the noted one is gone: so there is one in the end, whatever was lost.
 -- While a claim runs, tokens are gathered in `q.tokens`, because the claim trims the lanes once it has read them.
+-- A settle and an enqueue gather them too: so those of many groups share entries, and are noted by one command.
+-- Meanwhile what is noted of groups without a token is gathered in `q.marks`.
 --
--- NEEDS: call, keys, record, lanes
+-- NEEDS: call, keys, record_text_write, record, lanes
 local Groups = {}
 
 Groups.LANES = {'high', 'normal', 'low'}
@@ -44,6 +46,7 @@ end
 -- token. `is_empty`: the group is known to have no jobs.
 function Groups.join(q, id, lane, group, front, is_empty)
   lane = lane or Keys.NORMAL
+  if q.joined then q.joined[group] = true end
   local score = is_empty and Groups.digits(Groups.RANK[lane] * Groups.SPAN + q.micros)
     or Groups.score(q, group, lane, front)
   redis.call('ZADD', Keys.group(q, group), 'NX', score, id)
@@ -72,33 +75,76 @@ end
 
 -- Notes that a group has jobs that wait, and no token; or that it has one, or no jobs.
 function Groups.block(q, group)
-  is_unreadable(redis.pcall('SADD', Keys.blocked(q, Groups.limit_of(group)), Groups.key_of(group)))
+  if q.marks then q.marks[group] = true else Groups.write_marks(q, {[group] = true}) end
 end
 function Groups.unblock(q, group)
-  is_unreadable(redis.pcall('SREM', Keys.blocked(q, Groups.limit_of(group)), Groups.key_of(group)))
+  if q.marks then q.marks[group] = false else Groups.write_marks(q, {[group] = false}) end
 end
 
--- The first jobs of a group, of this lane and those that are served before it.
+-- Writes that, as it is in a map by group, a limit at a time.
+function Groups.write_marks(q, marks)
+  local keys = {SADD = {}, SREM = {}}
+  for group, is_blocked in pairs(marks) do
+    local of_limits, limit = keys[is_blocked and 'SADD' or 'SREM'], Groups.limit_of(group)
+    of_limits[limit] = of_limits[limit] or {}
+    table.insert(of_limits[limit], Groups.key_of(group))
+  end
+  for command, of_limits in pairs(keys) do
+    for limit, those in pairs(of_limits) do
+      in_chunks(those, function(...) is_unreadable(redis.pcall(command, Keys.blocked(q, limit), ...)) end)
+    end
+  end
+end
+
+-- Writes what was gathered of it.
+function Groups.flush_marks(q)
+  if next(q.marks) == nil then return end
+  Groups.write_marks(q, q.marks)
+  q.marks = {}
+end
+
+-- The first jobs of a group, of this lane and those that are served before it; and whether the group has others,
+-- of any lane.
 function Groups.first(q, group, lane, most)
-  local ids = redis.pcall('ZRANGEBYSCORE', Keys.group(q, group), '-inf', Groups.end_of(lane), 'LIMIT', 0, most)
-  return is_unreadable(ids) and {} or ids
+  local found, ids = redis.pcall('ZRANGE', Keys.group(q, group), 0, most, 'WITHSCORES'), {}
+  if is_unreadable(found) then return ids, false end
+  local bound = (Groups.RANK[lane] + 1) * Groups.SPAN
+  for i = 1, math.min(#found, 2 * most), 2 do
+    if tonumber(found[i + 1]) >= bound then break end
+    ids[#ids + 1] = found[i]
+  end
+  return ids, #found > 2 * #ids
 end
 
 function Groups.is_token(id) return string.byte(id) == Lanes.TAB end
 -- The serial number of a token, its lane and its group.
 function Groups.parts(token) return string.match(token, '^\t(%S+) (%S+) (.*)$') end
 
--- Whether the noted token of a group is in a lane; and its serial number.
-function Groups.has_token(q, group, lane)
-  local noted = redis.pcall('HGET', q.base .. Keys.TOKENS, lane .. ' ' .. group)
-  if is_unreadable(noted) or not noted then return false end
-  local serial, stream, entry = string.match(noted, '^(%S+) (%S+) (%S+)$')
-  local found = serial and redis.pcall('XRANGE', Keys.lane(q, stream), entry, entry)
-  return found and not is_unreadable(found) and found[1] ~= nil, serial
+-- What is noted of the tokens of these places, each of which is a lane and a group: false for nothing.
+function Groups.noted(q, places)
+  local noted = {}
+  in_chunks(places, function(...)
+    local found = redis.pcall('HMGET', q.base .. Keys.TOKENS, ...)
+    if is_unreadable(found) then found = {} end
+    for i = 1, select('#', ...) do noted[#noted + 1] = found[i] or false end
+  end)
+  return noted
 end
 
--- From now on tokens are gathered.
-function Groups.gather_tokens(q) q.tokens = {} end
+-- Whether the entry that is noted of a token is there.
+function Groups.is_there(q, noted)
+  local stream, entry = string.match(noted or '', '^%S+ (%S+) (%S+)$')
+  local found = stream and redis.pcall('XRANGE', Keys.lane(q, stream), entry, entry)
+  return found and not is_unreadable(found) and found[1] ~= nil
+end
+
+-- Whether the noted token of a group is in a lane.
+function Groups.has_token(q, group, lane)
+  return Groups.is_there(q, Groups.noted(q, {lane .. ' ' .. group})[1])
+end
+
+-- From now on tokens are gathered, and what is noted of groups without one.
+function Groups.gather_tokens(q) q.tokens, q.marks = {}, {} end
 
 -- Takes the next group out of those that were gathered for a lane; nil for none.
 function Groups.next_gathered(q, lane)
@@ -116,42 +162,64 @@ end
 function Groups.give_gathered(q)
   local tokens = q.tokens
   q.tokens = nil
-  for i = 1, #tokens, 2 do
-    Groups.give_token(q, tokens[i], tokens[i + 1])
-    Groups.unblock(q, tokens[i])
-  end
+  if tokens[1] then Groups.give_tokens(q, tokens) end
+  for i = 1, #tokens, 2 do Groups.unblock(q, tokens[i]) end
+  Groups.flush_marks(q)
+  q.marks = nil
   return tokens[1] ~= nil
 end
 
 -- Gives a group a token in a lane, if it has none there.
 function Groups.give_token(q, group, lane)
-  if q.tokens then
-    local n = #q.tokens
-    q.tokens[n + 1], q.tokens[n + 2] = group, lane
-  elseif not Groups.has_token(q, group, lane) then
-    q.serial = (q.serial or 0) + 1
-    local serial = Groups.digits(q.micros) .. '.' .. q.serial
-    Lanes.push(q, lane, '\t' .. serial .. ' ' .. lane .. ' ' .. group, false)
+  if not q.tokens then return Groups.give_tokens(q, {group, lane}) end
+  local n = #q.tokens
+  q.tokens[n + 1], q.tokens[n + 2] = group, lane
+end
+
+-- The same of many, given as groups and lanes in turn.
+function Groups.give_tokens(q, tokens)
+  local places, are_new, of_lanes = {}, {}, {}
+  for i = 1, #tokens, 2 do places[#places + 1] = tokens[i + 1] .. ' ' .. tokens[i] end
+  local noted, begin = Groups.noted(q, places), '\t' .. Groups.digits(q.micros) .. '.'
+  for i, place in ipairs(places) do
+    if are_new[place] == nil then
+      are_new[place] = not noted[i] or not Groups.is_there(q, noted[i])
+      if are_new[place] then
+        local lane = tokens[2 * i]
+        q.serial = (q.serial or 0) + 1
+        of_lanes[lane] = of_lanes[lane] or {}
+        table.insert(of_lanes[lane], begin .. q.serial .. ' ' .. place)
+      end
+    end
+  end
+  for _, lane in ipairs(Groups.LANES) do
+    if of_lanes[lane] then Lanes.push_all(q, lane, of_lanes[lane], 1) end
   end
 end
 
--- Gives a group a token in each lane in which it has jobs; returns whether it has any.
-function Groups.offer(q, group)
-  local key = Keys.group(q, group)
-  local first = redis.pcall('ZRANGE', key, 0, 0, 'WITHSCORES')
-  if is_unreadable(first) or not first[1] then return false end
-  local last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')
-  for rank = math.floor(first[2] / Groups.SPAN), math.floor(last[2] / Groups.SPAN) do
+-- The first job of a group and its score; empty if it has none.
+function Groups.head(q, group)
+  local first = redis.pcall('ZRANGE', Keys.group(q, group), 0, 0, 'WITHSCORES')
+  return is_unreadable(first) and {} or first
+end
+
+-- Gives a group a token in each lane in which it has jobs. `first` is as of `head`.
+function Groups.offer(q, group, first)
+  local from, to = math.floor(first[2] / Groups.SPAN), Groups.RANK.low
+  if from < to then
+    to = math.floor(redis.call('ZRANGE', Keys.group(q, group), -1, -1, 'WITHSCORES')[2] / Groups.SPAN)
+  end
+  for rank = from, to do
     if Groups.LANES[rank + 1] then Groups.give_token(q, group, Groups.LANES[rank + 1]) end
   end
-  return true
 end
 
--- Forgets a token that a claim has met; returns whether it counts.
-function Groups.spend(q, serial, group, lane)
-  local noted = redis.pcall('HGET', q.base .. Keys.TOKENS, lane .. ' ' .. group)
-  if is_unreadable(noted) then return true end
-  if noted and string.match(noted, '^%S+') ~= serial and Groups.has_token(q, group, lane) then return false end
-  redis.call('HDEL', q.base .. Keys.TOKENS, lane .. ' ' .. group)
-  return true
+-- Whether a token that a claim has met counts; `noted` is what is noted of its place.
+function Groups.counts(q, serial, noted)
+  return not noted or string.match(noted, '^%S+') == serial or not Groups.is_there(q, noted)
+end
+
+-- Forgets the tokens of these places, which a claim has met.
+function Groups.forget(q, places)
+  in_chunks(places, function(...) is_unreadable(redis.pcall('HDEL', q.base .. Keys.TOKENS, ...)) end)
 end

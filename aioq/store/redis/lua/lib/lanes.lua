@@ -15,7 +15,7 @@
 -- leave it wrong by some jobs, until a sweep finds the lane without entries (renew.lua).
 --
 -- An entry may have the token of a group in the place of a job's id: that begins with a tab, and is no queued job;
--- see lib/groups.lua.
+-- see lib/groups.lua. Tokens that are given together share entries too (`tokens`: a MessagePack array).
 --
 -- NEEDS: keys, standing
 local Lanes = {}
@@ -25,10 +25,32 @@ Lanes.SHARING = 64
 
 -- Notes which entry has the token of a group; nothing for a job.
 function Lanes.note_token(q, stream, entry, id)
-  if string.byte(id) ~= Lanes.TAB then return end
-  local serial, place = string.match(id, '^\t(%S+) (.*)$')
-  if not serial then return end
-  redis.call('HSET', q.base .. Keys.TOKENS, place, serial .. ' ' .. stream .. ' ' .. entry)
+  if string.byte(id) == Lanes.TAB then Lanes.note_tokens(q, stream, entry, {id}) end
+end
+function Lanes.note_tokens(q, stream, entry, tokens)
+  local notes = {}
+  for _, token in ipairs(tokens) do
+    local serial, place = string.match(token, '^\t(%S+) (.*)$')
+    if serial then
+      local n = #notes
+      notes[n + 1], notes[n + 2] = place, serial .. ' ' .. stream .. ' ' .. entry
+    end
+  end
+  if notes[1] then redis.call('HSET', q.base .. Keys.TOKENS, unpack(notes)) end
+end
+
+-- Writes the tokens from position `first` on, up to the next job's id, to one entry; returns the position of the
+-- last of them.
+function Lanes.write_tokens(q, stream, ids, first)
+  local some, n = {}, first
+  while ids[n] and string.byte(ids[n]) == Lanes.TAB and n < first + Lanes.SHARING do
+    some[#some + 1] = ids[n]
+    n = n + 1
+  end
+  local field, value = 'job', some[1]
+  if some[2] then field, value = 'tokens', cmsgpack.pack(some) end
+  Lanes.note_tokens(q, stream, redis.call('XADD', Keys.lane(q, stream), '*', field, value), some)
+  return n - 1
 end
 
 -- Queues a job that is given back. If the key of the lane's front holds another type, the job goes to another
@@ -84,14 +106,18 @@ end
 function Lanes.write_all(q, stream, ids, first)
   local key, entries = Keys.lane(q, stream), 0
   while first <= #ids do
-    local prefix, ends, last = Lanes.alike(ids, first)
-    -- Ids with letters of more than one byte get entries of their own, so that no letter is cut in two. So do
-    -- tokens.
-    if last > first and not string.find(prefix .. ends, '[\t\128-\255]') then
-      redis.call('XADD', key, '*', 'prefix', prefix, 'width', #ids[first] - #prefix, 'ids', ends)
+    local last = first
+    if string.byte(ids[first]) == Lanes.TAB then
+      last = Lanes.write_tokens(q, stream, ids, first)
     else
-      last = first
-      Lanes.note_token(q, stream, redis.call('XADD', key, '*', 'job', ids[first]), ids[first])
+      local prefix, ends, alike = Lanes.alike(ids, first)
+      -- Ids with letters of more than one byte get entries of their own, so that no letter is cut in two.
+      if alike > first and not string.find(prefix .. ends, '[\t\128-\255]') then
+        redis.call('XADD', key, '*', 'prefix', prefix, 'width', #ids[first] - #prefix, 'ids', ends)
+        last = alike
+      else
+        redis.call('XADD', key, '*', 'job', ids[first])
+      end
     end
     first, entries = last + 1, entries + 1
   end

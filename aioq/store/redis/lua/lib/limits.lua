@@ -10,7 +10,7 @@
 -- LIMITS has the numbers in force, by the limit's name: those of the code that has declared them last, or an
 -- operator's.
 --
--- NEEDS: call, keys, record, lanes, timers, groups
+-- NEEDS: call, keys, record_text_write, record, lanes, timers, groups
 local Limits = {}
 
 -- The items of `extra.limits`, each of which is a list.
@@ -127,8 +127,15 @@ function Limits.drop_strays(q, group)
   return dropped
 end
 
--- How many more jobs of a group may run at once, without its rate.
+-- How many more jobs of a group may run at once, without its rate. A claim asks the server once (`q.rooms`).
 function Limits.room(q, group, numbers)
+  local room = q.rooms and q.rooms[group]
+  if room then return room end
+  room = Limits.ask_room(q, group, numbers)
+  if q.rooms then q.rooms[group] = room end
+  return room
+end
+function Limits.ask_room(q, group, numbers)
   local paused = Limits.paused_until(q, group)
   if paused and paused > 0 then Timer.set(q, Timer.GROUP, group, paused) end
   if paused then return 0 end
@@ -137,6 +144,39 @@ function Limits.room(q, group, numbers)
   if is_unreadable(held) then return 0 end
   local room = numbers[1] - held
   return room > 0 and room or room + Limits.drop_strays(q, group)
+end
+
+-- A claim gathers the permits that it gives in `q.given`, by group, and writes them before the records.
+function Limits.begin_claim(q)
+  q.rooms, q.given, q.joined, q.admitted, q.is_claim = {}, {}, {}, {}, true
+  Groups.gather_tokens(q)
+end
+
+-- Whether a job is a holder of a group.
+function Limits.holds(q, group, id)
+  if q.given and q.given[group] then Limits.write_given(q) end
+  return redis.call('ZSCORE', Keys.holders(q, group), id) and true or false
+end
+
+-- Makes a job a holder of a group.
+function Limits.hold(q, group, id)
+  if not q.given then
+    redis.call('ZADD', Keys.holders(q, group), 'NX', q.now, id)
+    return
+  end
+  q.given[group] = q.given[group] or {}
+  local n = #q.given[group]
+  q.given[group][n + 1], q.given[group][n + 2] = q.now, id
+  q.rooms[group] = q.rooms[group] and q.rooms[group] - 1
+end
+function Limits.write_given(q)
+  for group, given in pairs(q.given) do
+    in_chunks(given, function(...)
+      local added = redis.call('ZADD', Keys.holders(q, group), 'NX', ...)
+      if added < select('#', ...) / 2 then q.rooms[group] = nil end -- one that held a permit takes no room
+    end)
+  end
+  q.given = {}
 end
 
 -- The generic cell rate algorithm: a group's bucket is one number, when it will be full again, in µs. It is kept
@@ -176,7 +216,7 @@ end
 -- Sets the timer at which a group is looked at again; `at` is in µs. A claim's worker learns of it from the reply;
 -- else one worker is woken, if it is the first timer.
 function Limits.look_again(q, group, at)
-  local head = not q.tokens and redis.call('ZRANGE', q.base .. Keys.SCHEDULED, 0, 0, 'WITHSCORES')
+  local head = not q.is_claim and redis.call('ZRANGE', q.base .. Keys.SCHEDULED, 0, 0, 'WITHSCORES')
   local due = math.ceil(at / 1000)
   Timer.set(q, Timer.GROUP, group, due)
   if head and (not head[1] or due < tonumber(head[2])) then Lanes.push(q, Keys.NORMAL, '', false) end
@@ -240,7 +280,8 @@ end
 -- just come to it as the first one, and `lane` its lane if it is alone. `is_changed`: the group has another first
 -- job, or the limit has changed, so that its timer may be too late.
 function Limits.wake(q, group, use, lane, is_changed)
-  if not use and redis.call('EXISTS', Keys.group(q, group)) == 0 then return end
+  local first = (not use or not lane) and Groups.head(q, group)
+  if first and not first[1] then return end
   local numbers = Limits.numbers_of(q, group)
   if is_changed then Limits.forget_timer(q, group, numbers) end
   local is_stuck = Limits.room(q, group, numbers) <= 0
@@ -257,10 +298,10 @@ function Limits.wake(q, group, use, lane, is_changed)
     end
   end
   -- Also until a claim has written the token.
-  if is_stuck or q.tokens then Groups.block(q, group) end
+  if is_stuck or q.is_claim then Groups.block(q, group) end
   if is_stuck then return end
-  if lane then return Groups.give_token(q, group, lane) end
-  Groups.offer(q, group)
+  if not first then return Groups.give_token(q, group, lane) end
+  Groups.offer(q, group, first)
   if not q.tokens then Groups.unblock(q, group) end
 end
 
@@ -272,17 +313,43 @@ function Limits.leave(q, id, group)
   if was_first then Limits.wake(q, group, nil, nil, true) end
 end
 
--- Gives the permits of a job back; with `keeps_order` not those of an ordered limit.
+-- Gives the permits of a job back; with `keeps_order` not those of an ordered limit. A settle gathers them.
 function Limits.give_back(q, id, uses, keeps_order)
   for _, use in ipairs(uses) do
     if use[Limits.NAME] ~= Limits.FAIR and not (keeps_order and use[Limits.ORDERED]) then
-      local group = Limits.group_of(use)
-      local removed = redis.pcall('ZREM', Keys.holders(q, group), id)
-      local is_broken = is_unreadable(removed)
-      -- If nothing was removed, the call may be repeated; an operator may have let a rate count holders too.
-      if not is_broken and (removed == 1 or use[Limits.CONCURRENCY] > 0) then Limits.wake(q, group) end
+      local group, freed = Limits.group_of(use), q.freed
+      if not freed then
+        Limits.remove_holders(q, group, {id}, use[Limits.CONCURRENCY] > 0)
+      elseif freed[group] then
+        table.insert(freed[group], id)
+      else
+        local n = #freed + 1
+        freed[n], freed[group], freed[n + 1] = group, {id}, use[Limits.CONCURRENCY] > 0
+      end
     end
   end
+end
+
+-- Takes these holders from a group, whose next jobs may run then. `is_bound`: the limit has a concurrency.
+function Limits.remove_holders(q, group, ids, is_bound)
+  if q.given and q.given[group] then Limits.write_given(q) end
+  local removed = redis.pcall('ZREM', Keys.holders(q, group), unpack(ids))
+  local is_broken = is_unreadable(removed)
+  if q.rooms then q.rooms[group] = nil end
+  -- If nothing was removed, the call may be repeated; an operator may have let a rate count holders too.
+  if not is_broken and (removed > 0 or is_bound) then Limits.wake(q, group) end
+end
+
+-- A settle gathers what its jobs give back in `q.freed`: groups, each with whether its limit has a concurrency; and
+-- by group, the holders. So a group is looked at once, and tokens share entries.
+function Limits.begin_settle(q) q.freed = {} end
+function Limits.end_settle(q)
+  local freed = q.freed
+  q.freed = nil
+  if not freed[1] then return end
+  Groups.gather_tokens(q)
+  for i = 1, #freed, 2 do Limits.remove_holders(q, freed[i], freed[freed[i]], freed[i + 1]) end
+  Groups.give_gathered(q)
 end
 
 -- Lets a job wait in a group; one that waits there keeps its place. The caller writes its record.
@@ -377,17 +444,18 @@ function Limits.ask_permits(q, id, job, front)
   q.admitted[id] = true
   for i, use in ipairs(Limits.of(job)) do
     local group, numbers = Limits.group_of(use), Limits.numbers(q, use)
-    local key = Keys.holders(q, group)
     local is_asked = not Limits.has_rate(use, numbers) and use[Limits.NAME] ~= Limits.FAIR
-    if is_asked and not redis.call('ZSCORE', key, id) then
+    -- It holds those before its place; for others this is asked only where there is no room.
+    if is_asked and not (i < place and Limits.holds(q, group, id)) then
       local goes_first = front or i <= place
       local is_free = goes_first or redis.call('EXISTS', Keys.group(q, group)) == 0
-      if not is_free or Limits.room(q, group, numbers) <= 0 then
+      if is_free and Limits.room(q, group, numbers) > 0 then
+        if numbers[1] > 0 then Limits.hold(q, group, id) end
+      elseif not Limits.holds(q, group, id) then
         Limits.wait(q, id, job, group, goes_first)
         if is_free then Groups.block(q, group) end
         return false
       end
-      if numbers[1] > 0 then redis.call('ZADD', key, q.now, id) end
     end
   end
   return true
@@ -401,7 +469,7 @@ function Limits.ask_rates(q, id, job, front)
     local group, numbers = Limits.group_of(use), Limits.numbers(q, use)
     if Limits.has_rate(use, numbers) then
       local is_free = front or i == place or redis.call('EXISTS', Keys.group(q, group)) == 0
-      local has_room = redis.call('ZSCORE', Keys.holders(q, group), id) or Limits.room(q, group, numbers) > 0
+      local has_room = Limits.holds(q, group, id) or Limits.room(q, group, numbers) > 0
       local after, at, fitted = q.micros, nil, nil
       if numbers[2] > 0 then after, at, fitted = Limits.ask_bucket(q, group, numbers, use[Limits.COST]) end
       if not is_free or not has_room or not after then
@@ -419,7 +487,7 @@ function Limits.ask_rates(q, id, job, front)
   end
   for _, charge in ipairs(charges) do
     local group, numbers, after = unpack(charge)
-    if numbers[1] > 0 then redis.call('ZADD', Keys.holders(q, group), 'NX', q.now, id) end
+    if numbers[1] > 0 then Limits.hold(q, group, id) end
     if numbers[2] > 0 then Limits.charge(q, group, numbers, after) end
   end
   for _, use in ipairs(uses) do use[Limits.REFUSALS] = 0 end
@@ -450,7 +518,8 @@ end
 
 -- Has any worker look at all groups of a limit that wait: its numbers have changed.
 function Limits.look_at_all(q, name, at)
-  local head = not q.tokens and redis.call('ZRANGE', q.base .. Keys.SCHEDULED, 0, 0, 'WITHSCORES')
+  if q.rooms then q.rooms = {} end
+  local head = not q.is_claim and redis.call('ZRANGE', q.base .. Keys.SCHEDULED, 0, 0, 'WITHSCORES')
   Timer.set(q, Timer.LIMIT, '0 ' .. name, at or q.now)
   if head and (not head[1] or (at or q.now) < tonumber(head[2])) then Lanes.push(q, Keys.NORMAL, '', false) end
 end

@@ -18,6 +18,11 @@ local BODY_LIMIT = 1024
 -- The most records that are read or written with one command: far fewer than Lua's `unpack` can return.
 local CHUNK = 500
 
+-- Calls a function with all of these, so many at once.
+local function in_chunks(items, call)
+  for start = 1, #items, CHUNK do call(unpack(items, start, math.min(start + CHUNK - 1, #items))) end
+end
+
 -- The false fields before WAITERS: in a record of the second shape, and in one of the first.
 local UNWATCHED, UNRUN = FALSE .. FALSE, FALSE_8
 
