@@ -41,6 +41,8 @@ _SETTLE_HEADER = 10
 _SETTLE_ROWS, _SETTLE_COUNTS = 8, 9
 _SETTLE_WIDTH = 4
 
+_MARK = "\t"
+_TOKENS = msgspec.msgpack.Decoder(tuple[str, ...])
 _PROGRESS = msgspec.msgpack.Decoder(Progress)
 _LOG = msgspec.msgpack.Decoder(list[AttemptNote])
 
@@ -159,6 +161,12 @@ def named_by(fields: Sequence[bytes]) -> tuple[str, ...] | None:
         if b"job" in named:
             job_id = named[b"job"].decode()
             return (job_id,) if job_id else ()
+    if b"tokens" in named:
+        with contextlib.suppress(msgspec.MsgspecError):  # also for text that is not UTF-8
+            tokens = _TOKENS.decode(named[b"tokens"])
+            if 0 < len(tokens) <= NAMED_LIMIT and all(each.startswith(_MARK) for each in tokens):
+                return tokens
+        return None
     with contextlib.suppress(UnicodeDecodeError, KeyError, ValueError):
         prefix, width, ids = named[b"prefix"].decode(), int(named[b"width"]), named[b"ids"].decode()
         if width > 0 and len(ids) % width == 0 and len(ids) <= width * NAMED_LIMIT:

@@ -117,8 +117,11 @@ function Groups.first(q, group, lane, most)
 end
 
 function Groups.is_token(id) return string.byte(id) == Lanes.TAB end
--- The serial number of a token, its lane and its group.
-function Groups.parts(token) return string.match(token, '^\t(%S+) (%S+) (.*)$') end
+-- The serial number of a token, its lane and its group; nil if it is malformed.
+function Groups.parts(token)
+  local serial, lane, group = string.match(token, '^\t(%S+) (%S+) (.*)$')
+  if Groups.RANK[lane] then return serial, lane, group end
+end
 
 -- What is noted of the tokens of these places, each of which is a lane and a group: false for nothing.
 function Groups.noted(q, places)
