@@ -94,7 +94,7 @@ local number = q.micros -- of this claim, see lib/record.lua
 local reply, taken, bytes, skipped, delivered = {0, number, 0}, 0, 0, 0, 0
 local marked, held = {}, {}
 -- What serves groups of jobs that wait (lib/groups.lua): functions, the groups `served` and the places of tokens
--- `spent` since the last call of `write_taken`; by group, what was read `ahead`; and by token, whether it `counts`.
+-- `spent` since the last `write_taken`; by group, what was read `ahead`; and by token, whether it `counts`.
 local serving = {served = {}, spent = {}, ahead = {}, counts = {}}
 Limits.begin_claim(q)
 -- By stream, the jobs of paused tasks that this call sets aside; the stream that it takes jobs from; and whether

@@ -340,8 +340,8 @@ function Limits.remove_holders(q, group, ids, is_bound)
   if not is_broken and (removed > 0 or is_bound) then Limits.wake(q, group) end
 end
 
--- A settle gathers what its jobs give back in `q.freed`: groups, each with whether its limit has a concurrency; and
--- by group, the holders. So a group is looked at once, and tokens share entries.
+-- A settle gathers what its jobs give back in `q.freed`: groups, each with whether its limit has a concurrency;
+-- and by group, the holders. So a group is looked at once, and tokens share entries.
 function Limits.begin_settle(q) q.freed = {} end
 function Limits.end_settle(q)
   local freed = q.freed
