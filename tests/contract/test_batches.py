@@ -12,6 +12,7 @@ from aioq.store.memory import MemoryStore
 from aioq.store.operating import ListQuery
 from aioq.store.redis.store import RedisStore
 from aioq.wire.messages import encode_envelope
+from tests.contract.inside import ServerInside
 from tests.contract.kit import (
     CALL,
     CRASHED,
@@ -508,6 +509,24 @@ async def test_a_timer_that_has_vanished_is_set_by_a_sweep(
     delete(redis_backend, "timers")
     await keep(redis_store, "w", "sweep")
     assert redis_backend.timers() == timers != []
+
+
+async def test_a_queue_that_is_paused_for_long_gets_one_entry_for_a_batch(
+    redis_store: RedisStore, redis_backend: Backend
+) -> None:
+    await put(redis_store, job("a", wait_ms=30_000), job("b", wait_ms=30_000))
+    assert await claim(redis_store) == ([], [])
+    await redis_store.operating.pauses.pause(QUEUE, [])
+    entries: list[int] = []
+    with redis_backend.database.client() as client:  # pyright: ignore[reportOptionalMemberAccess] - it is on a server
+        inside = ServerInside(client, redis_backend.key("").removesuffix(":"))
+        for _ in range(4):
+            inside.jump(61_000)
+            await redis_store.promote(QUEUE, 10)
+            entries.append(inside.places().waiting[f"\x1fnormal {KEY}"])
+    assert entries == [1, 1, 1, 1]
+    await redis_store.operating.pauses.resume(QUEUE, [])
+    assert await claim(redis_store) == ([], [["a", "b"]])
 
 
 async def test_a_job_that_follows_another_one_is_not_taken_for_one_that_nothing_finds(store: Store) -> None:

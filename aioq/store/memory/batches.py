@@ -3,7 +3,7 @@
 A claim that meets a job of a batch task puts it to those of its key and lane that wait already. When these are
 enough, the claim takes all of them as one batch. Else the job is `waiting`, in no lane, and a timer is set; when
 that is due, an entry comes to the lane that names no job but what waits there (`MARK`); the claim that meets it
-takes what there is.
+takes what there is. Nothing gets lost here, so it has no further timer until then.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,9 +21,6 @@ from aioq.util.clock import Clock
 
 MARK = "\x1f"
 """What an entry begins with that names jobs which wait for a batch; no job has such an id."""
-
-LOOK_AGAIN_MS = 60_000
-"""After how long what waits gets an entry once more: one may have got lost."""
 
 
 class Gathering:
@@ -91,7 +88,6 @@ class Gathering:
         """The timer of what waits is due."""
         if self._waiting.get(name):
             self._lanes.push(Priority(name.partition(" ")[0]), MARK + name)
-            self._timers.set(BATCH, name, self._clock.now_ms() + LOOK_AGAIN_MS)
 
     def set_aside(self, token: str) -> None:
         """Let the jobs of an entry be queued again and set aside: their task is paused."""

@@ -8,7 +8,18 @@ from typing import Any
 
 import pytest
 
-from aioq import App, ConfigError, JobCancelledError, JobFailed, JobNotFoundError, Retry, current_job, gather
+from aioq import (
+    App,
+    Batch,
+    BatchItem,
+    ConfigError,
+    JobCancelledError,
+    JobFailed,
+    JobNotFoundError,
+    Retry,
+    current_job,
+    gather,
+)
 from aioq.app import internals_of
 from aioq.jobs.job import JobState
 from aioq.schedules.timing import Definition, encode
@@ -44,6 +55,11 @@ async def flaky(good_at: int) -> int:
     if len(tried) < good_at:
         raise ValueError("not yet")
     return len(tried)
+
+
+@app.task(batch=Batch(size=10, wait=5))
+async def together(items: list[BatchItem[int]]) -> list[int]:
+    return [len(items)] * len(items)
 
 
 @app.task
@@ -148,6 +164,28 @@ async def test_draining_runs_everything_there_is(session: MemorySession):
     with pytest.raises(JobFailed, match="ValueError: not yet"):
         await failing.result(timeout=1)
     assert session.clock.now_ms() - before == 86_400_000
+
+
+async def test_draining_leaves_what_a_paused_queue_holds_back(session: MemorySession):
+    handles = await together.send_many([(1,), (2,)])
+    await session.advance(0)
+    await app.queue("default").pause()
+    late = await add.send(1, 2)
+    await within(session.drain())
+    assert [await each.status() for each in (*handles, late)] == ["waiting", "waiting", "queued"]
+    await app.queue("default").resume()
+    await within(session.drain())
+    assert await gather(*handles, late) == (2, 2, 3)
+
+
+async def test_draining_moves_the_clock_to_the_end_of_a_pause(session: MemorySession):
+    before = session.clock.now_ms()
+    handles = await together.send_many([(1,), (2,)])
+    await session.advance(0)
+    await app.queue("default").pause(until=timedelta(seconds=30))
+    await within(session.drain())
+    assert await gather(*handles) == (2, 2)
+    assert session.clock.now_ms() - before == 30_000
 
 
 async def test_draining_of_nothing_returns(session: MemorySession):

@@ -3,10 +3,10 @@
 -- NEEDS: call, keys, record_text_read, record, results, lanes, timers, hooks, history, finish, due, newer, outbox
 -- NEEDS: moves, limits, batches, waiting
 -- USES: reads batch, blocked, body, bucket, fetched, group, halted, held, holders, job, lanes, limits, outbox,
---   schedule, scheduled, schedules, standing, timers, tokens, unique, waiting, workers; writes batch, blocked,
---   body, bucket, counters, group, history, holders, idle, job, lanes, leftovers, limits, outbox, schedule,
---   scheduled, standing, stats, tasks, timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched,
---   waiter
+--   paused, schedule, scheduled, schedules, standing, timers, tokens, unique, waiting, workers; writes batch,
+--   blocked, body, bucket, counters, group, history, holders, idle, job, lanes, leftovers, limits, outbox,
+--   schedule, scheduled, standing, stats, tasks, timers, tokens, tombstone, unique, waiting, wakeable; publishes
+--   dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the most jobs in this step, and the most timers, 2 for how many ms after its send a job must be found, 3
 --   result ttl in ms, for jobs that end here, 4 the outcome of a job that has expired, 5 that of a job whose call
@@ -79,10 +79,22 @@ timers[Timer.FOLLOW] = function(id, job)
   return false
 end
 
+-- Whether an entry is there already for jobs that wait for a batch, and stays there because the queue is paused.
+local function is_held_back(id)
+  if not redis.call('HGET', q.base .. Keys.PAUSED, 'queue') then return false end
+  local due = Batches.due({id}, {[id] = Record.load(q, id)})
+  return due and due + Batches.LOOK_AGAIN <= q.now
+end
+
 -- Puts an entry for jobs that wait for a batch into their lane; returns whether none waits. The timer is set
 -- again, because the entry may get lost.
 local function let_batch_run(name)
-  if not Batches.waiting(q, name, 1)[1] then return true end
+  local first = Batches.waiting(q, name, 1)[1]
+  if not first then return true end
+  if is_held_back(first) then
+    Timer.set(q, Timer.BATCH, name, q.now + Batches.LOOK_AGAIN)
+    return false
+  end
   local lane = Batches.lane_of(name)
   local pushed, problem = pcall(Lanes.push, q, lane, Batches.MARK .. name, false)
   if pushed then Lanes.leave(q, lane, 1) else pass_over(problem) end -- it names no queued job
