@@ -112,7 +112,7 @@ class LimitKeys:
         Raises:
             ArgumentError: a key cannot be made of these arguments.
         """
-        uses, shard_key = self._uses(args, kwargs)
+        uses, shard_key = self.uses_and_shard_key(args, kwargs)
         if shard_key:
             options = replace(options, shard_key=shard_key)
         return msgspec.structs.replace(extra or Extra(), limits=uses), options
@@ -124,9 +124,12 @@ class LimitKeys:
             ArgumentError: a key or a cost cannot be made of these arguments, or the job costs more than the limit
                 ever has.
         """
-        return self._uses(args, kwargs)[0]
+        return self.uses_and_shard_key(args, kwargs)[0]
 
-    def _uses(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[LimitUse, ...], str]:
+    def uses_and_shard_key(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[LimitUse, ...], str]:
+        """The same as `uses`, and the key that chooses the shard where the queue has several; "" for none."""
         bound = self._signature.bound(args, kwargs)
         keys: dict[By, str] = {}
         found: list[LimitUse] = []

@@ -106,7 +106,7 @@ class Duties:
             app_parts.middleware,
             threads=settings.threads or concurrency,
             processes=settings.pool_size or os.cpu_count() or 1,
-            hold_keys=partial(hold_keys, store, self._put_back),
+            hold_keys=partial(hold_keys, store, app_parts.shards, self._put_back, set[str]()),
         )
         self.executor = Executor(
             RunEnvironment(

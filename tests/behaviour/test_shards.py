@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 
-from aioq import App, ConfigError, JobNotFoundError, JobState, Queue, ServerUnavailableError, current_job, gather
+from aioq import (
+    App,
+    ConfigError,
+    JobNotFoundError,
+    JobState,
+    Limit,
+    Queue,
+    ServerUnavailableError,
+    current_job,
+    gather,
+)
 from aioq.app import internals_of
 from aioq.jobs.shards import shard_name, shard_of
 from aioq.operate import shard_changes
@@ -535,6 +545,39 @@ async def test_it_is_the_same_in_memory(app_name: str) -> None:
         assert {each.is_empty for each in await shop.app.queue("mail").shards()} == {True, False}, "the schedule"
     async with shop.app.test():
         assert len(await shop.app.queue("mail").shards()) == SHARDS, "each session begins anew"
+
+
+async def test_a_limit_of_jobs_that_were_sent_by_name(app_name: str, caplog: pytest.LogCaptureFixture) -> None:
+    app = App(app_name, url="redis://nowhere", queues={"mail": Queue(shards=SHARDS)})
+    sender = App(app_name, url="redis://nowhere", queues={"mail": Queue(shards=SHARDS)})
+    most, running, key = 0, 0, next(key for key in map(str, range(99)) if shard_of(key, SHARDS) == 2)
+
+    @app.task(name="sync", queue="mail", limits=[Limit("customer", by="customer", concurrency=1)])
+    async def sync(customer: str) -> None:
+        nonlocal most, running
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.01)
+        running -= 1
+
+    async def send(shard: int, **options: Any) -> str:
+        call = sender.by_name("sync").options(queue="mail", **options).call(key)
+        job = internals_of(sender).sender.prepare(call)[1]  # as by a process that does not import the task
+        await (await internals_of(app).store()).enqueue(shard_name("mail", shard), [job])
+        return job.id
+
+    with caplog.at_level(logging.WARNING, logger="aioq.limits"):
+        async with app.test() as session:
+            assert shard_of(key, SHARDS) == 2
+            await sync.send(key)
+            await send(2, shard_key=key)
+            await session.drain()
+            assert (most, caplog.messages) == (1, [])
+            strays = [await send(1), await send(1)]
+            await session.drain()
+    (message,) = caplog.messages
+    assert message.endswith(f"limits hold within each shard. Send it with options(shard_key={key!r})")
+    assert any(stray in message for stray in strays)
 
 
 async def test_workers_move_the_schedules_of_a_change_that_was_interrupted(

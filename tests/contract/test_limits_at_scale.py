@@ -1,5 +1,6 @@
 """Very many keys that wait for a limit: they cost no command and little memory, and hold up no other one."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from aioq.app import internals_of
 from aioq.store.contract import Claimed, NewJob, Settlement, Store, Verb
 from aioq.store.redis.keys import base_key
 from tests.contract.kit import CALL, LONG, QUEUE, THREE, ids, joined, keep, settle, take
-from tests.contract.limiting import job, look, use
+from tests.contract.limiting import fair, job, look, use
 from tests.contract.slow_scripts import SlowScripts
 from tests.databases import Database
 
@@ -109,6 +110,34 @@ async def test_keys_that_wait_cost_no_command_and_few_bytes(
                 waiting += claimed
             assert sorted(ids(waiting)) == sorted(f"b{n}" for n in range(keys))
             assert await look(store, key="0") == (1, 0)
+            assert slow.found() == []
+
+
+@pytest.mark.scale(minutes=6)
+async def test_a_backlog_of_one_tenant_delays_another_ones_first_job_by_one_round(
+    redis_server: Database, app_name: str, size: Callable[[int, int], int]
+) -> None:
+    backlog = size(3_000, 1_000_000)
+    app = App(app_name, url=redis_server.url, lease=600)
+    with redis_server.client() as client:
+        async with app:
+            store = await internals_of(app).app_parts().store()
+            await joined(store, "w")
+            slow, began = SlowScripts([client], quiet=False), time.monotonic()
+            for first in range(0, backlog, 500):
+                made = [job(f"big{n}", fair("big")) for n in range(first, min(first + 500, backlog))]
+                assert all(await store.enqueue(QUEUE, made))
+            sent_in = time.monotonic() - began
+            behind, took = 0, list[float]()
+            for number in range(20):
+                assert len(await take(store, "w", 10)) == 10, "the big one has its turn"
+                assert await store.enqueue(QUEUE, [job(f"small{number}", fair("small"))]) == [True]
+                began = time.monotonic()
+                came = [(await take(store, "w", 1))[0].id for _ in range(4)]
+                behind = max(behind, came.index(f"small{number}"))
+                took.append(time.monotonic() - began)
+            print(f"{backlog:,} jobs sent in {sent_in:.1f} s; {behind} before the other one's, {max(took):.4f} s")  # noqa: T201 - the figures of docs/performance.md
+            assert behind <= 1, "one round: the one turn of the other tenant"
             assert slow.found() == []
 
 
