@@ -5,8 +5,7 @@
 --
 -- Its arguments are few, and long; docs/design.md, "An enqueue has few arguments, and long ones".
 --
--- NEEDS: keys, msgpack, record_text_write, record, lanes, hooks, dead, history, events, unique, successors
--- NEEDS: series, limits, size, finish, cancellation, results
+-- NEEDS: keys, msgpack, record_text_write, record, lanes, dead, history, events, unique, size, adding
 -- USES: reads batch, body, bucket, counters, group, halted, holders, job, lanes, leftovers, limits, listening,
 --   named, schedule, scheduled, standing, timers, tokens, tombstone, unique, waiting; writes batch, blocked, body,
 --   bucket, cancel, counters, dead, events, group, history, holders, idle, job, lanes, leftovers, limits, named,
@@ -79,8 +78,9 @@ end
 
 -- For how many more jobs the queue has room, if it has a bound.
 local room = most and most - Size.of(q)
-local present, added, new, records, queued = {}, {}, {}, {}, {}
+local present = {}
 local ids, texts = cut_all()
+local batch = Adding.begin(ids, ARGV[4], tombstone, tonumber(ttl))
 local keys = {}
 for i, id in ipairs(ids) do keys[i] = Keys.job(q, id) end
 -- Usually none of the ids exists, which one command shows.
@@ -89,107 +89,45 @@ local all_new = not again and (#keys == 0 or redis.call('EXISTS', unpack(keys)) 
 -- Whether the earlier call has added this job; or the job whose call it has replaced. Tombstones are read only
 -- here, because otherwise a new send may use an id again.
 local function is_done(id, nonce)
-  if added[id] then return added[id].nonce == nonce end
+  if batch.added[id] then return batch.added[id].nonce == nonce end
   local tombstone = redis.call('GET', Keys.tombstone(q, nonce ~= '' and nonce or id))
   if tombstone then return tombstone == '' or tombstone end
   local job = Record.load(q, id)
   return job and (job[Field.NONCE] or '') == nonce
 end
 
--- The time at which a job is to run, if that is later than now.
-local function later(due)
-  if due == '' then return nil end
-  local at = tonumber(due)
-  if string.sub(due, 1, 1) == '+' then at = q.now + at end
-  return at > q.now and at
-end
-
--- Queues a job. Consecutive jobs for the same lane share entries.
-local waiting_for = Keys.NORMAL
-local function queue(lane, id)
-  if lane ~= waiting_for then
-    Lanes.push_all(q, waiting_for, queued, 1)
-    queued = {}
-  end
-  waiting_for = lane
-  queued[#queued + 1] = id
-end
-
--- A job's record. A large envelope is written to its own key, so this is called after the job was queued.
-local function record(id, new_job)
-  local envelope, nonce, due = new_job.envelope, new_job.nonce, new_job.due
-  local is_plain = not (new_job.lane or due or new_job.extra) and nonce == ''
-  if is_plain and #envelope <= BODY_LIMIT then return fresh(q, envelope, watched) end
-  local state = (new_job.follows or new_job.waits) and 'waiting' or due and 'scheduled'
-  local job = Record.new(q, id, envelope, new_job.lane, nonce ~= '' and nonce, state)
-  if new_job.extra then
-    Record.widen(job, Field.EXTRA)
-    job[Field.EXTRA] = new_job.extra
-    Hooks.run(q, 'enter', id, job, due or q.now)
-  end
-  if watched then
-    Record.widen(job, Field.WAITERS)
-    job[Field.WAITERS] = ARGV[4]
-  end
-  return cmsgpack.pack(job)
-end
-
--- Decides about a job with a unique key; returns false if it is not to be added.
-local function is_free(position, id, job)
-  local lock = job.extra.unique
-  if Series.is_one(lock) then
-    local instead = Series.place(q, id, job, added)
-    if instead ~= id then Successors.leave_tombstone(q, id, job, instead, tombstone) end
-    if instead ~= id then present[#present + 1] = {position, instead} end
-    return instead == id
-  end
-  if redis.call('SET', Keys.unique(q, lock[1]), id, 'NX') then return true end -- as `Unique.note` would
-  local owner, there, following = Unique.owner(q, id, lock, added)
-  if not owner then
-    Unique.take(q, id, lock, true)
-    return true
-  end
-  local instead = owner
-  if lock[3] == 'latest' or lock[3] == 'replace' then
-    instead = Successors.place(q, id, job, owner, there, following, added, tombstone)
-  end
-  if instead == id then return true end
-  present[#present + 1] = {position, instead}
-  return false
-end
-
 local function prepare(position, envelope, nonce, is_there)
-  local id, job = ids[position], {position = position, envelope = envelope, nonce = nonce}
+  local job = {envelope = envelope, nonce = nonce}
   if places then
-    job.lane, job.due, job.extra = places[3 * position - 2], later(places[3 * position - 1]), places[3 * position]
-    if job.lane == '' then job.lane = nil end
+    job.lane, job.due, job.extra = places[3 * position - 2], places[3 * position - 1], places[3 * position]
   end
-  if job.extra and job.extra.unique and not is_free(position, id, job) then return end
-  if is_there then Dead.free_id(q, id) end -- not before: a job that is not added leaves the dead one there
-  added[id] = job
-  new[#new + 1] = job
-  if room then room = room - 1 end
+  local instead = Adding.prepare(q, batch, ids[position], job, is_there)
+  if instead then
+    present[#present + 1] = {position, instead}
+  elseif room then
+    room = room - 1
+  end
 end
 
 -- Whether the queue has no room for a job. One with a unique key that another one holds may need none.
 local function is_refused(position)
   if not room or room > 0 then return false end
   local extra = places and places[3 * position]
-  return not (extra and extra.unique and Unique.adds_none(q, ids[position], extra.unique, added))
+  return not (extra and extra.unique and Unique.adds_none(q, ids[position], extra.unique, batch.added))
 end
 
 for position, id in ipairs(ids) do
   local nonce = nonces and nonces[position] or ''
   local done = again and is_done(id, nonce)
   -- If this call adds the job whose call it has replaced, the earlier call has failed before it was added.
-  if type(done) == 'string' and not added[done] then
+  if type(done) == 'string' and not batch.added[done] then
     present[#present + 1] = {position, done}
   elseif done == true then
     local extra = places and places[3 * position]
     if extra and extra.unique then Unique.count_from_now(q, id, extra.unique) end
   else
-    local is_there = added[id] or not all_new and redis.call('EXISTS', keys[position]) == 1
-    if is_there and (added[id] or not Dead.is_free(q, id)) then
+    local is_there = batch.added[id] or not all_new and redis.call('EXISTS', keys[position]) == 1
+    if is_there and (batch.added[id] or not Dead.is_free(q, id)) then
       present[#present + 1] = position
     elseif is_refused(position) then
       present[#present + 1] = {position, most - room}
@@ -198,64 +136,12 @@ for position, id in ipairs(ids) do
     end
   end
 end
--- The jobs that are to end because of a limit, in turn with the limit's name.
-local ending, chosen = {}, {}
--- Decides about a job under limits: it waits in its group, is dropped, or another one is cancelled for it.
-local function arrive(id, job)
-  local use = ttl and Limits.crowded(q, job.extra.limits)
-  local how = use and use[Limits.ON_LIMIT] or 'wait'
-  local victim = how ~= 'wait' and (how == 'drop' and id or Limits.victim(q, use, chosen))
-  if victim then
-    chosen[victim] = true
-    ending[#ending + 1], ending[#ending + 2] = victim, use[Limits.NAME]
-  end
-  Limits.arrive(q, id, job.lane, job.extra, how ~= 'wait' and how ~= 'drop')
-  job.waits = true
-end
-
-for _, job in ipairs(new) do
-  local id = ids[job.position]
-  if job.follows then
-    Hooks.follow(q, id)
-  elseif job.due then
-    Lanes.schedule(q, id, job.due, job.lane)
-  elseif job.extra and job.extra.limits then
-    arrive(id, job)
-  else
-    queue(job.lane or Keys.NORMAL, id)
-  end
-end
-Lanes.push_all(q, waiting_for, queued, 1)
-for i, job in ipairs(new) do
-  records[2 * i - 1], records[2 * i] = keys[job.position], record(ids[job.position], job)
-end
-Record.set_all(records)
-local function end_all()
-  local limits = {tombstone = tombstone}
-  for i = 1, #ending, 2 do
-    local id, job = ending[i], Record.load(q, ending[i])
-    local outcome = Limits.outcome(ending[i + 1])
-    if job and added[id] then
-      Finish.finish(q, limits, id, job, 'cancelled', outcome, tonumber(ttl), {keeps_call = true})
-    elseif job then
-      Cancel.one(q, limits, id, job, outcome, tonumber(ttl))
-    end
-  end
-end
-if ending[1] then
-  local texts = {}
-  for i = 2, #ending, 2 do texts[Limits.outcome(ending[i])] = Limits.reason(ending[i]) end
-  History.begin(q, about, '', nil, nil, texts)
-  History.around(q, end_all)
-  Results.publish(q)
-end
-for _, job in ipairs(new) do
-  if job.extra and job.extra.unique then Unique.count_from_now(q, ids[job.position], job.extra.unique) end
-end
+Adding.write(q, batch, about)
+local new = batch.jobs
 if string.find(marks, 's', 1, true) then History.count_sent(q, #new) end
 if Events.are_recorded(q, marks) then
   local new_ids, calls = {}, {}
-  for i, job in ipairs(new) do new_ids[i], calls[i] = ids[job.position], job.envelope end
+  for i, job in ipairs(new) do new_ids[i], calls[i] = job.id, job.envelope end
   Events.add_calls(q, 'q', '', new_ids, calls)
 end
 return present
