@@ -4,8 +4,8 @@
 -- groups, and their records last, all at once. If a script fails before, there are only entries or due times
 -- without a record, which are ignored: no job has a record without being queued.
 --
--- NEEDS: keys, msgpack, record_text_write, record, results, lanes, hooks, dead, history, unique, successors, series
--- NEEDS: limits, finish, cancellation
+-- NEEDS: keys, msgpack, record_text_write, record, results, lanes, hooks, dead, history, unique, successors
+-- NEEDS: series, limits, finish, cancellation
 local Adding = {}
 
 -- What is added by one call: `jobs` are those that were prepared, and `added` the same by their ids. `watched` is
@@ -47,8 +47,8 @@ function Adding.instead(q, batch, id, job)
   return instead ~= id and instead or nil
 end
 
--- Prepares a job: `job` has `envelope` and `nonce`, and may have `lane`, `due` (as enqueue.lua has it) and `extra`.
--- `is_there`: a dead job has its id. Returns the job that is there in its place, nil if it is to be added.
+-- Prepares a job: `job` has `envelope` and `nonce`, and may have `lane`, `due` (as enqueue.lua has it) and
+-- `extra`. `is_there`: a dead job has its id. Returns the job that is there in its place, nil if it is to be added.
 function Adding.prepare(q, batch, id, job, is_there)
   job.id, job.due = id, job.due and Adding.later(q, job.due)
   if job.lane == '' then job.lane = nil end
