@@ -48,7 +48,8 @@ function Adding.instead(q, batch, id, job)
 end
 
 -- Prepares a job: `job` has `envelope` and `nonce`, and may have `lane`, `due` (as enqueue.lua has it) and
--- `extra`. `is_there`: a dead job has its id. Returns the job that is there in its place, nil if it is to be added.
+-- `extra`. `is_there`: a dead job has its id. Returns the job that is there in its place, nil if it is to be
+-- added.
 function Adding.prepare(q, batch, id, job, is_there)
   job.id, job.due = id, job.due and Adding.later(q, job.due)
   if job.lane == '' then job.lane = nil end
