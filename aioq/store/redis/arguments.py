@@ -1,12 +1,13 @@
 """The arguments of the scripts that enqueue and settle; each Lua file explains its own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from aioq.jobs.job import OWN_LETTERS, Priority
 from aioq.store.columns import NewJobs
 from aioq.store.contract import Limits, NewJob, Settlement, Verb
+from aioq.store.extra import Extra, Lock
 from aioq.store.redis.history import about_arg, report_args
 from aioq.store.redis.net.connection import Arg
 
@@ -49,7 +50,7 @@ def enqueue_args(
     nonces = _encode([job.nonce for job in jobs]) if named else b""
     waiter = next((job.waiter for job in special if job.waiter), "")
     placed = any(job.extra or any(_lane_due(job)) for job in special)
-    places = _encode([each for job in jobs for each in (*_lane_due(job), job.extra or False)]) if placed else b""
+    places = _places(jobs, usual=not (named or again or max_size)) if placed else b""
     may_replace = placed and any(job.extra and job.extra.replaces for job in special)
     may_end = placed and any(job.extra and job.extra.ends_jobs for job in special)
     repeated: Arg = ("again" if again else "") + (str(limits.tombstone_ms) if may_replace or may_end else "")
@@ -87,6 +88,47 @@ def due_arg(delay_ms: int | None, eta_ms: int | None) -> str:
 def _lane_due(job: NewJob) -> tuple[str, str]:
     """A job's lane and due time for `enqueue.lua`."""
     return "" if job.priority is Priority.NORMAL else job.priority.value, due_arg(job.delay_ms, job.eta_ms)
+
+
+_TILL: Mapping[tuple[str, str], str] = {
+    (until, conflict): f"{until} {conflict}"
+    for until in ("ended", "started")
+    for conflict in ("return", "raise", "replace", "latest")
+}
+"""Until when a unique key is held, and what becomes of a conflict: both in one text for `enqueue.lua`."""
+
+
+def _places(jobs: NewJobs, *, usual: bool) -> bytes:
+    """What jobs have beside their calls, for `enqueue.lua`; `usual`: it may add them all at once."""
+    locks = _locks(jobs) if usual else None
+    return _encode(locks or [each for job in jobs for each in (*_lane_due(job), job.extra or False)])
+
+
+def _locks(jobs: NewJobs) -> list[str] | None:
+    """The unique key of each job, and how it is held; None if two have the same, or one has anything else."""
+    locks: list[str] = []
+    keys: set[str] = set()
+    for at in range(len(jobs.ids)):
+        job = jobs.special.get(at)
+        lock, till = ("", "") if job is None else _lock_of(job)
+        if lock in keys or till is None:
+            return None
+        if lock:
+            keys.add(lock)
+        locks += (lock, till)
+    return locks
+
+
+def _lock_of(job: NewJob) -> tuple[str, str | None]:
+    """A job's unique key, and how it is held: empty for no key, None if the job has anything else."""
+    extra = job.extra
+    if any(_lane_due(job)):
+        return "", None
+    if extra is None or extra.unique is None:
+        return "", None if extra else ""
+    lock = extra.unique
+    is_usual = lock == Lock(lock.key, lock.until, lock.conflict) and extra == Extra(unique=lock)
+    return lock.key, _TILL.get((lock.until, lock.conflict)) if is_usual else None
 
 
 def _packed(ids: list[str]) -> tuple[str, int, str | bytes]:

@@ -10,7 +10,7 @@
 --
 -- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, standing, timers, hooks, leases
 -- NEEDS: history, pauses, due, entries, newer, held_set, events, groups, limits
--- NEEDS: batches
+-- NEEDS: batches, record_text_unique
 -- USES: reads batch, body, bucket, counters, fetched, group, halted, held, holders, job, lanes, limits, listening,
 --   paused, scheduled, schedules, standing, timers, tokens, unique, watched, workers; writes batch, blocked,
 --   bucket, counters, events, group, held, holders, idle, job, lanes, leftovers, limits, outbox, paused,
@@ -24,9 +24,10 @@
 -- REPLY: {-2} if the worker has lost its lease. Else {ms until the next scheduled job, ms until the next tick} (-1
 --   for none; and what `Pauses.tell` adds); the number of this claim; 0 or {the last entry that names no job, the
 --   last job whose record this version cannot read ('' for none), 1 if the call ended before all lanes were read,
---   else 0}; and per job its id, envelope, time of sending, and 0 for a first claim or else {claims, attempts,
---   crashes, interruptions, when it came back to its lane (0 if that was not noted), its tags, 1 if it has a
---   unique key, 1 if it has limits}, of which the last four are there if they are needed
+--   else 0}; and per job its id, envelope, time of sending, and 0 for a first claim, 1 for that of a job with a
+--   unique key, or else {claims, attempts, crashes, interruptions, when it came back to its lane (0 if that was
+--   not noted), its tags, 1 if it has a unique key, 1 if it has limits}, of which the last four are there if they
+--   are needed
 --
 -- The known jobs are '' or a MessagePack array with the ids of all jobs that the worker knows it holds. With such
 -- an array the call also returns the jobs that the worker holds or was sent without knowing, because a reply was
@@ -74,11 +75,16 @@ local function time_at(text, last)
   return ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
 end
 
--- For a fresh record: its envelope, the time of sending, and the record of its first run. Nil for any other
--- record. `run` is the result of `run_by`, followed by STARTED.
+-- For a fresh record: its envelope, the time of sending, and the record of its first run; and if it has a unique
+-- key, that and until when it is held. Nil for any other record. `run` is the result of `run_by`, followed by
+-- STARTED.
 local function begin_first(text, run)
   local kind, first, sent, rest = start_of(text)
-  if not kind then return nil end
+  if not kind then
+    local envelope, at, record, key, till = UniqueText.begin_first(text or '', run)
+    if not envelope then return nil end
+    return envelope, time_at(text, at + TIME - 1), record, {key, till}
+  end
   local envelope = string.sub(text, first, sent - 1)
   if kind == ARRAY_2 and #text == rest - 1 then
     return envelope, time_at(text, rest - 1), BEGIN_ARRAY_8 .. string.sub(text, 2) .. run
@@ -333,10 +339,11 @@ local function take(id, text, is_held, lane)
   elseif known[id] == 'aside' then
     stays = true -- the call has met it before, in another entry
   elseif text ~= nil and known[id] ~= 'taken' and known[id] ~= 'waits' then
-    local envelope, sent, record = begin_first(text, run)
+    local envelope, sent, record, lock = begin_first(text, run)
     if envelope and not is_set_aside(id, envelope, is_held) then
       known[id] = 'taken'
-      return add_to_reply(id, envelope, sent, 0, record)
+      if lock and lock[2] == 'started' then Hooks.give_back(q, id, lock) end
+      return add_to_reply(id, envelope, sent, lock and 1 or 0, record)
     end
     if not envelope and take_other(id, text, is_held, lane) then return end
   end

@@ -5,7 +5,8 @@
 --
 -- Its arguments are few, and long; docs/design.md, "An enqueue has few arguments, and long ones".
 --
--- NEEDS: keys, msgpack, record_text_write, record, lanes, dead, history, events, unique, size, adding
+-- NEEDS: keys, msgpack, record_text_write, record_text_unique, record, lanes, dead, history, events, unique, size
+-- NEEDS: adding
 -- USES: reads batch, body, bucket, counters, group, halted, holders, job, lanes, leftovers, limits, listening,
 --   named, schedule, scheduled, standing, timers, tokens, tombstone, unique, waiting; writes batch, blocked, body,
 --   bucket, cancel, counters, dead, events, group, history, holders, idle, job, lanes, leftovers, limits, named,
@@ -19,7 +20,9 @@
 --   2 a MessagePack array with the nonce of each send, '' if no id can be used twice;
 --   3 a MessagePack array with three items for each job: lane ('' for normal), due ('' for at once, '+N' for N ms
 --   from now, or the time in ms since the epoch), EXTRA (false for none); or '' if all jobs are plain: normal and
---   at once; 4 the channel of a process that will wait for these jobs, '' for none;
+--   at once; or with two items for each, if some of them have a unique key, of which no two are the same, and are
+--   plain else: the key ('' for none), and until when it is held and what becomes of a conflict, separated by a
+--   space ('ended return'; '' for none); 4 the channel of a process that will wait for these jobs, '' for none;
 --   5 the envelopes, joined; 6 the length of each in bytes, as a MessagePack array;
 --   7 the common prefix of all ids; 8 how many bytes each id has after it; 9 these rests, joined. If the ids do
 --   not have equal lengths, these three are '', zero and the ids as a MessagePack array;
@@ -37,25 +40,70 @@ local watched = ARGV[4] ~= '' and packed(ARGV[4]) or nil
 local envelopes, sizes = ARGV[5], cmsgpack.unpack(ARGV[6])
 local prefix, width, ends = ARGV[7], tonumber(ARGV[8]), ARGV[9]
 
--- Adds all jobs if none of their ids exists; returns whether it has.
-local function add_all()
+-- The `places` of jobs of which some have a unique key and the others nothing but their calls; nil for any others.
+local locks = places and #places == 2 * #sizes and places or nil
+
+-- Takes the unique keys of all jobs if nobody has one of them; returns their names, else nil. Who has a key may
+-- have vanished, which the general way finds out.
+local function take_keys()
+  local taken, names = {}, {}
+  for i = 1, #sizes do
+    if locks[2 * i - 1] ~= '' then
+      local name, at = Keys.unique(q, locks[2 * i - 1]), #taken
+      names[#names + 1] = name
+      taken[at + 1], taken[at + 2] = name, prefix .. string.sub(ends, (i - 1) * width + 1, i * width)
+    end
+  end
+  return redis.call('MSETNX', unpack(taken)) == 1 and names or nil
+end
+
+-- The keys of the jobs' records and these, in turn; nil if an envelope needs a key of its own.
+local function plain_records()
   local keys, records, tail = Keys.job(q, prefix), {}, after_fresh(q, watched)
   local start, last, head = 1, nil, nil
   for i, size in ipairs(sizes) do
-    if size > BODY_LIMIT then return false end
+    if size > BODY_LIMIT then return nil end
     if size ~= last then last, head = size, before_fresh(size, watched) end
     records[2 * i - 1] = keys .. string.sub(ends, (i - 1) * width + 1, i * width)
     records[2 * i] = head .. string.sub(envelopes, start, start + size - 1) .. tail
     start = start + size
   end
+  return records
+end
+
+-- Gives the jobs that have a unique key the records of such jobs.
+local function add_locks(records)
+  local tail, start, last, head, how, behind = UniqueText.after_fresh(q, watched), 1, nil, nil, nil, nil
+  for i, size in ipairs(sizes) do
+    local key = locks[2 * i - 1]
+    if key ~= '' then
+      if size ~= last then last, head = size, UniqueText.before_fresh(size) end
+      if locks[2 * i] ~= how then
+        how = locks[2 * i]
+        behind = UniqueText.after_key(string.match(how, '^(%a+) (%a+)$'))
+      end
+      records[2 * i] = head .. string.sub(envelopes, start, start + size - 1) .. tail .. packed(key) .. behind
+    end
+    start = start + size
+  end
+end
+
+-- Adds all jobs if none of their ids exists; returns whether it has.
+local function add_all()
+  local records = plain_records()
+  if not records then return false end
+  local names = locks and take_keys()
+  if locks and not names then return false end
+  if names then add_locks(records) end
   local entries = Lanes.push_alike(q, Keys.NORMAL, prefix, width, ends)
   if redis.call('MSETNX', unpack(records)) == 1 then return true end
   redis.call('XDEL', Keys.lane(q, Keys.NORMAL), unpack(entries))
+  if names then redis.call('DEL', unpack(names)) end
   return false
 end
 
--- Most sends are like this: plain jobs, whose ids cannot be used twice.
-local usual = not again and not nonces and not places and width > 0 and #sizes <= CHUNK and not most
+-- Most sends are like this: plain jobs, or unique ones, whose ids cannot be used twice.
+local usual = not again and not nonces and (locks or not places) and width > 0 and #sizes <= CHUNK and not most
 local marks = ARGV[10]
 
 -- The id and the envelope of each job.
@@ -74,6 +122,15 @@ if usual and add_all() then
   if string.find(marks, 's', 1, true) then History.count_sent(q, #sizes) end
   if Events.are_recorded(q, marks) then Events.add_calls(q, 'q', '', cut_all()) end
   return {}
+end
+
+if locks then
+  places = {}
+  for i = 1, #sizes do
+    local key, till, conflict = locks[2 * i - 1], string.match(locks[2 * i], '^(%a*) ?(%a*)$')
+    places[3 * i - 2], places[3 * i - 1] = '', ''
+    places[3 * i] = key ~= '' and {unique = {key, till, conflict, 0, 0, 0, 0}}
+  end
 end
 
 -- For how many more jobs the queue has room, if it has a bound.

@@ -1,8 +1,8 @@
 -- Settles claimed jobs: writes their outcomes and notifies their waiters, or queues them again. A job that this
 -- worker does not hold under this claim is not changed: that is the fence.
 --
--- NEEDS: keys, msgpack, record_text_write, record_text_read, record, results, lanes, hooks, history, finish
--- NEEDS: limits
+-- NEEDS: keys, msgpack, record_text_write, record_text_read, record_text_unique, record, results, lanes, hooks
+-- NEEDS: history, finish, limits
 -- USES: reads batch, body, bucket, cut, dead, group, halted, holders, job, lanes, limits, schedule, scheduled,
 --   standing, timers, tokens, unique; writes batch, blocked, body, bucket, cancel, counters, cut, dead, group,
 --   held, history, holders, idle, job, lanes, leftovers, outbox, schedule, scheduled, standing, stats, tasks,
@@ -22,24 +22,32 @@ local run_of, done_by = run_by(worker, RUNNING), run_by(worker, SUCCEEDED)
 
 -- The part after SENT of the records of first runs: while they run (`run`), and once they have succeeded (`done`).
 -- It is made once for each claim. Most jobs of a batch were claimed together, so that is usually once.
-local of_claim, run, done
+local of_claim, run, done, unwatched_run
 local function use_claim(claim)
   if claim == of_claim then return end
   local started = cmsgpack.pack(tonumber(claim))
   of_claim, run, done = claim, run_of .. started, done_by .. started
+  unwatched_run = run .. UNWATCHED
 end
 
 -- The usual settle: a job has succeeded in its first run. Writes its record and returns its waiters, or false for
--- none. Returns nil for any other settle, and writes nothing. `i` is where the job's arguments begin.
+-- none; and its unique key, if it has one, which is to be given back. Returns nil for any other settle, and writes
+-- nothing. `i` is where the job's arguments begin.
 local function settle_first(i, id, text)
   local outcome = ARGV[i + 2]
   if not text or ARGV[i + 3] ~= '' or usual_ttl <= 0 or usual_ttl < limits.tombstone then return nil end
   if #outcome > BODY_LIMIT or string.find(id, '@', 1, true) then return nil end
   use_claim(ARGV[i + 1])
   local sent, waiters = read_first(text, run)
-  if not sent then return nil end
-  redis.call('SET', Keys.job(q, id), BEFORE_DONE .. sent .. done .. packed(outcome) .. ended, 'PX', usual_ttl)
-  return waiters
+  local before, after, key = BEFORE_DONE, '', nil
+  if not sent then
+    sent, waiters, after, key = UniqueText.read_first(text, unwatched_run)
+    if not sent then return nil end
+    before = UniqueText.BEFORE_DONE
+  end
+  local record = before .. sent .. done .. packed(outcome) .. ended .. after
+  redis.call('SET', Keys.job(q, id), record, 'PX', usual_ttl)
+  return waiters, key
 end
 
 local function wait_again()
@@ -52,8 +60,9 @@ local FIRST = 11
 if #ARGV == FIRST + 3 then
   local id, outcome = ARGV[FIRST], ARGV[FIRST + 2]
   local text = redis.pcall('GET', Keys.job(q, id))
-  local waiters = settle_first(FIRST, id, type(text) == 'string' and text)
+  local waiters, key = settle_first(FIRST, id, type(text) == 'string' and text)
   if waiters ~= nil then
+    if key then Hooks.give_back_all(q, {id}, {key}) end
     History.begin(q, ARGV[8], worker, {id}, ARGV[9])
     History.note_succeeded(q, {'s'}, 1, '')
     History.write(q)
@@ -78,6 +87,7 @@ for i = 11, #ARGV, 4 do ids[#ids + 1] = ARGV[i] end
 History.begin(q, ARGV[8], worker, ids, ARGV[9])
 local texts, is_full = texts_of(q, ids), false
 local ends = {} -- of those that have succeeded, by position
+local owners, keys = {}, {} -- of those that have a unique key
 local function position(i) return (i - FIRST) / 4 + 1 end
 local function leave(i) refused[#refused + 1] = -position(i) end
 for at, id in ipairs(ids) do
@@ -85,11 +95,12 @@ for at, id in ipairs(ids) do
   if is_full then
     leave(i)
   else
-    local waiters = settle_first(i, id, texts[id])
+    local waiters, key = settle_first(i, id, texts[id])
     if waiters == nil then
       others[#others + 1] = i
     else
       settled[#settled + 1], ends[at] = id, 's'
+      if key then owners[#owners + 1], keys[#keys + 1] = id, key end
     end
     if waiters then
       Results.notify(q, id, waiters, ARGV[i + 2], true)
@@ -98,6 +109,7 @@ for at, id in ipairs(ids) do
   end
   texts[id] = nil -- if the id comes again in this call, its record is not the same any more
 end
+if keys[1] then Hooks.give_back_all(q, owners, keys) end
 History.note_succeeded(q, ends, #settled, #settled == #ids and ARGV[10] or '')
 if #others == 0 then
   History.write(q)

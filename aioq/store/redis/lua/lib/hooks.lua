@@ -4,7 +4,7 @@
 -- A hook is called before the record is written. It may be called twice for the same change, because a script that
 -- fails half-way is repeated: calling it twice must have the same effect as once. It may change the job's EXTRA.
 --
--- NEEDS: call, keys, record, timers, lanes, outbox, history, unique, groups, limits, batches
+-- NEEDS: call, keys, record_text_write, record, timers, lanes, outbox, history, unique, groups, limits, batches
 local Hooks = {}
 
 -- All hooks, in the order in which they are called, each with its key of EXTRA. Their functions:
@@ -181,6 +181,23 @@ function Hooks.give_back(q, id, lock)
     Hooks.stop_following(q, id)
   end
   if owner == id then Hooks.let_follow(q, lock[1], following) end
+end
+
+-- The same for jobs and the key of each.
+function Hooks.give_back_all(q, ids, keys)
+  for start = 1, #ids, CHUNK do
+    local names, free = {}, {}
+    for i = start, math.min(start + CHUNK - 1, #ids) do names[#names + 1] = Keys.unique(q, keys[i]) end
+    for i, owner in ipairs(redis.call('MGET', unpack(names))) do
+      local at = start + i - 1
+      if owner == ids[at] then
+        free[#free + 1] = names[i]
+      elseif owner then
+        Hooks.give_back(q, ids[at], {keys[at]})
+      end
+    end
+    if free[1] then redis.call('DEL', unpack(free)) end
+  end
 end
 
 -- Whether a job is run once this one has ended (`latest`).
