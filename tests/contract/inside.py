@@ -212,6 +212,8 @@ for _, key in ipairs(redis.call('KEYS', base .. ':job:*')) do
     for _, field in ipairs({2, 10, 18}) do record[field] = record[field] and record[field] - ms end
     local expires = record[21] and record[21].expires
     if expires then expires[1] = expires[1] - ms end
+    local unique = record[21] and record[21].unique
+    if unique and unique[5] > 0 then unique[5] = math.max(unique[5] - ms, 1) end
     local origins = record[21] and record[21].origins
     if origins and origins[1] > 0 then origins[1] = origins[1] - ms end
     redis.call('SET', key, cmsgpack.pack(record), 'KEEPTTL')
