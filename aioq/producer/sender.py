@@ -5,7 +5,6 @@ A `Route` holds what is the same for all calls of a task, and is built once.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from copy import copy
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
@@ -62,30 +61,11 @@ class Route:
         unique: makes the unique key of a call; None if the calls have none.
         limits: makes the keys of a call for its limits; None if the calls have none.
         is_keyed: whether a key of a job is made of the arguments of its call.
+        lone: the same as `unique` if no other key of a job is made of its arguments; else None.
+        keys_first: whether `of_call` is called before anything else, because there are other keys than that.
         batch: says with which other jobs its job may share a batch; None if it is run alone.
         usual: whether a job of these calls has only a generated id and an envelope.
     """
-
-    __slots__ = (
-        "_encoder",
-        "_max_payload",
-        "_wire",
-        "batch",
-        "checked",
-        "declared",
-        "extra",
-        "fitting",
-        "is_keyed",
-        "limits",
-        "options",
-        "priority",
-        "queue",
-        "returns",
-        "signature",
-        "task",
-        "unique",
-        "usual",
-    )
 
     def __init__(
         self,
@@ -113,6 +93,8 @@ class Route:
             self.extra = replace(self.extra or Extra(), batch=self.batch.alike)
         differs = self.batch is not None and self.batch.alike is None
         self.is_keyed = self.unique is not None or self.limits is not None or differs
+        self.keys_first = self.limits is not None or differs
+        self.lone = None if self.keys_first else self.unique
         special = (options.job_id, options.delay_ms, options.eta_ms, self.extra, self.is_keyed or None)
         self.usual = self.priority is Priority.NORMAL and special == (None,) * len(special)
         self._wire = wire_options(task, options)
@@ -158,15 +140,33 @@ class Route:
         given = self.options.job_id
         return (new_job_id(shard), "") if given is None else (given, new_nonce())
 
-    def job(self, job_id: str, envelope: bytes, nonce: str = "", waiter: str = "") -> NewJob:
-        """The job of an encoded call."""
-        options = self.options
-        return NewJob(job_id, envelope, self.priority, options.delay_ms, options.eta_ms, nonce, waiter, self.extra)
+    def job(
+        self,
+        job_id: str,
+        envelope: bytes,
+        nonce: str = "",
+        waiter: str = "",
+        call: tuple[Sequence[Any], Mapping[str, Any]] | None = None,
+    ) -> NewJob:
+        """The job of an encoded call; `call`: its arguments, if `of_call` has not made its key before.
+
+        Raises:
+            ArgumentError: the key cannot be made of these arguments.
+        """
+        extra, options, delay_ms = self.extra, self.options, self.options.delay_ms
+        if self.lone is not None and call is not None:
+            extra = self.lone.extend(extra, *call)
+            delay_ms = self.lone.wait_ms or delay_ms
+        return NewJob(job_id, envelope, self.priority, delay_ms, options.eta_ms, nonce, waiter, extra)
 
     def jobs(self, ids: Sequence[str], envelopes: Sequence[bytes], every: Sequence[Sequence[Any]]) -> NewJobs:
         """The jobs of encoded calls with these positional arguments."""
         calls = zip(ids, envelopes, every, strict=True)
-        return NewJobs(self.of_call(args, {}).job(job_id, envelope) for job_id, envelope, args in calls)
+        if self.keys_first:
+            return NewJobs(self.of_call(args, {}).job(job_id, envelope) for job_id, envelope, args in calls)
+        job, none = self.job, dict[str, Any]()
+        made = [job(job_id, envelope, "", "", (args, none)) for job_id, envelope, args in calls]
+        return NewJobs.special_only([*ids], [*envelopes], made)
 
     def of_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "Route":
         """The route of one call, whose job has the call's keys; these also choose the shard.
@@ -174,22 +174,17 @@ class Route:
         Raises:
             ArgumentError: a key cannot be made of these arguments.
         """
-        if not self.is_keyed:
+        if self.lone is None and not self.keys_first:
             return self
-        mine = copy(self)
+        mine = object.__new__(Route)
+        mine.__dict__.update(self.__dict__)  # what `copy` does for any object takes several times as long
+        mine.lone, mine.keys_first = None, False
         if self.batch is not None:
             mine.extra, mine.options = self.batch.put_into(self.extra, self.options, args, kwargs)
         if self.unique is not None:
             mine.extra, mine.options = self.unique.put_into(mine.extra, mine.options, args, kwargs)
         if self.limits is not None:
             mine.extra, mine.options = self.limits.put_into(mine.extra, mine.options, args, kwargs)
-        return mine
-
-    def __copy__(self) -> "Route":
-        """A route for one call; what `copy` does for any object takes ten times as long."""
-        mine = object.__new__(Route)
-        for name in self.__slots__:
-            setattr(mine, name, getattr(self, name))
         return mine
 
     def check_shards(self, number: int) -> None:
@@ -279,7 +274,7 @@ class Sender:
             Its handle, and an awaitable that says whether the job was added. The handle is complete after that.
         """
         route = self._within_job(route) if here.jobs else route
-        route = route.of_call(args, kwargs) if route.is_keyed else route
+        route = route.of_call(args, kwargs) if route.keys_first else route
         clients, queue = self._clients, route.queue
         client = clients.recent
         if client is None or client.loop is not asyncio.get_running_loop():
@@ -289,6 +284,7 @@ class Sender:
         shards = client.table[queue]
         if shards.number != 1:
             route.check_shards(shards.number)
+            route = route.of_call(args, kwargs)
             shard = shards.shard_for(route.options)
             if shard is None:
                 return self._begin_later(route, args, kwargs)
@@ -301,7 +297,7 @@ class Sender:
                 special = NewJob(job_id, envelope, waiter=waiter)
         else:
             (job_id, nonce), envelope = route.identity(queue), route.envelope(args, kwargs)
-            special = route.job(job_id, envelope, nonce, waiter)
+            special = route.job(job_id, envelope, nonce, waiter, (args, kwargs))
         sent = client.buffers[queue].put(job_id, envelope, special)
         if waiter:
             waiters.expect(queue, job_id)
@@ -320,6 +316,7 @@ class Sender:
         self, route: Route, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[JobHandle[Any], Awaitable[Added]]:
         """As `begin`, if something has to be awaited first: the middleware, the store, or the number of shards."""
+        route = route.of_call(args, kwargs)
         handle: JobHandle[Any] = JobHandle(self._source, "", None, route.returns)
         if self._middleware:
             call: Call[Any] = Call(route.task, args, kwargs, route.declared, route.signature)

@@ -36,6 +36,13 @@ class NewJobs(Sequence[NewJob]):
         jobs.ids, jobs.envelopes = ids, envelopes
         return jobs
 
+    @staticmethod
+    def special_only(ids: list[str], envelopes: list[bytes], jobs: Iterable[NewJob]) -> "NewJobs":
+        """Jobs of which each has more than its id and its envelope. The lists are not copied."""
+        made = NewJobs.usual(ids, envelopes)
+        made.special = dict(enumerate(jobs))
+        return made
+
     def append(self, job: NewJob) -> None:
         """Append a job of any kind."""
         if _is_special(job):

@@ -133,7 +133,14 @@ class Signature:
             bound.apply_defaults()
             return bound.arguments
         names = self._defaults  # the same without the machinery, which takes ten times as long
+        if len(args) == len(names):
+            return dict(zip(names, args, strict=True))
         return {**names, **dict(zip(names, args, strict=False))}
+
+    def positions(self, names: Sequence[str]) -> Sequence[int] | None:
+        """At which positions these parameters may be given; None if one may not."""
+        found = self._names
+        return [found.index(name) for name in names] if {*names} <= {*found} else None
 
     @property
     def parameters(self) -> Collection[str]:

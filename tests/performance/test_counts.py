@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from aioq import App, Queue
+from aioq import App, Queue, Unique
 from aioq.app import internals_of
 from aioq.store.contract import Limits
 from aioq.store.redis import RedisStore
@@ -341,6 +341,68 @@ async def test_a_job_leaves_nothing_behind(jobs: Jobs) -> None:
         gc.collect()
         held.append(sys.getallocatedblocks())
     assert min(after - before for before, after in pairwise(held[1:])) <= 0.1 * JOBS, held
+
+
+# Unique jobs
+
+
+class UniqueJobs(Jobs):
+    """The same with a unique task, of which each job has a key of its own."""
+
+    def __init__(self, url: str, name: str) -> None:
+        super().__init__(url, name)
+
+        async def unique(number: int) -> int:
+            return number
+
+        self.noop = self.app.task(unique=Unique(by="number"))(unique)
+
+
+@pytest.fixture
+async def unique_jobs(redis_server: Database, app_name: str) -> AsyncIterator[Jobs]:
+    made = UniqueJobs(redis_server.url, app_name)
+    async with made.app:
+        yield made
+
+
+async def test_commands_a_unique_job_under_load(redis_server: Database, unique_jobs: Jobs) -> None:
+    # From clients as many as for a plain job; within scripts 1.7, for a batch has three commands more: its keys
+    # are taken, looked at and deleted together.
+    async with unique_jobs.worker():
+        with monitored(redis_server.server) as seen:
+            assert sorted(await unique_jobs.send_from_many(MANY)) == list(range(MANY))
+    assert 0 < seen.by_clients <= 0.1 * MANY
+    assert MANY < seen.by_scripts <= 1.9 * MANY
+
+
+async def test_function_calls_of_a_drained_unique_job(unique_jobs: Jobs) -> None:
+    # 145: as a plain one, and two for whether it is known that its key is held.
+    await unique_jobs.noop.send_many([(number,) for number in range(JOBS)])
+    with counted_calls() as calls:
+        await _drain(unique_jobs)
+    assert JOBS < calls[0] <= 149 * JOBS
+
+
+async def test_function_calls_of_a_sent_unique_job(unique_jobs: Jobs) -> None:
+    # 24.8: as a plain one, its key, what it has beside its call, and what the script is given of that.
+    await unique_jobs.noop.send(-1)
+    with counted_calls() as calls:
+        await unique_jobs.noop.send_many([(number,) for number in range(JOBS)])
+    assert JOBS < calls[0] <= 27 * JOBS
+
+
+async def test_function_calls_of_a_unique_send_among_many(unique_jobs: Jobs) -> None:
+    # 61.4 to 62.3, by how many a flush takes: likewise.
+    numbers = iter(range(JOBS))
+
+    async def sender() -> None:
+        for number in numbers:
+            await unique_jobs.noop.send(number)
+
+    await unique_jobs.noop.send(-1)
+    with counted_calls() as calls:
+        await asyncio.gather(*(sender() for _ in range(SENDERS)))
+    assert JOBS < calls[0] <= 65 * JOBS
 
 
 # With a history and statistics

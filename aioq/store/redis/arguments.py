@@ -7,7 +7,6 @@ import msgspec
 from aioq.jobs.job import OWN_LETTERS, Priority
 from aioq.store.columns import NewJobs
 from aioq.store.contract import Limits, NewJob, Settlement, Verb
-from aioq.store.extra import Extra, Lock
 from aioq.store.redis.history import about_arg, report_args
 from aioq.store.redis.net.connection import Arg
 
@@ -50,9 +49,14 @@ def enqueue_args(
     nonces = _encode([job.nonce for job in jobs]) if named else b""
     waiter = next((job.waiter for job in special if job.waiter), "")
     placed = any(job.extra or any(_lane_due(job)) for job in special)
-    places = _places(jobs, usual=not (named or again or max_size)) if placed else b""
-    may_replace = placed and any(job.extra and job.extra.replaces for job in special)
-    may_end = placed and any(job.extra and job.extra.ends_jobs for job in special)
+    locks = _locks(jobs) if placed and not (named or again or max_size is not None) else None
+    if locks is not None:
+        places, may_replace, may_end = _encode(locks), not _REPLACING.isdisjoint(locks), False
+    else:
+        each_place = (each for job in jobs for each in (*_lane_due(job), job.extra or False))
+        places = _encode([*each_place]) if placed else b""
+        may_replace = placed and any(job.extra and job.extra.replaces for job in special)
+        may_end = placed and any(job.extra and job.extra.ends_jobs for job in special)
     repeated: Arg = ("again" if again else "") + (str(limits.tombstone_ms) if may_replace or may_end else "")
     if max_size is not None:
         repeated = f"{repeated} {max_size}"
@@ -98,10 +102,7 @@ _TILL: Mapping[tuple[str, str], str] = {
 """Until when a unique key is held, and what becomes of a conflict: both in one text for `enqueue.lua`."""
 
 
-def _places(jobs: NewJobs, *, usual: bool) -> bytes:
-    """What jobs have beside their calls, for `enqueue.lua`; `usual`: it may add them all at once."""
-    locks = _locks(jobs) if usual else None
-    return _encode(locks or [each for job in jobs for each in (*_lane_due(job), job.extra or False)])
+_REPLACING = frozenset(till for (_, conflict), till in _TILL.items() if conflict in {"replace", "latest"})
 
 
 def _locks(jobs: NewJobs) -> list[str] | None:
@@ -121,14 +122,17 @@ def _locks(jobs: NewJobs) -> list[str] | None:
 
 def _lock_of(job: NewJob) -> tuple[str, str | None]:
     """A job's unique key, and how it is held: empty for no key, None if the job has anything else."""
-    extra = job.extra
-    if any(_lane_due(job)):
+    if job.delay_ms or job.eta_ms is not None or job.priority is not Priority.NORMAL:
         return "", None
-    if extra is None or extra.unique is None:
-        return "", None if extra else ""
+    extra = job.extra
+    if not extra:
+        return "", ""
     lock = extra.unique
-    is_usual = lock == Lock(lock.key, lock.until, lock.conflict) and extra == Extra(unique=lock)
-    return lock.key, _TILL.get((lock.until, lock.conflict)) if is_usual else None
+    if lock is None or lock.window_ms or lock.due_ms or lock.begun or lock.wait_ms:
+        return "", None
+    if extra.tags or extra.expires or extra.move or extra.origins or extra.limits or extra.waits or extra.batch:
+        return "", None
+    return lock.key, _TILL.get((lock.until, lock.conflict))
 
 
 def _packed(ids: list[str]) -> tuple[str, int, str | bytes]:
