@@ -1,17 +1,18 @@
 """Flows: jobs that depend on each other, as a graph that is stored whole in one queue, its home.
 
-`ids` and `graph` are the format of what is stored.
+`ids` and `graph` are the format of what is stored, `memo` what one step notes for the next. A step is decided by
+plain functions: `plan` goes through the list of work, `walk` goes on from nodes that have ended, `passes` goes
+through all nodes; `rules` says what becomes of a node, `layout` which nodes there are, `state` what has become of
+them, `release` makes their jobs, `inputs` their arguments, `graft_offers` takes in what they add, `ends` says how
+the flow ends. `stepping` reads and writes.
 
-Imports `wire`, `jobs` and `errors`.
+Imports `store`, `wire`, `jobs`, `util` and `errors`.
 """
 
-from aioq.flows.graph import ELEMENT as ELEMENT
-from aioq.flows.graph import INPUT as INPUT
-from aioq.flows.graph import PART as PART
-from aioq.flows.graph import Kind as Kind
-from aioq.flows.graph import decode_head as decode_head
-from aioq.flows.graph import decode_part as decode_part
+from aioq.flows.ends import read_flow_failed as read_flow_failed
 from aioq.flows.graph import encode_head as encode_head
 from aioq.flows.graph import encode_parts as encode_parts
 from aioq.flows.ids import flow_of as flow_of
-from aioq.flows.ids import node_id as node_id
+from aioq.flows.inputs import LostInputError as LostInputError
+from aioq.flows.inputs import inputs_of as inputs_of
+from aioq.flows.stepping import advance as advance

@@ -107,7 +107,7 @@ class Node(
         ignore: what depends on it goes on if it has failed. A map's children have that too.
         always: it runs whatever has become of the nodes before it.
         when_failed: it runs only if a node of `after` has failed or was cancelled.
-        over: for a map, the index of the node whose result is the list; negative if it was known at once.
+        over: for a map, the index of the node whose result is the list; None if it was known at once.
         star: for a map, each element is a list: of the first positional arguments, before `args`.
         first, count: for a map over a list that was known at once, its children. For a join, the nodes
             to which its `timeout_ms` applies.
@@ -133,7 +133,7 @@ class Node(
     ignore: bool = False
     always: bool = False
     when_failed: bool = False
-    over: int = -1
+    over: int | None = None
     star: bool = False
     first: int = 0
     count: int = 0

@@ -1,6 +1,7 @@
 """The wire format: MessagePack arrays that start with their version.
 
-    envelope  [version, task, args, kwargs, options]      stored by a sender; trailing empty parts are left out
+    envelope  [version, task, args, kwargs, options, flow]
+                                                          stored by a sender; trailing empty parts are left out
     outcome   [version, kind, task, value, headers]       stored by a worker; `kind` says what `value` is;
                                                           headers are left out where the sender gave none
     result message    [job id, outcome, job id, outcome, ...]    published by a settle to waiting processes
@@ -11,7 +12,6 @@ another worker.
 Nothing is pickled, so reading a payload never runs code.
 """
 
-import contextlib
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,6 +62,22 @@ class CallOptions(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 NO_OPTIONS = CallOptions()
 
 
+class FlowCall(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The place of a call in a flow.
+
+    Attributes:
+        flow_id: the flow.
+        home: the queue in which the flow is stored.
+        index: the node.
+        inputs: the encoded inputs that are meant in its arguments (`aioq.flows.inputs`).
+    """
+
+    flow_id: str
+    home: str
+    index: int
+    inputs: msgspec.Raw = msgspec.Raw(b"\x90")
+
+
 class Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A call as it was read from the wire; its arguments are still encoded.
 
@@ -71,6 +87,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
         args: the encoded positional arguments.
         kwargs: the encoded keyword arguments.
         options: the call's options.
+        flow: its place in a flow; None for a plain call.
     """
 
     version: int
@@ -78,6 +95,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
     args: msgspec.Raw
     kwargs: msgspec.Raw = msgspec.Raw(EMPTY_MAP)
     options: CallOptions = NO_OPTIONS
+    flow: FlowCall | None = None
 
 
 class WireOutcomeKind(enum.IntEnum):
@@ -166,6 +184,13 @@ def encode_envelopes(
     if options is not None:
         return [encode((VERSION, task, args, {}, options)) for args in every]
     return [encode((VERSION, task, args)) for args in every]
+
+
+def encode_flow_call(
+    task: str, args: msgspec.Raw, kwargs: msgspec.Raw, options: msgspec.Raw, flow: FlowCall
+) -> bytes:
+    """The bytes of a call in a flow, whose parts are already encoded."""
+    return ENCODER.encode((VERSION, task, args, kwargs, options, flow))
 
 
 def decode_envelope(data: bytes) -> Envelope:
@@ -314,31 +339,6 @@ def describe(envelope: bytes, outcome: bytes | None) -> Described:
         end.value if end.kind is WireOutcomeKind.SUCCEEDED else None,
         decode_reason(end) if end.kind is WireOutcomeKind.CANCELLED else "",
     )
-
-
-def task_in_head(call: bytes, outcome: bytes) -> str:
-    """The task's name in the beginning of an encoded call, or of an encoded outcome; empty if it is not there."""
-    return _text_at(call, 1) or _text_at(outcome, 2)
-
-
-_ONE_BYTE, _SHORT_ARRAY, _SHORT_TEXT = range(0x80), range(0x90, 0xA0), range(0xA0, 0xC0)
-_LENGTHS = {**dict.fromkeys(_SHORT_TEXT, 0), 0xD9: 1, 0xDA: 2}
-"""By the first byte of a text how many bytes its length has; a short one's is in that byte (MessagePack)."""
-
-
-def _text_at(head: bytes, position: int) -> str:
-    """The text at a position of an array of which only the beginning is there, after items of one byte each."""
-    at = position + 1
-    if len(head) <= at or head[0] not in _SHORT_ARRAY or any(byte not in _ONE_BYTE for byte in head[1:at]):
-        return ""
-    size = _LENGTHS.get(head[at])
-    if size is None:
-        return ""
-    start = at + 1 + size
-    end = start + (int.from_bytes(head[at + 1 : start], "big") if size else head[at] - _SHORT_TEXT.start)
-    with contextlib.suppress(UnicodeDecodeError):
-        return head[start:end].decode() if end <= len(head) else ""
-    return ""
 
 
 def decode_result_message(data: bytes) -> list[tuple[str, bytes | None]]:

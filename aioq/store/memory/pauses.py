@@ -9,7 +9,7 @@ from aioq.store.leases import WorkerLease
 from aioq.store.memory.lanes import Lanes
 from aioq.store.pauses import CHANGED, Pause, PausePeriod, Pauses
 from aioq.util.clock import Clock
-from aioq.wire.messages import task_in_head
+from aioq.wire.heads import task_in_head
 
 CHANGED_MESSAGE = b"%d" % CHANGED
 """The message to a worker that is to look at what is paused."""

@@ -18,7 +18,8 @@ from aioq.store.outcomes import LATER, MISSING, WaitReply
 from aioq.store.pauses import Pause, PausePeriod, Pauses
 from aioq.store.redis.history import rows_at
 from aioq.store.upkeep import Backlog, Promotion, RecoveryStep
-from aioq.wire.messages import describe, task_in_head
+from aioq.wire.heads import task_in_head
+from aioq.wire.messages import describe
 
 LEASE_LOST = -2
 """The first item of the reply of `claim` and `renew` to a worker that has lost its lease."""

@@ -18,6 +18,7 @@ from aioq.wire.messages import (
     CallOptions,
     Envelope,
     Failure,
+    FlowCall,
     WireOutcomeKind,
     decode_envelope,
     decode_failure,
@@ -27,6 +28,7 @@ from aioq.wire.messages import (
     encode_cancellation,
     encode_envelope,
     encode_failure,
+    encode_flow_call,
     encode_result,
     encode_result_message,
     with_headers,
@@ -89,6 +91,19 @@ def test_the_bytes_of_an_envelope(call: tuple[Any, Any, Any, Any], golden: str):
 def test_the_golden_bytes_of_an_envelope_are_read(call: tuple[Any, Any, Any, Any], golden: str):
     task, args, kwargs, options = call
     assert plain(decode_envelope(bytes.fromhex(golden))) == (2, task, list(args), kwargs, options or CallOptions())
+
+
+def test_the_bytes_of_a_call_in_a_flow():
+    raw = msgspec.Raw
+    flow = FlowCall("f.ow", "mail", 17, raw(b"\x91\x93\x00\x01\x01"))
+    data = encode_flow_call("t", raw(b"\x91\xd4\x61\x00"), raw(b"\x80"), raw(b"\x80"), flow)
+    assert data.hex() == "9602a17491d46100808094a4662e6f77a46d61696c119193000101"
+    found = decode_envelope(data)
+    assert (found.task, found.options, found.flow) == ("t", CallOptions(), flow)
+
+
+def test_a_plain_call_is_in_no_flow():
+    assert decode_envelope(bytes.fromhex("9302a17490")).flow is None
 
 
 @pytest.mark.parametrize(("encoded", "golden"), OUTCOMES.values(), ids=OUTCOMES)
