@@ -34,7 +34,7 @@ _CLAIM_HEADER = 3
 _CLAIM_WIDTH = 4
 _MORE = 2
 _FIRST_CLAIM: tuple[Any, ...] = (1, 0, 0, 0)
-_FIRST_OF_UNIQUE = 1
+_FIRST_OF_UNIQUE, _FIRST_OF_LIMITED = 1, 2
 _UNIQUE, _LIMITED, _BATCH = 2, 3, 4
 _WORKER_WIDTH = 4
 _RECOVERY_HEADER = 4
@@ -93,6 +93,9 @@ def parse_claim(reply: Sequence[Any]) -> Claim:
         job_id, envelope, sent, past = reply[i : i + _CLAIM_WIDTH]
         if past == _FIRST_OF_UNIQUE:
             jobs.append(Claimed(job_id.decode(), envelope, number, 0, 0, 0, sent, now, is_unique=True))
+            continue
+        if past == _FIRST_OF_LIMITED:
+            jobs.append(Claimed(job_id.decode(), envelope, number, 0, 0, 0, sent, now, is_limited=True))
             continue
         claims, attempts, crashes, interruptions, *more = past or _FIRST_CLAIM
         job = Claimed(job_id.decode(), envelope, number, attempts, crashes, interruptions, sent, now, claims)

@@ -10,7 +10,7 @@
 --
 -- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, standing, timers, hooks, leases
 -- NEEDS: history, pauses, due, entries, newer, held_set, events, groups, limits
--- NEEDS: batches, record_text_unique
+-- NEEDS: batches, record_text_unique, record_text_limited
 -- USES: reads batch, body, bucket, counters, fetched, group, halted, held, holders, job, lanes, limits, listening,
 --   paused, scheduled, schedules, standing, timers, tokens, unique, watched, workers; writes batch, blocked,
 --   bucket, counters, events, group, held, holders, idle, job, lanes, leftovers, limits, outbox, paused,
@@ -25,9 +25,9 @@
 --   for none; and what `Pauses.tell` adds); the number of this claim; 0 or {the last entry that names no job, the
 --   last job whose record this version cannot read ('' for none), 1 if the call ended before all lanes were read,
 --   else 0}; and per job its id, envelope, time of sending, and 0 for a first claim, 1 for that of a job with a
---   unique key, or else {claims, attempts, crashes, interruptions, when it came back to its lane (0 if that was
---   not noted), its tags, 1 if it has a unique key, 1 if it has limits}, of which the last four are there if they
---   are needed
+--   unique key, 2 with limits, or else {claims, attempts, crashes, interruptions, when it came back to its lane (0
+--   if that was not noted), its tags, 1 if it has a unique key, 1 if it has limits}, of which the last four are
+--   there if they are needed
 --
 -- The known jobs are '' or a MessagePack array with the ids of all jobs that the worker knows it holds. With such
 -- an array the call also returns the jobs that the worker holds or was sent without knowing, because a reply was
@@ -100,7 +100,7 @@ local number = q.micros -- of this claim, see lib/record.lua
 local reply, taken, bytes, skipped, delivered = {0, number, 0}, 0, 0, 0, 0
 local marked, held = {}, {}
 -- What serves groups of jobs that wait (lib/groups.lua): functions, the groups `served` and the places of tokens
--- `spent` since the last `write_taken`; by group, what was read `ahead`; and by token, whether it `counts`.
+-- `spent` since the last `write_taken`; by group, what was read `ahead`; and what a token that `counts` is for.
 local serving = {served = {}, spent = {}, ahead = {}, counts = {}}
 Limits.begin_claim(q)
 -- By stream, the jobs of paused tasks that this call sets aside; the stream that it takes jobs from; and whether
@@ -354,9 +354,9 @@ end
 function serving.wake(each)
   if each.is_stuck then return end
   local numbers = Limits.numbers_of(q, each.group)
-  if numbers[2] == 0 and each.has_more ~= nil and not q.joined[each.group] then
-    if not each.has_more and each.met == #each.ids then return end
-    if Limits.room(q, each.group, numbers) <= 0 then return Groups.block(q, each.group) end
+  local has_more = each.has_more or each.met < #each.ids
+  if has_more and numbers[2] == 0 and Limits.room(q, each.group, numbers) <= 0 then
+    return Groups.block(q, each.group)
   end
   Limits.wake(q, each.group)
 end
@@ -372,9 +372,8 @@ function serving.leave_groups()
   end
   in_chunks(gone, function(...) redis.call('SREM', q.base .. Keys.WAITING, ...) end)
   for _, each in ipairs(groups) do
-    local function leave(...) redis.call('ZREM', Keys.group(q, each.group), ...) end
-    in_chunks(each.gone, leave)
-    in_chunks(each.moved, leave)
+    Groups.remove(q, each.group, each.gone)
+    Groups.remove(q, each.group, each.moved)
   end
   for _, each in ipairs(groups) do serving.wake(each) end
 end
@@ -399,9 +398,24 @@ local function write_taken()
   if next(batches.met) then batches.write() end
 end
 
+-- Takes a job as most are, whose record is read as text, if it may run; returns whether it has.
+function serving.take_first(each, id, text)
+  if not text or pauses or known[id] and known[id] ~= true then return false end
+  local limit = Groups.limit_of(each.group)
+  each.tail, q.lone[limit] = each.tail or LimitText.tail_of(each.group), q.lone[limit] or {}
+  local envelope, sent, limits, record = LimitText.begin_first(text, each.tail, run)
+  local numbers = envelope and Limits.lone_numbers(q, limits, q.lone[limit])
+  if not numbers or Limits.room(q, each.group, numbers) <= 0 then return false end
+  q.admitted[id], known[id] = true, 'taken'
+  if numbers[1] > 0 then Limits.hold(q, each.group, id) end
+  add_to_reply(id, envelope, time_at(text, sent), 2, record)
+  return true
+end
+
 -- Takes one of the jobs that wait in a group, if it may run. Returns what becomes of it there: `gone`, `moved` to
 -- another group, or nil if it stays.
 function serving.take(each, id, text)
+  if serving.take_first(each, id, text) then return 'gone' end
   local job = Record.unpacked(text)
   if not job then return not text and 'gone' or nil end
   local waits = Groups.of(job) == each.group and (not job[Field.STATE] or job[Field.STATE] == 'waiting')
@@ -439,14 +453,14 @@ end
 
 -- Reads what these tokens are for, as far as there are jobs enough: so all records are read by one command.
 function serving.look_ahead(tokens)
-  local places, ids, ahead, wanted = {}, {}, {}, count - taken
+  local places, met, ids, ahead, wanted = {}, {}, {}, {}, count - taken
   for i, token in ipairs(tokens) do
-    local _, lane, group = Groups.parts(token)
-    places[i] = (lane or '') .. ' ' .. (group or '')
+    local serial, lane, group = Groups.parts(token)
+    met[i], places[i] = {serial, lane, group, lane and lane .. ' ' .. group}, lane and lane .. ' ' .. group or ''
   end
   for i, noted in ipairs(Groups.noted(q, places)) do
-    local serial, lane, group = Groups.parts(tokens[i])
-    serving.counts[tokens[i]] = group and Groups.counts(q, serial, noted)
+    local serial, lane, group = met[i][1], met[i][2], met[i][3]
+    serving.counts[tokens[i]] = group and Groups.counts(q, serial, noted) and met[i]
     if serving.counts[tokens[i]] and wanted > 0 and not ahead[group] then
       ahead[group] = serving.read(group, lane)
       wanted = wanted - #ahead[group].ids
@@ -486,11 +500,10 @@ end
 
 -- Serves the group whose token this is. A token is not counted among what jobs leave in their lanes.
 function serving.token(token)
-  local _, lane, group = Groups.parts(token)
-  local named_before, before = named_again, taken
-  if serving.counts[token] then
-    table.insert(serving.spent, lane .. ' ' .. group)
-    serving.group(group, lane)
+  local met, named_before, before = serving.counts[token], named_again, taken
+  if met then
+    table.insert(serving.spent, met[4])
+    serving.group(met[3], met[2])
   end
   skipped = skipped + (taken == before and ASIDE_COST or 1)
   named_again = named_before + 1 - (taken - before)

@@ -1,8 +1,8 @@
 -- Settles claimed jobs: writes their outcomes and notifies their waiters, or queues them again. A job that this
 -- worker does not hold under this claim is not changed: that is the fence.
 --
--- NEEDS: keys, msgpack, record_text_write, record_text_read, record_text_unique, record, results, lanes, hooks
--- NEEDS: history, finish, limits
+-- NEEDS: keys, msgpack, record_text_write, record_text_read, record_text_unique, record_text_limited, record
+-- NEEDS: results, lanes, hooks, history, finish, limits
 -- USES: reads batch, body, bucket, cut, dead, group, halted, holders, job, lanes, limits, schedule, scheduled,
 --   standing, timers, tokens, unique; writes batch, blocked, body, bucket, cancel, counters, cut, dead, group,
 --   held, history, holders, idle, job, lanes, leftovers, outbox, schedule, scheduled, standing, stats, tasks,
@@ -31,7 +31,7 @@ local function use_claim(claim)
 end
 
 -- The usual settle: a job has succeeded in its first run. Writes its record and returns its waiters, or false for
--- none; and its unique key, if it has one, which is to be given back. Returns nil for any other settle, and writes
+-- none; and what is to be given back: its unique key, its limits. Returns nil for any other settle, and writes
 -- nothing. `i` is where the job's arguments begin.
 local function settle_first(i, id, text)
   local outcome = ARGV[i + 2]
@@ -39,15 +39,20 @@ local function settle_first(i, id, text)
   if #outcome > BODY_LIMIT or string.find(id, '@', 1, true) then return nil end
   use_claim(ARGV[i + 1])
   local sent, waiters = read_first(text, run)
-  local before, after, key = BEFORE_DONE, '', nil
-  if not sent then
+  local before, after, key, uses = BEFORE_DONE, '', nil, nil
+  if not sent and string.find(text, LimitText.OF_OTHERS, 1, true) then
+    sent, waiters, after = LimitText.read_first(text, unwatched_run)
+    before, uses = LimitText.BEFORE_DONE, sent and Limits.uses_in(q, after)
+    if not uses then return nil end
+    after = LimitText.AFTER_DONE .. after
+  elseif not sent then
     sent, waiters, after, key = UniqueText.read_first(text, unwatched_run)
     if not sent then return nil end
     before = UniqueText.BEFORE_DONE
   end
   local record = before .. sent .. done .. packed(outcome) .. ended .. after
   redis.call('SET', Keys.job(q, id), record, 'PX', usual_ttl)
-  return waiters, key
+  return waiters, key, uses
 end
 
 local function wait_again()
@@ -60,9 +65,10 @@ local FIRST = 11
 if #ARGV == FIRST + 3 then
   local id, outcome = ARGV[FIRST], ARGV[FIRST + 2]
   local text = redis.pcall('GET', Keys.job(q, id))
-  local waiters, key = settle_first(FIRST, id, type(text) == 'string' and text)
+  local waiters, key, uses = settle_first(FIRST, id, type(text) == 'string' and text)
   if waiters ~= nil then
     if key then Hooks.give_back_all(q, {id}, {key}) end
+    if uses then Limits.give_back(q, id, uses) end
     History.begin(q, ARGV[8], worker, {id}, ARGV[9])
     History.note_succeeded(q, {'s'}, 1, '')
     History.write(q)
@@ -86,6 +92,7 @@ local ids = {}
 for i = 11, #ARGV, 4 do ids[#ids + 1] = ARGV[i] end
 History.begin(q, ARGV[8], worker, ids, ARGV[9])
 local texts, is_full = texts_of(q, ids), false
+Limits.begin_settle(q)
 local ends = {} -- of those that have succeeded, by position
 local owners, keys = {}, {} -- of those that have a unique key
 local function position(i) return (i - FIRST) / 4 + 1 end
@@ -95,7 +102,8 @@ for at, id in ipairs(ids) do
   if is_full then
     leave(i)
   else
-    local waiters, key = settle_first(i, id, texts[id])
+    local waiters, key, uses = settle_first(i, id, texts[id])
+    if uses then Limits.give_back(q, id, uses) end
     if waiters == nil then
       others[#others + 1] = i
     else
@@ -112,6 +120,7 @@ end
 if keys[1] then Hooks.give_back_all(q, owners, keys) end
 History.note_succeeded(q, ends, #settled, #settled == #ids and ARGV[10] or '')
 if #others == 0 then
+  Limits.end_settle(q)
   History.write(q)
   return finish_call()
 end
@@ -244,7 +253,6 @@ local function settle_others()
 end
 -- What the jobs give back is given to others at once, also if a command for a later job fails.
 local function settle_all()
-  Limits.begin_settle(q)
   local is_done, problem = pcall(settle_others)
   Limits.end_settle(q)
   if not is_done then error(problem, 0) end

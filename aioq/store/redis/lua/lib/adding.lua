@@ -5,7 +5,7 @@
 -- without a record, which are ignored: no job has a record without being queued.
 --
 -- NEEDS: keys, msgpack, record_text_write, record, results, lanes, hooks, dead, history, unique, successors
--- NEEDS: series, limits, finish, cancellation
+-- NEEDS: series, limits, finish, cancellation, record_text_limited
 local Adding = {}
 
 -- What is added by one call: `jobs` are those that were prepared, and `added` the same by their ids. `watched` is
@@ -78,6 +78,10 @@ function Adding.record(q, batch, job)
     batch.packed = batch.packed or batch.watched and packed(batch.watched)
     return fresh(q, envelope, batch.packed)
   end
+  if job.waits and nonce == '' and not job.lane and LimitText.fits(envelope, job.extra) then
+    batch.packed = batch.packed or batch.watched and packed(batch.watched)
+    return LimitText.waiting(q, envelope, batch.packed, cmsgpack.pack(job.extra.limits), job.extra.waits[1])
+  end
   local state = (job.follows or job.waits) and 'waiting' or due and 'scheduled'
   local record = Record.new(q, job.id, envelope, job.lane, nonce ~= '' and nonce, state)
   if job.extra then
@@ -102,6 +106,7 @@ function Adding.arrive(q, batch, job)
     batch.chosen[victim] = true
     ending[#ending + 1], ending[#ending + 2] = victim, use[Limits.NAME]
   end
+  if not q.waits then Limits.begin_arrivals(q) end
   Limits.arrive(q, job.id, job.lane, job.extra, how ~= 'wait' and how ~= 'drop')
   job.waits = true
 end
@@ -133,6 +138,7 @@ function Adding.write(q, batch, about)
       Adding.queue(q, batch, job.lane or Keys.NORMAL, job.id)
     end
   end
+  if q.waits then Limits.end_arrivals(q) end
   Lanes.push_all(q, batch.lane, batch.queued, 1)
   local records = {}
   for i, job in ipairs(batch.jobs) do

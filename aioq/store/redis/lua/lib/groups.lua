@@ -23,17 +23,18 @@ Groups.RANK = {high = 0, normal = 1, low = 2}
 -- How far the scores of two lanes are apart: a score is the rank of the lane times this, and a time in µs. So
 -- scores stay below 2^53 until the year 2065.
 Groups.SPAN = 3000000000000000
+-- What is below the scores of the next lane.
+Groups.ENDS = {high = '(3000000000000000', normal = '(6000000000000000', low = '(9000000000000000'}
 
 function Groups.limit_of(group) return string.match(group, '^[^:]*') end
 function Groups.key_of(group) return string.match(group, ':(.*)$') or '' end
 -- A number of sixteen digits as a server takes it: Lua's own way keeps fourteen.
 function Groups.digits(number) return string.format('%.0f', number) end
-function Groups.end_of(lane) return '(' .. Groups.digits((Groups.RANK[lane] + 1) * Groups.SPAN) end
 
 -- The score of a job that comes to a group: after all others of its lane, or before them.
 function Groups.score(q, group, lane, front)
   local key, start = Keys.group(q, group), Groups.RANK[lane] * Groups.SPAN
-  local from, to = Groups.digits(start), Groups.end_of(lane)
+  local from, to = Groups.digits(start), Groups.ENDS[lane]
   if front then
     local first = redis.call('ZRANGEBYSCORE', key, from, to, 'WITHSCORES', 'LIMIT', 0, 1)
     return Groups.digits(math.min(tonumber(first[2]) or start + q.micros, start + q.micros) - 1)
@@ -42,15 +43,23 @@ function Groups.score(q, group, lane, front)
   return Groups.digits(math.max((tonumber(last[2]) or 0) + 1, start + q.micros))
 end
 
--- Puts a job into a group; one that is there keeps its place. Who calls it looks whether the group may have a
--- token. `is_empty`: the group is known to have no jobs.
-function Groups.join(q, id, lane, group, front, is_empty)
+-- Puts a job into a group; one that is there keeps its place. Returns whether the group was empty. Who calls it
+-- looks whether the group may have a token.
+function Groups.join(q, id, lane, group, front)
   lane = lane or Keys.NORMAL
   if q.joined then q.joined[group] = true end
-  local score = is_empty and Groups.digits(Groups.RANK[lane] * Groups.SPAN + q.micros)
-    or Groups.score(q, group, lane, front)
-  redis.call('ZADD', Keys.group(q, group), 'NX', score, id)
-  redis.call('SADD', q.base .. Keys.WAITING, id)
+  local key, start = Keys.group(q, group), Groups.RANK[lane] * Groups.SPAN
+  local last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2]
+  local at = last and tonumber(last) - start
+  local score
+  if front and last or at and at >= Groups.SPAN then
+    score = Groups.score(q, group, lane, front)
+  else
+    score = Groups.digits(start + math.max(at and at + 1 or 0, q.micros))
+  end
+  redis.call('ZADD', key, 'NX', score, id)
+  if q.waits then q.waits[#q.waits + 1] = id else redis.call('SADD', q.base .. Keys.WAITING, id) end
+  return not last
 end
 
 -- The group in which a job waits; nil for none.
@@ -66,6 +75,12 @@ function Groups.leave(q, id, group)
   is_unreadable(redis.pcall('SREM', q.base .. Keys.WAITING, id))
   is_unreadable(redis.pcall('ZREM', Keys.group(q, group), id))
   if redis.call('EXISTS', Keys.group(q, group)) == 0 then Groups.unblock(q, group) end
+end
+
+-- The same of the jobs of a claim, which are gone, without their list.
+function Groups.remove(q, group, ids)
+  if not ids[2] then return ids[1] and redis.call('ZREM', Keys.group(q, group), ids[1]) end
+  in_chunks(ids, function(...) redis.call('ZREM', Keys.group(q, group), ...) end)
 end
 
 -- Takes a job of a group to the end of another lane there.
@@ -103,17 +118,14 @@ function Groups.flush_marks(q)
   q.marks = {}
 end
 
--- The first jobs of a group, of this lane and those that are served before it; and whether the group has others,
--- of any lane.
+-- The first jobs of a group, of this lane and those that are served before it; and whether there are others of
+-- these lanes.
 function Groups.first(q, group, lane, most)
-  local found, ids = redis.pcall('ZRANGE', Keys.group(q, group), 0, most, 'WITHSCORES'), {}
-  if is_unreadable(found) then return ids, false end
-  local bound = (Groups.RANK[lane] + 1) * Groups.SPAN
-  for i = 1, math.min(#found, 2 * most), 2 do
-    if tonumber(found[i + 1]) >= bound then break end
-    ids[#ids + 1] = found[i]
-  end
-  return ids, #found > 2 * #ids
+  local ids = redis.pcall('ZRANGEBYSCORE', Keys.group(q, group), '-inf', Groups.ENDS[lane], 'LIMIT', 0, most + 1)
+  if is_unreadable(ids) then return {}, false end
+  local has_more = #ids > most
+  ids[most + 1] = nil
+  return ids, has_more
 end
 
 function Groups.is_token(id) return string.byte(id) == Lanes.TAB end

@@ -10,7 +10,7 @@
 -- LIMITS has the numbers in force, by the limit's name: those of the code that has declared them last, or an
 -- operator's.
 --
--- NEEDS: call, keys, record_text_write, record, lanes, timers, groups
+-- NEEDS: call, keys, record_text_write, record_text_limited, record, lanes, timers, groups
 local Limits = {}
 
 -- The items of `extra.limits`, each of which is a list.
@@ -77,6 +77,33 @@ function Limits.numbers_of(q, group)
   local name = Groups.limit_of(group)
   local noted = name ~= Limits.FAIR and Limits.noted(q, name)
   return noted and (noted[3] or noted[1]) or {0, 0, 0, 0}
+end
+
+-- The uses in packed limits; nil if these are none. Of most jobs it is one, whose numbers are those of other jobs in
+-- this call, so these are read once; it has its name, key and concurrency only then.
+function Limits.uses_in(q, limits)
+  local name, key, at, name_end, key_end = LimitText.one_use(limits)
+  local rest = name and string.sub(limits, at)
+  q.concurrency = q.concurrency or {}
+  local concurrency = q.concurrency[rest]
+  if concurrency then
+    return {{string.sub(limits, name, name_end), string.sub(limits, key, key_end), concurrency}}
+  end
+  local uses = LimitText.uses(limits)
+  if uses and rest then q.concurrency[rest] = uses[1][Limits.CONCURRENCY] end
+  return uses
+end
+
+-- For packed limits of a job in a group, if they are one use without a rate: the numbers in force. False for any
+-- others. `known` keeps them, for the jobs of this limit.
+function Limits.lone_numbers(q, limits, known)
+  local name, _, at = LimitText.one_use(limits)
+  local rest = name and string.sub(limits, at)
+  if not name or known[rest] ~= nil then return known[rest] end
+  local uses = LimitText.uses(limits)
+  local numbers = uses and uses[1][Limits.NAME] ~= Limits.FAIR and Limits.numbers(q, uses[1])
+  known[rest] = numbers and not Limits.has_rate(uses[1], numbers) and numbers or false
+  return known[rest]
 end
 
 -- Whether a limit has a rate for a job: code has declared one, or an operator has put it.
@@ -148,7 +175,7 @@ end
 
 -- A claim gathers the permits that it gives in `q.given`, by group, and writes them before the records.
 function Limits.begin_claim(q)
-  q.rooms, q.given, q.joined, q.admitted, q.is_claim = {}, {}, {}, {}, true
+  q.rooms, q.given, q.joined, q.admitted, q.lone, q.is_claim = {}, {}, {}, {}, {}, true
   Groups.gather_tokens(q)
 end
 
@@ -171,10 +198,13 @@ function Limits.hold(q, group, id)
 end
 function Limits.write_given(q)
   for group, given in pairs(q.given) do
-    in_chunks(given, function(...)
-      local added = redis.call('ZADD', Keys.holders(q, group), 'NX', ...)
-      if added < select('#', ...) / 2 then q.rooms[group] = nil end -- one that held a permit takes no room
-    end)
+    local added, key = 0, Keys.holders(q, group)
+    if given[3] then
+      in_chunks(given, function(...) added = added + redis.call('ZADD', key, 'NX', ...) end)
+    else
+      added = redis.call('ZADD', key, 'NX', given[1], given[2])
+    end
+    if added < #given / 2 then q.rooms[group] = nil end -- one that held a permit takes no room
   end
   q.given = {}
 end
@@ -366,15 +396,31 @@ function Limits.arrive(q, id, lane, extra, front)
   for _, use in ipairs(extra.limits) do Limits.numbers(q, use) end
   local use = extra.limits[1]
   local group, numbers = Limits.group_of(use), Limits.numbers(q, use)
-  local is_empty = redis.call('EXISTS', Keys.group(q, group)) == 0
-  Groups.join(q, id, lane, group, front, is_empty)
+  local is_empty = Groups.join(q, id, lane, group, front)
   extra.waits = {group}
   -- Where others wait and there is a token, it serves this job too.
   if is_empty then
     Limits.wake(q, group, use, lane or Keys.NORMAL)
-  elseif q.tokens or not Groups.has_token(q, group, lane or Keys.NORMAL) then
+  elseif front or not Limits.was_woken(q, group, lane or Keys.NORMAL) then
     Limits.wake(q, group, numbers[2] > 0 and Limits.is_first(q, id, group) and use)
   end
+end
+
+-- Whether a group that has jobs has a token in a lane, or this call has looked already whether it may have one.
+function Limits.was_woken(q, group, lane)
+  local place = lane .. ' ' .. group
+  if q.woken and q.woken[place] then return true end
+  if q.woken then q.woken[place] = true end
+  return Groups.has_token(q, group, lane)
+end
+
+-- An enqueue gathers what its jobs need that wait: their tokens, and their list.
+function Limits.begin_arrivals(q) q.woken, q.waits, q.tokens, q.marks = {}, {}, {}, {} end
+function Limits.end_arrivals(q)
+  local waits = q.waits
+  q.woken, q.waits = nil, nil
+  in_chunks(waits, function(...) redis.call('SADD', q.base .. Keys.WAITING, ...) end)
+  Groups.give_gathered(q)
 end
 
 -- Whether a job that is due goes to its group: not if it has no limits, or has kept its permit to keep the order.
@@ -416,7 +462,7 @@ function Limits.victim(q, use, chosen)
   end
   local found, came = nil, nil
   for _, lane in ipairs(Groups.LANES) do
-    local from, to = Groups.digits(Groups.RANK[lane] * Groups.SPAN), Groups.end_of(lane)
+    local from, to = Groups.digits(Groups.RANK[lane] * Groups.SPAN), Groups.ENDS[lane]
     local command = is_oldest and 'ZRANGEBYSCORE' or 'ZREVRANGEBYSCORE'
     if not is_oldest then from, to = to, from end
     local first = redis.call(command, Keys.group(q, group), from, to, 'WITHSCORES', 'LIMIT', 0, 1)
@@ -518,7 +564,7 @@ end
 
 -- Has any worker look at all groups of a limit that wait: its numbers have changed.
 function Limits.look_at_all(q, name, at)
-  if q.rooms then q.rooms = {} end
+  if q.is_claim then q.rooms, q.lone = {}, {} end
   local head = not q.is_claim and redis.call('ZRANGE', q.base .. Keys.SCHEDULED, 0, 0, 'WITHSCORES')
   Timer.set(q, Timer.LIMIT, '0 ' .. name, at or q.now)
   if head and (not head[1] or (at or q.now) < tonumber(head[2])) then Lanes.push(q, Keys.NORMAL, '', false) end
