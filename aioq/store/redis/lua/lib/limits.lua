@@ -79,8 +79,8 @@ function Limits.numbers_of(q, group)
   return noted and (noted[3] or noted[1]) or {0, 0, 0, 0}
 end
 
--- The uses in packed limits; nil if these are none. Of most jobs it is one, whose numbers are those of other jobs in
--- this call, so these are read once; it has its name, key and concurrency only then.
+-- The uses in packed limits; nil if these are none. Of most jobs it is one, whose numbers are those of other jobs
+-- in this call, so these are read once; it has its name, key and concurrency only then.
 function Limits.uses_in(q, limits)
   local name, key, at, name_end, key_end = LimitText.one_use(limits)
   local rest = name and string.sub(limits, at)

@@ -36,9 +36,9 @@ function LimitText.waiting(q, envelope, watched, limits, group)
   })
 end
 
--- For a record with `state` after SENT, and with `before` after WAITERS: the positions of its envelope, of SENT, of
--- WAITERS, and of what comes after `before`. Nil for any other record. What must be at a place is looked for from
--- there on, which makes no string as `string.sub` does.
+-- For a record with `state` after SENT, and with `before` after WAITERS: the positions of its envelope, of SENT,
+-- of WAITERS, and of what comes after `before`. Nil for any other record. What must be at a place is looked for
+-- from there on, which makes no string as `string.sub` does.
 function LimitText.parts(text, state, before)
   if string.find(text, LimitText.BEGIN, 1, true) ~= 1 then return nil end
   local first, sent = string_at(text, 4)
@@ -51,15 +51,16 @@ function LimitText.parts(text, state, before)
   return first, sent, watched, after + #before
 end
 
--- For a job that waits in the group whose name ends `tail`: its envelope, the position of the last byte of SENT, its
--- packed limits, and the record of its first run. Nil for any other record. `run` is the result of `run_by`,
--- followed by STARTED.
+-- For a job that waits in the group of which `tail` is the end of its record: its envelope, the position of the
+-- last byte of SENT, its packed limits, and the record of its first run. Nil for any other record. `run` is the
+-- result of `run_by`, followed by STARTED.
 function LimitText.begin_first(text, tail, run)
   local first, sent, watched, at = LimitText.parts(text, LimitText.WAITING, LimitText.OF_WAITING)
   local last = #text - #tail
   if not first or string.find(text, tail, last + 1, true) ~= last + 1 then return nil end
   local limits, waiters = string.sub(text, at, last), string.sub(text, watched, at - #LimitText.OF_WAITING - 1)
-  local record = string.sub(text, 1, sent + TIME - 1) .. run .. UNWATCHED .. waiters .. LimitText.OF_OTHERS .. limits
+  local begin = string.sub(text, 1, sent + TIME - 1)
+  local record = begin .. run .. UNWATCHED .. waiters .. LimitText.OF_OTHERS .. limits
   return string.sub(text, first, sent - 1), sent + TIME - 1, limits, record
 end
 function LimitText.tail_of(group) return LimitText.GROUP .. packed(group) end
