@@ -8,6 +8,7 @@ import redis
 from aioq.errors import ServerUnavailableError
 from aioq.jobs.job import JobState
 from aioq.store.contract import Claimed, NewJob, Settlement, Verb
+from aioq.store.extra import Duplicate, Extra, Lock
 from aioq.store.redis import RedisStore
 from aioq.wire.messages import encode_envelope
 from tests.contract.kit import (
@@ -226,6 +227,61 @@ async def test_what_is_no_plain_job_is_queued(redis_store: RedisStore, hands: Ha
         await redis_store.enqueue(QUEUE, [NewJob("job", CALL)], again=True)
     assert await state(redis_store) is (JobState.SCHEDULED if what == "delayed" else JobState.QUEUED)
     assert hands.jobs == []
+
+
+def unique(job_id: str, until: str = "ended", conflict: str = "return", key: str = "k") -> NewJob:
+    return NewJob(job_id, CALL, extra=Extra(unique=Lock(key, until, conflict)))
+
+
+@pytest.mark.parametrize("conflict", ["return", "raise", "replace", "latest"])
+async def test_a_lone_unique_job_is_dispatched_with_its_key(
+    redis_store: RedisStore, hands: Hands, client: redis.Redis, redis_backend: Backend, conflict: str
+) -> None:
+    await wait_for_jobs(redis_store)
+    assert await redis_store.enqueue(QUEUE, [unique("job", conflict=conflict)]) == [True]
+    job = await hands.next()
+    assert (job.id, job.envelope, job.claims, job.is_unique) == ("job", CALL, 1, True)
+    assert await state(redis_store) is JobState.RUNNING
+    assert client.xlen(redis_backend.key("normal")) == 0
+    assert await redis_store.operating.unique_owner(QUEUE, "k") == "job"
+    assert await redis_store.enqueue(QUEUE, [unique("other")]) == [Duplicate("job")]
+    assert await settle(redis_store, "w", job, Verb.SUCCEEDED, THREE)
+    assert await redis_store.operating.unique_owner(QUEUE, "k") is None
+
+
+async def test_a_key_that_is_held_until_the_start_is_free_once_its_job_was_dispatched(
+    redis_store: RedisStore, hands: Hands
+) -> None:
+    await wait_for_jobs(redis_store)
+    assert await redis_store.enqueue(QUEUE, [unique("job", "started")]) == [True]
+    job = await hands.next()
+    assert await redis_store.operating.unique_owner(QUEUE, "k") is None
+    assert await redis_store.enqueue(QUEUE, [unique("other", "started")]) == [True]
+    assert await settle(redis_store, "w", job, Verb.SUCCEEDED, THREE)
+    assert await redis_store.operating.unique_owner(QUEUE, "k") == "other"
+
+
+async def test_a_duplicate_is_not_dispatched(
+    redis_store: RedisStore, hands: Hands, client: redis.Redis, redis_backend: Backend
+) -> None:
+    await redis_store.enqueue(QUEUE, [unique("job")])
+    (job,) = await take(redis_store, "w")
+    await wait_for_jobs(redis_store)
+    assert await redis_store.enqueue(QUEUE, [unique("other")]) == [Duplicate("job")]
+    assert waiting(client, redis_backend) == ["w"]
+    assert await settle(redis_store, "w", job, Verb.SUCCEEDED, THREE)
+    await redis_store.enqueue(QUEUE, [NewJob("plain", CALL)])
+    plain = await hands.next()
+    assert (plain.id, plain.is_unique) == ("plain", False)
+
+
+async def test_a_unique_job_that_cannot_be_dispatched_is_queued_with_its_key(
+    redis_store: RedisStore, client: redis.Redis, redis_backend: Backend
+) -> None:
+    await wait_for_jobs(redis_store, await joined(redis_store, "deaf"))
+    assert await redis_store.enqueue(QUEUE, [unique("job", "started")]) == [True]
+    assert await state(redis_store) is JobState.QUEUED
+    assert await redis_store.operating.unique_owner(QUEUE, "k") == "job"
 
 
 async def test_nothing_is_dispatched_to_a_worker_that_does_not_listen(

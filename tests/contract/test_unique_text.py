@@ -26,6 +26,7 @@ from tests.contract.kit import (
     REASON,
     THREE,
     Backend,
+    eventually,
     ids,
     info,
     joined,
@@ -161,6 +162,30 @@ async def test_a_process_that_waits_later_is_in_the_record(
     assert [each in waiters for each in ("me", "another", "third")] == [True] * 3
     assert await redis_store.settle(QUEUE, "w", ends(jobs)) == [True, True]
     assert [record(client, redis_backend, each)[10] for each in ("a", "b")] == [False, False]
+
+
+@pytest.mark.parametrize("waiter", ["", "me"])
+async def test_the_record_of_a_job_that_was_dispatched_is_that_of_a_claimed_one(
+    redis_store: RedisStore, redis_backend: Backend, client: redis.Redis, waiter: str
+) -> None:
+    await joined(redis_store, "w")
+    dispatched: list[Claimed] = []
+    leave = await redis_store.dispatched(QUEUE, "w", dispatched.append, lambda: None, lambda _: None)
+    assert await redis_store.enqueue(QUEUE, [job("a", waiter=waiter)]) == [True]
+    (claimed,) = (await redis_store.claim(QUEUE, "w", 5, idle=True)).jobs
+    await redis_store.claim(QUEUE, "w", 5, idle=True)
+    assert await redis_store.enqueue(QUEUE, [job("b", "b", waiter=waiter)]) == [True]
+
+    async def has_come() -> bool:
+        return bool(dispatched)
+
+    await eventually(has_come)
+    one, other = (record(client, redis_backend, each) for each in ("a", "b"))
+    assert one[7] == claimed.claim
+    assert other[7] == dispatched[0].claim
+    one[1], one[7], one[20]["unique"][0] = other[1], other[7], "b"
+    assert one == other
+    await leave()
 
 
 # -- sends
@@ -419,6 +444,26 @@ async def test_a_send_that_fails_half_way_and_is_not_repeated_holds_no_key(
             is_there = await at.full.info(queue, ["a"]) != [None]
             added = await at.full.enqueue(queue, [job("c"), job("d", "b")])
             assert added == ([Duplicate("a"), Duplicate("b")] if is_there else [True, True]), queue
+
+
+@pytest.mark.parametrize("until", UNTILS)
+async def test_a_lone_send_that_fails_half_way_while_a_worker_waits(
+    server: Database, app_name: str, until: str
+) -> None:
+    async with refusing(server, app_name, Limits(lease_ms=LONG)) as at:
+        for command in commands_of("enqueue"):
+            queue = at.refuse(command)
+            await joined(at.full, "w", queue)
+            leave = await at.full.dispatched(queue, "w", lambda _: None, lambda: None, lambda _: None)
+            await at.full.claim(queue, "w", 5, idle=True)
+            with suppress(ServerError):
+                await at.limited.enqueue(queue, [job("a", until=until)])
+            assert await at.full.enqueue(queue, [job("a", until=until)], again=True) == [True], queue
+            await leave()
+            jobs = (await at.full.claim(queue, "w", 5, known=[])).jobs
+            assert ids(jobs) == ["a"], "it is in the lane, or the worker has it without knowing"
+            assert await at.full.settle(queue, "w", ends(jobs)) == [True], queue
+            assert await at.full.enqueue(queue, [job("b", until=until)]) == [True], queue
 
 
 @pytest.mark.parametrize("dies", [False, True], ids=["lives", "dies"])

@@ -152,11 +152,12 @@ def parse_bounded(queue: str, ids: Sequence[str], max_size: int, reply: Sequence
 
 
 def parse_dispatched(message: bytes) -> Claimed:
-    """The job in a message by which `enqueue_one.lua` dispatches it to a worker directly."""
+    """The job in a message by which it is dispatched to a worker directly (`lib/dispatch.lua`)."""
     claim, size, rest = message.split(b" ", 2)
     number, end = int(claim), int(size)
     at = number // 1000
-    return Claimed(rest[:end].decode(), rest[end:], number, 0, 0, 0, at, at)
+    is_unique = claim[:1] == b"+"
+    return Claimed(rest[:end].decode(), rest[end:], number, 0, 0, 0, at, at, is_unique=is_unique)
 
 
 def named_by(fields: Sequence[bytes]) -> tuple[str, ...] | None:

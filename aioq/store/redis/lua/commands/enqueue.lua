@@ -6,12 +6,12 @@
 -- Its arguments are few, and long; docs/design.md, "An enqueue has few arguments, and long ones".
 --
 -- NEEDS: keys, msgpack, record_text_write, record_text_unique, record, lanes, dead, history, events, unique, size
--- NEEDS: adding
--- USES: reads batch, body, bucket, counters, group, halted, holders, job, lanes, leftovers, limits, listening,
---   named, schedule, scheduled, standing, timers, tokens, tombstone, unique, waiting; writes batch, blocked, body,
---   bucket, cancel, counters, dead, events, group, history, holders, idle, job, lanes, leftovers, limits, named,
---   outbox, schedule, scheduled, standing, stats, tasks, timers, tokens, tombstone, unique, waiting, wakeable;
---   publishes dispatched, waiter, worker
+-- NEEDS: adding, dispatch
+-- USES: reads batch, body, bucket, counters, group, halted, holders, idle, job, lanes, leftovers, limits,
+--   listening, named, schedule, scheduled, standing, timers, tokens, tombstone, unique, waiting, workers; writes
+--   batch, blocked, body, bucket, cancel, counters, dead, events, group, held, history, holders, idle, job, lanes,
+--   leftovers, limits, named, outbox, schedule, scheduled, standing, stats, tasks, timers, tokens, tombstone,
+--   unique, waiting, wakeable; publishes dispatched, waiter, worker
 -- KEYS: 1 base key
 -- ARGV: 1 'again' if an earlier call may have added these jobs, else ''; then, if the call of one of them may take
 --   the place of another job's, or a limit may end a job, for how many ms after its send a job must be found;
@@ -88,13 +88,24 @@ local function add_locks(records)
   end
 end
 
--- Adds all jobs if none of their ids exists; returns whether it has.
+-- Dispatches a lone job, which holds its unique key, to a worker that waits; returns that worker, nil for none.
+local function dispatch_lone(id, text, name)
+  local there = redis.call('EXISTS', q.base .. Keys.IDLE) == 1 and redis.call('EXISTS', Keys.job(q, id)) == 0
+  local function running(run) return (select(3, UniqueText.begin_first(text, run))) end
+  local worker = there and Dispatch.one(q, id, envelopes, '+', running) or nil
+  if worker and string.sub(locks[2], 1, 7) == 'started' then redis.call('DEL', name) end
+  return worker
+end
+
+-- Adds all jobs if none of their ids exists; returns whether it has, and the worker that has a lone job already.
 local function add_all()
   local records = plain_records()
   if not records then return false end
   local names = locks and take_keys()
   if locks and not names then return false end
   if names then add_locks(records) end
+  local worker = names and #sizes == 1 and dispatch_lone(prefix .. ends, records[2], names[1])
+  if worker then return true, worker end
   local entries = Lanes.push_alike(q, Keys.NORMAL, prefix, width, ends)
   if redis.call('MSETNX', unpack(records)) == 1 then return true end
   redis.call('XDEL', Keys.lane(q, Keys.NORMAL), unpack(entries))
@@ -117,10 +128,15 @@ local function cut_all()
   return ids, texts
 end
 
-if usual and add_all() then
+local is_added, worker = false, nil
+if usual then is_added, worker = add_all() end
+if is_added then
   if marks == '' then return {} end
   if string.find(marks, 's', 1, true) then History.count_sent(q, #sizes) end
-  if Events.are_recorded(q, marks) then Events.add_calls(q, 'q', '', cut_all()) end
+  if Events.are_recorded(q, marks) then
+    Events.add_calls(q, 'q', '', cut_all())
+    if worker then Events.add_calls(q, 'b', worker, cut_all()) end
+  end
   return {}
 end
 

@@ -4,15 +4,13 @@
 -- may go to a waiting worker directly; docs/design.md, "A lone job goes to a waiting worker by direct dispatch".
 -- It need not check for a dead job with this id, since the id is used only once.
 --
--- NEEDS: keys, msgpack, record_text_write, standing, history, events
+-- NEEDS: keys, msgpack, record_text_write, standing, history, events, dispatch
 -- USES: reads counters, idle, job, listening, standing, workers; writes counters, events, held, idle, job, lanes,
 --   standing, stats, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 its id, 2 its envelope, no larger than BODY_LIMIT, 3 the channel of a process that will wait for it, ''
 --   for none, 4 the marks of lib/events.lua, '' for none
 -- REPLY: 1 if it was added, 0 if there is a job with this id
--- The score in IDLE of a worker that got a job by direct dispatch, and has not begun to wait again.
-local DISPATCHED = -1
 local id, envelope, key = ARGV[1], ARGV[2], Keys.job(q, ARGV[1])
 local watched = ARGV[3] ~= '' and packed(ARGV[3]) or nil
 
@@ -34,41 +32,11 @@ local function note(worker)
   if worker then Events.add_calls(q, 'b', worker, {id}, {envelope}) end
 end
 if some_wait and redis.call('EXISTS', key) == 0 then
-  -- Whether a job can be dispatched to a worker: its lease has not ended and is not marked (lib/leases.lua), so
-  -- that nothing is paused; and it is subscribed. This is checked before the job is published, because in a
-  -- cluster the message also reaches subscribers at other nodes, which PUBLISH does not count.
-  local function takes_jobs(worker)
-    local lease = redis.call('ZSCORE', q.base .. Keys.WORKERS, worker)
-    if not lease or tonumber(lease) <= q.now or tonumber(lease) % 1 ~= 0 then return false end
-    local listening = redis.pcall('PUBSUB', 'NUMSUB', Keys.dispatch_channel(q, worker))
-    return not listening.err and listening[2] > 0
-  end
-
-  -- Marks the job as claimed by a worker, as a claim would, and publishes it. If the worker dies before it has
-  -- received the job, its recovery finds the job. If the message cannot be published, everything is undone, except
-  -- that the worker gets no direct dispatch until it waits again.
-  local function dispatch_to(worker)
-    local number = q.micros -- of this claim, see lib/record.lua
-    redis.call('ZADD', q.base .. Keys.IDLE, DISPATCHED, worker)
-    redis.call('SADD', Keys.held(q, worker), id)
-    redis.call('SET', key, first_run(q, envelope, watched, run_by(worker, RUNNING) .. cmsgpack.pack(number)))
-    local message = string.format('%.0f %d ', number, #id) .. id .. envelope
-    local receivers = redis.pcall('PUBLISH', Keys.dispatch_channel(q, worker), message)
-    if type(receivers) == 'number' and receivers > 0 then return true end
-    redis.call('DEL', key)
-    redis.call('SREM', Keys.held(q, worker), id)
-    return false
-  end
-
-  local workers = redis.pcall('ZRANGEBYSCORE', q.base .. Keys.IDLE, 0, '+inf', 'LIMIT', 0, 8)
-  for _, worker in ipairs(workers) do
-    if takes_jobs(worker) then
-      if dispatch_to(worker) then
-        if marks ~= '' then note(worker) end
-        return 1
-      end
-      break
-    end
+  local function running(run) return first_run(q, envelope, watched, run) end
+  local worker = Dispatch.one(q, id, envelope, '', running)
+  if worker then
+    if marks ~= '' then note(worker) end
+    return 1
   end
 end
 

@@ -14,7 +14,7 @@ Keys.FETCHED, Keys.LEASES = ':fetched', ':leases'
 Keys.ABOUT = ':about'
 -- The workers that wait for jobs, by when they began to wait. After a direct dispatch the score is below zero
 -- until the worker waits again. Every job that is queued in a lane deletes this key, because a direct dispatch
--- must not overtake that job. See enqueue_one.lua.
+-- must not overtake that job. See lib/dispatch.lua.
 Keys.IDLE = ':idle'
 -- The workers that are to be woken by a message, by when they began to stand, and a key that exists as long as
 -- some of them are; see lib/standing.lua.
