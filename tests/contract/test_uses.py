@@ -43,7 +43,8 @@ def test_every_key_that_the_text_names_is_used(name: str) -> None:
     """Else the way of a key to the server was lost sight of, such as through what a function returns."""
     text = script(name).text.decode()
     # A definition may have several names, of which the script uses some: it names these elsewhere too.
-    named = {each for each in names_in(text) if re.search(rf"(?<!function )\b{re.escape(each)}\b(?! =)", text)}
+    looked_for = names_in(text) & {*key_names(), "Results.send"}
+    named = {each for each in looked_for if re.search(rf"(?<!function )\b{re.escape(each)}\b(?! =)", text)}
     waiters = {"waiter"} if "Results.send" in named else set[str]()
     assert {what for _, what in usage(name)} == waiters | {
         key_names()[each] for each in named & key_names().keys()

@@ -89,9 +89,8 @@ class _Scope:
     def follow(self, functions: "dict[str, tuple[_Scope, list[str]]]") -> bool:
         """Pass on what variables hold, to others and to the parameters of functions; whether any is new to one."""
         news = False
-        for targets, values in _ASSIGNMENT.findall(self.text):
-            for target, value in zip(_split(targets), _split(values), strict=False):
-                news |= self.hold(_base(target), self.keys_in(value))
+        for target, value in _assignments(self.text):
+            news |= self.hold(target, self.keys_in(value))
         for called, args in _calls(self.text):
             scope, names = functions.get(called, (self, []))
             for name, arg in zip(names, args, strict=False):
@@ -105,17 +104,9 @@ class _Scope:
         return news
 
     def keys_in(self, value: str) -> set[str]:
-        """The keys that an expression may be. What a function returns is none, but for those that make keys."""
-        found = set[str]()
-        while call := _CALL.search(value):
-            end = _end(value, call.end())
-            if call[1] in key_names():
-                found.add(key_names()[call[1]])
-            inner = value[call.end() : end] if call[1] == "unpack" else ""
-            value = f"{value[: call.start()]} {inner} {value[end + 1 :]}"
-        for name in _NAME.findall(value):
-            found |= {key_names()[name]} if name in key_names() else self.holds.get(name, set())
-        return found
+        """The keys that an expression may be."""
+        keys, variables = _named_in(value)
+        return keys.union(*(self.holds[name] for name in variables if name in self.holds))
 
     def usage(self) -> Iterator[Usage]:
         for called, (command, *args) in _calls(self.text):
@@ -128,14 +119,47 @@ class _Scope:
                 yield from ((how, what) for arg in args for what in self.keys_in(arg))
 
 
+# All commands share most of their definitions: what is read from a text alone is read once.
+
+
+@cache
 def _plain(text: str) -> str:
     return _COMMENT_OR_STRING.sub(lambda found: found[0] if _WORD.fullmatch(found[0]) else "''", text)
 
 
+@cache
 def _functions(text: str) -> list[tuple[str, list[str]]]:
     return [(name, names.split(", ")) for name, names in _FUNCTION.findall(text)]
 
 
+@cache
+def _assignments(text: str) -> list[tuple[str, str]]:
+    """Which variable gets which value."""
+    return [
+        (_base(target), value)
+        for targets, values in _ASSIGNMENT.findall(text)
+        for target, value in zip(_split(targets), _split(values), strict=False)
+    ]
+
+
+@cache
+def _named_in(value: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The keys that an expression makes, and the variables in it.
+
+    What a function returns is no key, but for those that make keys.
+    """
+    keys = set[str]()
+    while call := _CALL.search(value):
+        end = _end(value, call.end())
+        if call[1] in key_names():
+            keys.add(key_names()[call[1]])
+        inner = value[call.end() : end] if call[1] == "unpack" else ""
+        value = f"{value[: call.start()]} {inner} {value[end + 1 :]}"
+    names = frozenset(_NAME.findall(value))
+    return frozenset(keys | {key_names()[each] for each in names & key_names().keys()}), names - key_names().keys()
+
+
+@cache
 def _calls(text: str) -> list[tuple[str, list[str]]]:
     return [(call[1], _split(text[call.end() : _end(text, call.end())])) for call in _CALL.finditer(text)]
 
