@@ -17,7 +17,10 @@ from tests.networks import Network
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120), pytest.mark.long(seconds=60), pytest.mark.apart]
 
 RATE = 100
-"""Jobs a second in each of the two queues."""
+"""Jobs a second in the queue whose node is broken."""
+
+OTHER_RATE = (25, 100)
+"""Jobs a second in the other queue, of which only the gaps are looked at: in the short form and in the full one."""
 
 OTHER = 1_000_000
 """From this number on jobs are those of the other queue."""
@@ -116,16 +119,18 @@ async def loaded(cluster: Cluster, rig: Rig, case: Case, limit: float = 60) -> A
     load = Load(rig)
     site = Site(cluster, rig, other, load)
 
-    def calls(first: int, queue: str) -> list[Numbered]:
+    def calls(first: int, queue: str, rate: int) -> list[Numbered]:
         task = rig.tasks.work.options(queue=queue)
-        seconds = [mixed_seconds(case.chance, long=0.3) for _ in range(case.size(4_000, 100_000))]
+        most = case.size(40 * rate, 1_000 * rate)  # for so many seconds
+        seconds = [mixed_seconds(case.chance, long=0.3) for _ in range(most)]
         return [(first + n, task.call(first + n, each)) for n, each in enumerate(seconds)]
 
+    other_rate = OTHER_RATE[case.full]
     crew = Crew(rig, WORKERS, "-q", "default", "-q", other, "--concurrency", str(CONCURRENCY))
     async with crew.at_work():
         async with (
-            load.paced(calls(0, "default"), RATE),
-            load.paced(calls(OTHER, other), RATE),
+            load.paced(calls(0, "default", RATE), RATE),
+            load.paced(calls(OTHER, other, other_rate), other_rate),
         ):
             await asyncio.sleep(1)
             yield site
