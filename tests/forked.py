@@ -58,6 +58,7 @@ MODULES = (
     "anyio._backends._asyncio",
     "encodings.idna",
     "importlib.resources.readers",
+    "uvloop",
 )
 """What each command imports when it is called, and each child; `aioq` imports its parts late, as does anyio."""
 
@@ -334,6 +335,7 @@ if __name__ == "__main__":
         importlib.import_module(name)
     cli.main = entry  # the module of the same name has taken the function's place
     importlib.import_module("pydantic").create_model("First", number=(int, ...))  # it imports the rest of it
+    importlib.import_module("aioq.store.redis.scripts").library()  # kept for each that has it sent to its server
     atexit.register(_keep_whole, dict(sys.modules))
     gc.freeze()  # a fork looks through none of these at its end, which takes longer than all else it does
     del sys.path[0]

@@ -13,6 +13,7 @@ import pytest
 
 from aioq import JobFailed, gather
 from tests.behaviour.kit import Process, Project, until
+from tests.forkserver import FRESH
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=20), pytest.mark.apart]
 
@@ -104,11 +105,12 @@ async def test_a_fork_that_its_task_does_not_end_is_no_second_worker(project: Pr
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("what", ["a turn", "a time", "a future"])
 async def test_a_fork_that_awaits_ends_and_takes_nothing_from_its_worker(
-    project: Project, tmp_path: Path, what: str, loop: str
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, loop: str
 ) -> None:
     """Nor does it take a step of another job, or touch the connections in any other way."""
     if loop == "asyncio":
         project.write("uvloop.py", "raise ModuleNotFoundError")
+        monkeypatch.setenv(FRESH, "1")  # what is forked has uvloop already
     tasks, worker = await start(project)
     trace, others, end = tmp_path / "trace", tmp_path / "others", tmp_path / "end"
     beside = [await tasks.steps.send(str(others), str(end)) for _ in range(3)]

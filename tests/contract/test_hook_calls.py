@@ -72,13 +72,24 @@ async def test_on_a_server(case: Case, server: Database, app_name: str) -> None:
     await store.close()
 
 
+@pytest.fixture(scope="module")
+def _probed_clusters() -> Iterator[dict[str, Cluster]]:
+    """Those that have the library with the probe, which other files would take for another version's."""
+    found: dict[str, Cluster] = {}
+    yield found
+    for cluster in found.values():
+        for node in cluster.primaries:
+            node.ask("FUNCTION FLUSH")
+
+
 @pytest.fixture(params=IN_CLUSTER)
-def a_cluster(request: pytest.FixtureRequest, _clusters: Clusters, app_name: str) -> Iterator[Cluster]:
+def a_cluster(
+    request: pytest.FixtureRequest, _clusters: Clusters, _probed_clusters: dict[str, Cluster], app_name: str
+) -> Iterator[Cluster]:
     """A shared cluster of each server that is one."""
     with _clusters.lent(request.param, app_name) as cluster:
+        _probed_clusters[request.param] = cluster
         yield cluster
-        for node in cluster.primaries:  # the library with the probe, which others would take for another version's
-            node.ask("FUNCTION FLUSH")
 
 
 @each_case

@@ -20,7 +20,7 @@ RATE = 100
 """Jobs a second in the queue whose node is broken."""
 
 OTHER_RATE = (25, 100)
-"""Jobs a second in the other queue, of which only the gaps are looked at: in the short form and in the full one."""
+"""Jobs a second in the other queue, of which only the gaps are looked at; in the short form and the full one."""
 
 OTHER = 1_000_000
 """From this number on jobs are those of the other queue."""
