@@ -106,7 +106,7 @@ class _Scope:
     def keys_in(self, value: str) -> set[str]:
         """The keys that an expression may be."""
         keys, variables = _named_in(value)
-        return keys.union(*(self.holds[name] for name in variables if name in self.holds))
+        return set(keys).union(*(self.holds[name] for name in variables if name in self.holds))
 
     def usage(self) -> Iterator[Usage]:
         for called, (command, *args) in _calls(self.text):
