@@ -32,6 +32,7 @@ from aioq.schedules.sends import EncodedSends
 from aioq.store.connector import Connector, limits_of
 from aioq.store.contract import Store
 from aioq.store.limiters import LimiterRule
+from aioq.store.pubsub import room_channel
 from aioq.tasks.registry import checked
 from aioq.tasks.task import Task, TaskApp, signature_of
 from aioq.util.loop_thread import SyncRunner
@@ -289,12 +290,22 @@ class Internals:
         return Client(
             asyncio.get_running_loop(),
             store,
-            Buffers(store, send_timeout=settings.send_timeout, capacity=settings.max_pending_sends),
+            Buffers(
+                store,
+                send_timeout=settings.send_timeout,
+                capacity=settings.max_pending_sends,
+                channel=self._room_channel,
+            ),
             Waiters(store, settings.name, poll_interval=settings.poll_interval),
             shards,
             shards.table,
             Pools(store, self.limits, lease=settings.lease, patience=settings.send_timeout),
         )
+
+    def _room_channel(self, queue: str) -> Callable[[str], str] | None:
+        """For a queue, or shard, of which sends wait where it is full: what makes a process's channel."""
+        waits = self.settings.queue(queue_of_shard(queue)).on_full == "wait"
+        return partial(room_channel, self.settings.name, queue) if waits else None
 
     async def close(self) -> None:
         """Close the connections of the running event loop, once calls under way have their replies."""

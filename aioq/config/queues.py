@@ -69,9 +69,11 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, repr_
             App's.
         dead_limit: how many dead jobs this queue keeps, or each shard of it; the oldest are dropped first. Default
             None: as the App's.
-        max_size: how many jobs may be in this queue, or in each shard of it, before further sends raise a
-            `QueueFullError`: queued, scheduled, and waiting for others, but not running. Retries are not refused.
-            Default None: any number.
+        max_size: how many jobs may be in this queue, or in each shard of it, before it is full: queued, scheduled,
+            and waiting for others, but not running. Retries are not refused. Default None: any number.
+        on_full: what becomes of a send to a queue that has `max_size` jobs. "raise": it raises a `QueueFullError`;
+            with "wait" it waits until there is room, for as long as that takes, and sends are served in the order
+            in which they came. Default None: "raise".
         weight: the part of a worker's slots that this queue gets where other queues of the worker have jobs too:
             with weights of 3 and 1 three slots of four. Default None: 1.
         priorities: "strict": as long as there are jobs of a higher priority, those of a lower one wait; with
@@ -89,6 +91,7 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, repr_
     dead_ttl: Annotated[Duration | None, duration(0, optional=True)] = None
     dead_limit: Annotated[int | None, integer(0, optional=True)] = None
     max_size: Annotated[int | None, integer(1, optional=True)] = None
+    on_full: Annotated[Literal["raise", "wait"] | None, choice("raise", "wait", optional=True)] = None
     weight: Annotated[int | None, integer(1, MAX_WEIGHT, optional=True)] = None
     priorities: Annotated[Literal["strict", "weighted"] | None, choice("strict", "weighted", optional=True)] = None
     limits: Annotated[Sequence[Limit] | None, LIMITS] = None
@@ -133,6 +136,8 @@ def _wrong(given: Mapping[str, object]) -> str:
             return f"{name} must be {rule.expected}, not {brief(value)}"
         if (objection := rule.objection(fit)) is not None:
             return f"{name}: {objection}"
+    if given.get("on_full") is not None and given.get("max_size") is None:
+        return f"on_full={brief(given['on_full'])} needs max_size: without it the queue is never full"
     return ""
 
 

@@ -9,6 +9,7 @@ from aioq.errors import QueueFullError, SendError
 from aioq.store.columns import NewJobs
 from aioq.store.contract import NewJob, Store
 from aioq.store.extra import Added, queue_full
+from aioq.store.rooms import Place
 from aioq.util.batcher import Batch, Batcher
 
 MAX_JOBS = 500
@@ -34,6 +35,7 @@ class SendBatch(NewJobs, Batch):
         again: whether some of the jobs were sent before, and it is unknown whether the server has them.
         attempt_ends: when the first attempt is given up.
         expired: whether the first attempt was given up.
+        was_repeated: whether the first attempt has failed, or was none.
     """
 
     def __init__(self) -> None:
@@ -41,19 +43,23 @@ class SendBatch(NewJobs, Batch):
         self.ids = []
         self.envelopes = []
         self.special = {}
+        self.place = None
         self.futures = []
         self.several = {}
         self.deadlines: list[float] = []
         self.again = False
         self.attempt_ends = 0.0
         self.expired = False
+        self.was_repeated = False
 
     @staticmethod
-    def entry(jobs: Iterable[NewJob], deadline: float, *, again: bool = False) -> "SendBatch":
+    def entry(
+        jobs: Iterable[NewJob], deadline: float, *, again: bool = False, place: Place | None = None
+    ) -> "SendBatch":
         """A batch of one entry: jobs that are confirmed or given up together."""
         batch = SendBatch()
         batch.extend(jobs)
-        batch.deadlines, batch.again = [deadline], again
+        batch.deadlines, batch.again, batch.place = [deadline], again, place
         return batch
 
     def weights(self, count: int) -> Sequence[int]:
@@ -84,7 +90,7 @@ class SendBatch(NewJobs, Batch):
         first = 0
         for entry, deadline in enumerate(self.deadlines):
             after = first + self.several.get(entry, 1)
-            entries.append(SendBatch.entry(self.part(first, after), deadline, again=self.again))
+            entries.append(SendBatch.entry(self.part(first, after), deadline, again=self.again, place=self.place))
             first = after
         return entries
 

@@ -204,6 +204,11 @@ class Gathering:
             self._sending = asyncio.create_task(self._send())
         return (await asyncio.shield(self._sending))[position]
 
+    def cancel(self) -> None:
+        """Nobody waits for the jobs any more: those that are not in flight are withdrawn."""
+        if self._sending is not None:
+            self._sending.cancel()
+
     def drop(self, error: BaseException | None) -> None:
         """Note a call that is not sent, because a layer dropped it or it failed."""
         self.error = self.error or error

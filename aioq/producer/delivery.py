@@ -5,11 +5,12 @@ which the server adds only once. Memory is bounded, because a send waits while t
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from aioq.errors import SendError, ServerUnavailableError
 from aioq.producer.buffer import FAIR_ATTEMPT, Buffer, Outage, SendBatch, end_of_attempt, gave_up
+from aioq.producer.waiting import WaitingBuffer
 from aioq.store.columns import NewJobs
 from aioq.store.contract import Store
 from aioq.store.extra import Added
@@ -37,24 +38,38 @@ class Buffers(dict[str, Buffer]):
 
     Args:
         store: where to send.
+        channel: by a queue, or shard, of which sends wait where it is full, what makes the name of the channel on
+            which a process hears of room; None for any other queue.
         send_timeout: seconds after which a job that the server has not confirmed is given up.
         capacity: the most jobs of a queue that may wait to be confirmed; further sends wait for space.
     """
 
-    def __init__(self, store: Store, *, send_timeout: float, capacity: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        send_timeout: float,
+        capacity: int,
+        channel: Callable[[str], Callable[[str], str] | None] = lambda _: None,
+    ) -> None:
         super().__init__()
         self._store = store
+        self._channel = channel
         self._send_timeout = send_timeout
         self._capacity = capacity
 
     def __missing__(self, queue: str) -> Buffer:
-        delivery = Delivery(self._store, queue, send_timeout=self._send_timeout, capacity=self._capacity)
+        delivery = Delivery(
+            *(self._store, queue, self._channel(queue)), send_timeout=self._send_timeout, capacity=self._capacity
+        )
         self[queue] = delivery.buffer
         return delivery.buffer
 
     async def drain(self) -> None:
-        """Wait until all jobs are confirmed or given up."""
+        """Wait until all jobs are confirmed or given up. Those that wait for room in a full queue are given up."""
         for buffer in tuple(self.values()):
+            if isinstance(buffer, WaitingBuffer):
+                await buffer.row.close()
             await buffer.drain()
 
 
@@ -64,6 +79,7 @@ class Delivery:
     Args:
         store: where to send.
         queue: the queue.
+        channel: what makes the name of the channel on which a process hears of room, see `Buffers`.
         send_timeout: seconds after which a job that the server has not confirmed is given up.
         capacity: the most jobs that may wait to be confirmed.
 
@@ -71,16 +87,30 @@ class Delivery:
         buffer: gathers the jobs, and makes the first attempts.
     """
 
-    def __init__(self, store: Store, queue: str, *, send_timeout: float, capacity: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        queue: str,
+        channel: Callable[[str], str] | None = None,
+        *,
+        send_timeout: float,
+        capacity: int,
+    ) -> None:
         self._store = store
         self._queue = queue
         self._send_timeout = send_timeout
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
-        self.buffer = Buffer(store, queue, self.repeat, send_timeout=send_timeout, capacity=capacity)
+        if channel is None:
+            self.buffer = Buffer(store, queue, self.repeat, send_timeout=send_timeout, capacity=capacity)
+        else:
+            self.buffer = WaitingBuffer(
+                store, queue, self.repeat, channel, send_timeout=send_timeout, capacity=capacity
+            )
 
     def repeat(self, batch: SendBatch, error: BaseException | None) -> "asyncio.Task[_Replies] | None":
         """Repeat a batch, unless the error is final; then return None."""
+        batch.was_repeated = True
         if isinstance(error, asyncio.CancelledError):
             if not batch.expired:
                 return None  # the loop is being closed
@@ -194,8 +224,9 @@ class Delivery:
 
 
 def _joined(entries: Sequence[SendBatch]) -> NewJobs:
-    """All jobs of these entries."""
+    """All jobs of these entries, which are of one batch."""
     jobs = NewJobs()
+    jobs.place = entries[0].place
     for entry in entries:
         jobs.extend(entry)
     return jobs

@@ -58,6 +58,9 @@ class MiddlewareSends:
         ]
         try:
             every = await asyncio.gather(*tasks, return_exceptions=True)
+        except asyncio.CancelledError:
+            gathering.cancel()
+            raise
         finally:
             for task in tasks:
                 task.cancel()

@@ -5,6 +5,7 @@ from typing import overload
 
 from aioq.jobs.job import Priority
 from aioq.store.contract import NewJob
+from aioq.store.rooms import Place
 
 
 class NewJobs(Sequence[NewJob]):
@@ -18,14 +19,16 @@ class NewJobs(Sequence[NewJob]):
         envelopes: the encoded call of each.
         special: the jobs that have more than these two, by position. Whoever appends to the two lists only adds a
             job that has no more.
+        place: if their queue has no room for them, the place from which they wait for it; None to refuse them.
     """
 
-    __slots__ = ("envelopes", "ids", "special")
+    __slots__ = ("envelopes", "ids", "place", "special")
 
     def __init__(self, jobs: Iterable[NewJob] = ()) -> None:
         self.ids: list[str] = []
         self.envelopes: list[bytes] = []
         self.special: dict[int, NewJob] = {}
+        self.place: Place | None = None
         if jobs:
             self.extend(jobs)
 

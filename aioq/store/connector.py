@@ -147,13 +147,13 @@ def limits_of(settings: Settings) -> Limits:
 
 def _own_limits(limits: Limits, queue: Queue) -> Limits:
     """The limits of a queue: its own where it has some, else those of the App."""
-    own: dict[str, int] = {}
+    own: dict[str, int | bool] = {}
     if queue.dead_ttl is not None:
         own["dead_ttl_ms"] = round(seconds(queue.dead_ttl) * 1000)
     if queue.dead_limit is not None:
         own["dead_limit"] = queue.dead_limit
     if queue.max_size is not None:
-        own["max_size"] = queue.max_size
+        own["max_size"], own["waits"] = queue.max_size, queue.on_full == "wait"
     return msgspec.structs.replace(limits, **own) if own else limits
 
 

@@ -27,6 +27,7 @@ from aioq.store.outbox import Outbox
 from aioq.store.outcomes import WaitReply
 from aioq.store.pauses import Pause
 from aioq.store.pubsub import Inbox
+from aioq.store.rooms import HasRooms
 from aioq.store.schedules import Timetable
 from aioq.store.shards import Sharded
 from aioq.store.upkeep import Upkeep
@@ -36,14 +37,12 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
     """A job that now belongs to the worker that claimed it.
 
     Attributes:
-        id: the job.
-        envelope: the encoded call.
+        id, envelope: the job, and its encoded call.
         claim: the number of this claim, with the worker's id the fence of every later write. No two claims of a
             worker have the same, even if a job's id is used again.
         attempts: attempts that ended before this one.
         crashes, interruptions: runs that died with their worker, and that were given back.
-        sent_ms: when the server added it, in milliseconds since the Unix epoch.
-        started_ms: when it was claimed, in the same unit.
+        sent_ms, started_ms: when the server added it, and when it was claimed, in ms since the Unix epoch.
         claims: how often the job was claimed, this claim included.
         tags: the tags that its sender has given it.
         ready_ms: when it last came back to its lane, if that was noted; else 0.
@@ -164,10 +163,9 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
         lease_ms: how long a worker's lease lasts after each renewal.
         tombstone_ms: the shortest time after its send for which a job is remembered, even if its record is already
             deleted. It is longer than a send is repeated.
-        result_ttl_ms: how long the outcome of a job is kept that no worker settles, because it crashed too often
-            or was parked for too long. Whoever ends it then does not know the `result_ttl` of its task.
+        result_ttl_ms: how long the outcome of a job is kept that no worker settles: they know that of its task.
         history, stats, logs: as the settings of these names. full: whether the setting `history` is "full".
-        max_size: how many jobs may be in a queue before sends to it are refused; None for any number.
+        max_size: how many jobs may be in a queue, None for any number. waits: whether sends wait for room.
         by_queue: all of this for the queues that have settings of their own; None for none.
     """
 
@@ -182,6 +180,7 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
     logs: int = 0
     full: bool = False
     max_size: int | None = None
+    waits: bool = False
     by_queue: Mapping[str, "Limits"] | None = None
 
     def of(self, queue: str) -> "Limits":
@@ -189,7 +188,7 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
         return self if self.by_queue is None else self.by_queue.get(queue_of_shard(queue), self)
 
 
-class Store(Diagnosable, HasFlows, HasLimiters, Historic, Sharded, Upkeep, Protocol):
+class Store(Diagnosable, HasFlows, HasLimiters, HasRooms, Historic, Sharded, Upkeep, Protocol):
     """The verbs for jobs. One Store belongs to one event loop."""
 
     @property
@@ -241,6 +240,7 @@ class Store(Diagnosable, HasFlows, HasLimiters, Historic, Sharded, Upkeep, Proto
         """Add jobs; False, or a `Duplicate`, for each that was not added; a job that is there stays as it is.
 
         A queue with a `max_size` takes the first jobs for which it has room; the others get a `QueueFullError`.
+        Sends that wait (`NewJobs.place`) come before later ones, also if these do not wait.
 
         `again` is for a repeated call: an earlier call with these jobs may have been carried out although its
         reply was lost. Jobs that the earlier call added count as added by this one, even if they have ended and

@@ -54,6 +54,11 @@ def dispatch_channel(app: str, queue: str, worker: str) -> str:
     return f"{base_key(app, queue)}:dispatched:{worker}"
 
 
+def room_channel(app: str, queue: str, process: str) -> str:
+    """The channel on which a process learns that sends of it have room; a message is `Room.message`."""
+    return f"{base_key(app, queue)}:room:{process}"
+
+
 def waiter_channel(app: str, queue: str, process: str) -> str:
     """The channel on which a process gets result messages."""
     return f"{base_key(app, queue)}:waiter:{process}"

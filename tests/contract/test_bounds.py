@@ -298,6 +298,16 @@ def marks_of_entries(look: Look, key: str) -> None:
     look.expires_within(key, DAY)
 
 
+def senders(look: Look, key: str) -> None:
+    """`test_rooms.py` shows that those of the dead go."""
+    assert look.client.zrange(look.base + key, 0, -1) == look.client.hkeys(look.base + ":places")
+    look.expires_within(key, 60_000)
+
+
+def places(look: Look, key: str) -> None:
+    look.expires_within(key, 60_000)
+
+
 def leftovers(look: Look, key: str) -> None:
     """Of lanes whose entries name more than their queued jobs."""
     left = look.client.hgetall(look.base + key)
@@ -486,6 +496,8 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":log:<id>": ("capped", job_log),
     ":unique:<key>": ("deleted when the job ends", unique),
     ":named:<stream>": ("expires", marks_of_entries),
+    ":senders": ("members", senders),
+    ":places": ("fields", places),
     ":receipt:<call>": ("expires", receipt),
     ":tombstone:<nonce>": ("expires", tombstone),
 }
@@ -739,6 +751,10 @@ async def test_every_key_has_a_bound_that_holds(redis_store: RedisStore, look: L
     look.client.set(f"{look.base}:wakeable", 1)
     look.client.zadd(f"{look.base}:named:normal", {"5-0 50": 1})  # what a send to a queue with a bound leaves
     look.client.expire(f"{look.base}:named:normal", DAY // 1000)
+    look.client.zadd(f"{look.base}:senders", {"process.1": 1})  # and one that waits
+    look.client.hset(f"{look.base}:places", "process.1", "1 5 9")
+    for name in ("senders", "places"):
+        look.client.expire(f"{look.base}:{name}", 60)
     # What a durable write leaves; not every server can confirm one.
     look.client.execute_command(*CONFIRMED.commands(look.base)[0])
 

@@ -14,6 +14,7 @@ import redis
 
 from aioq.errors import ServerError, ServerUnavailableError
 from aioq.jobs.job import JobInfo, JobState, Priority
+from aioq.store.columns import NewJobs
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
 from aioq.store.events import Position
 from aioq.store.extra import Extra, LimitUse, Lock, MovedJob
@@ -25,6 +26,7 @@ from aioq.store.redis import RedisStore
 from aioq.store.redis.calls import Calls
 from aioq.store.redis.errors import translate
 from aioq.store.redis.scripts import library, script
+from aioq.store.rooms import Place
 from aioq.store.schedules import Entry, Overlap, Tick
 from aioq.store.story import LoggedLines
 from tests.contract.kit import BROKEN, CALL, CRASHED, LONG, QUEUE, REASON, THREE, joined
@@ -283,7 +285,7 @@ async def tour(store: RedisStore, queue: str, *, bears: tuple[type[Exception], .
         await add(asyncio.gather(listed(store, queue, state), store.operating.count_jobs(queue, ListQuery(state))))
     await add(store.operating.prioritize(queue, list("abc"), Priority.HIGH))
     await add(store.operating.delete(queue, list("abc"), REASON))
-    for ask in (_paused, _limited, _unique, _in_groups):
+    for ask in (_paused, _limited, _unique, _in_groups, _with_rooms):
         await add(ask(store, queue))
     await add(store.recover(queue, CRASHED, 100, dead="w"))
     await add(asyncio.gather(store.workers(queue), store.history.rows(queue, 100)))
@@ -314,6 +316,16 @@ async def _paused(store: RedisStore, queue: str) -> list[Any]:
         found += [await store.operating.pauses.read(queue), await store.claim(queue, "w", 1, known=[])]
         await store.operating.pauses.resume(queue, tasks)
     return [*found, await store.shards.backlog(queue)]
+
+
+async def _with_rooms(store: RedisStore, queue: str) -> list[Any]:
+    """A send that waits for room, and what it hears when it asks."""
+    bounded = msgspec.structs.replace(store._limits, max_size=1, waits=True)
+    store._limits = msgspec.structs.replace(store._limits, by_queue={queue: bounded})
+    jobs = NewJobs([NewJob("r1", CALL), NewJob("r2", CALL)])
+    jobs.place = Place("process", 1)
+    found: list[Any] = [await store.enqueue(queue, jobs), await store.rooms.ask(queue, "process", [1, 2], [])]
+    return [*found, await store.claim(queue, "w", 9), await store.rooms.ask(queue, "process", [], [1])]
 
 
 async def _in_groups(store: RedisStore, queue: str) -> list[Any]:

@@ -242,6 +242,7 @@ CALLS: dict[str, Call] = {
     "enqueue": lambda store, n: store.enqueue(QUEUE, [NewJob("job", CALL, nonce="n")] * n, again=n > 1),
     "enqueue_one": lambda store, n: store.enqueue(QUEUE, [NewJob("job", CALL, waiter="me" if n else "")]),
     "claim": lambda store, n: store.claim(QUEUE, "w", 5, [Token("normal", "1-1", ("job",))] * n),
+    "room": lambda store, n: store.rooms.ask(QUEUE, "process", range(n), ()),
     "held": lambda store, _: holding.read_held(store._call, QUEUE, "w"),
     "hold": lambda store, n: holding.note_held(store._call, QUEUE, "w", ["job"] * n),
     "settle": lambda store, n: store.settle(QUEUE, "w", [SETTLEMENT] * n),
@@ -479,7 +480,7 @@ def test_the_names_of_keys_are_the_same_in_lua_and_in_python() -> None:
 
     of_python = {keys.SYNCED, keys.SCHEDULE_QUEUES, keys.SERVED, keys.SHARDS, keys.LIMITERS}
     assert {*ones, *keys.LANES, *keys.ASIDE} | of_python == keys.ONES
-    assert set(many) - {"worker", "dispatched", "permit"} == keys.MANY, "and three channels"
+    assert set(many) - {"worker", "dispatched", "permit", "room"} == keys.MANY, "and four channels"
 
 
 def constants(name: str) -> dict[str, str]:

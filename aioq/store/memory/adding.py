@@ -9,7 +9,8 @@ from aioq.store.extra import Added, Duplicate, Extra, Move, queue_full, refused
 from aioq.store.memory.history import QueueHistory
 from aioq.store.memory.limits import QueueLimits
 from aioq.store.memory.outbox import QueueParts
-from aioq.store.memory.records import CountedRecords, Record
+from aioq.store.memory.records import Record
+from aioq.store.memory.rooms import QueueRooms
 from aioq.store.new_job import NewJob
 
 
@@ -22,7 +23,12 @@ class Adding:
         history: what has happened.
         queue_limits: how many jobs of a key may run.
         places: what schedules a job for a time in ms, and what queues one.
+
+    Attributes:
+        rooms: for how many jobs there is room, and which sends wait for it; the queue sets it.
     """
+
+    rooms: QueueRooms
 
     def __init__(
         self,
@@ -65,7 +71,7 @@ class Adding:
 
     def place_tick(self, new: Record, due_ms: int) -> str | None:
         """Decide about the job of a tick; see `Uniques.place_tick`."""
-        return "" if self._full_for(new) else self._uniques.place_tick(new, due_ms)
+        return "" if self._full_for(new) is not None else self._uniques.place_tick(new, due_ms)
 
     def add(self, record: Record, due_ms: int | None, *, held: bool = False, is_tick: bool = False) -> None:
         """Add a new job. It waits until it is due or, if it is `held` back, until it is released."""
@@ -108,8 +114,4 @@ class Adding:
 
     def _full_for(self, new: Record) -> int | None:
         """How many jobs are there, if there is no room for this one, and it would be one more."""
-        most, size = (
-            self._limits.max_size,
-            self._records.waiting if isinstance(self._records, CountedRecords) else 0,
-        )
-        return size if most is not None and size >= most and not self._uniques.adds_none(new) else None
+        return None if (size := self.rooms.full()) is None or self._uniques.adds_none(new) else size

@@ -2,7 +2,7 @@
 
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from aioq.jobs.job import JobInfo, JobState, Priority
@@ -31,6 +31,7 @@ from aioq.store.memory.outcomes import outcomes_of, wait_for
 from aioq.store.memory.pauses import CHANGED_MESSAGE, QueuePauses
 from aioq.store.memory.pubsub import Mail
 from aioq.store.memory.records import CountedRecords, Record, backlog_of
+from aioq.store.memory.rooms import QueueRooms
 from aioq.store.memory.schedules import MemoryQueueTimetable, Revisions
 from aioq.store.memory.settling import Settling
 from aioq.store.memory.taking import Taking
@@ -63,6 +64,7 @@ class MemoryQueue:
         mail: the messages that the current verb sends.
         pauses: what is paused.
         requests: what its workers are asked for.
+        rooms: the sends that wait for room.
         timetable: the schedules.
         uniques: which jobs hold unique keys.
     """
@@ -79,12 +81,16 @@ class MemoryQueue:
     ) -> None:
         self.lanes, self.mail = Lanes(), Mail()
         self._app, self._name, self._clock, self._limits = app, name, clock, limits
-        self._records: dict[str, Record] = {} if limits.max_size is None else CountedRecords()
+        counted = None if limits.max_size is None else CountedRecords()
+        self._records: dict[str, Record] = {} if counted is None else counted
+        self.rooms = QueueRooms(app, name, counted, limits.max_size, self.mail.send)
         self._leases = Leases(limits.lease_ms)
         self.requests = QueueRequests(
             self._leases.is_registered, lambda worker: self.mail.send(worker_channel(app, name, worker), ASK)
         )
-        self.pauses = QueuePauses(self.lanes, clock, self._leases.all, self._notify_of_pauses, self._note_pauses)
+        self.history = QueueHistory(clock, limits)
+        noted = self.history.add_of_pauses
+        self.pauses = QueuePauses(self.lanes, clock, self._leases.all, self._notify_of_pauses, noted)
         self._hooks, self._timers = Hooks(table := dict(hooks)), Timers()
         moves = (self._place, self.reschedule, self._hooks)
         self.uniques = Uniques(self._records, clock, limits.tombstone_ms, moves)
@@ -106,7 +112,6 @@ class MemoryQueue:
         table |= {"expires": ExpiryHook(self._timers, clock), "origins": OriginsHook(lambda: self.outbox, clock)}
         table |= {"unique": UniqueHook(self.uniques), "limits": LimitsHook(self.limits.groups)}
         table |= {"batch": GatherHook(lambda: self._taking.gathering), "flow": FlowHook(lambda: self.flows)}
-        self.history = QueueHistory(clock, limits)
         self.endings = Endings(
             *(self._records, clock, limits),
             mail=self.mail,
@@ -129,6 +134,7 @@ class MemoryQueue:
         )
         self.outbox = QueueOutbox(parts)
         self.adding = Adding(self._name, parts, self.history, self.limits, (self._schedule, self._queue))
+        self.adding.rooms = self.rooms
         self.flows = QueueFlows(self._name, parts, self.outbox, self.adding)
         self.endings.is_needed = self.flows.is_open
         self._taking = Taking(
@@ -367,9 +373,6 @@ class MemoryQueue:
 
     def _notify_of_pauses(self, worker: str) -> None:
         self.mail.send(dispatch_channel(self._app, self._name, worker), CHANGED_MESSAGE)
-
-    def _note_pauses(self, tasks: Iterable[str], what: LiveKind) -> None:
-        self.history.add_of_pauses(tasks, what)
 
 
 _ARRIVALS = frozenset({Way.PROMOTE, Way.RESCHEDULE, Way.LET_NEXT, Way.MOVE})

@@ -47,7 +47,7 @@ class Record:
         extra: further data of the job; None for a plain job.
         ready_ms: when it last came back to its lane; 0 if it never did.
         log: the last attempts that failed.
-        among: the records of its queue, if they are counted.
+        among: the records of its queue, if they are counted; is_counted: whether it counts there.
     """
 
     id: str
@@ -77,6 +77,7 @@ class Record:
     ready_ms: int = 0
     log: list[AttemptNote] = field(default_factory=list[AttemptNote])
     among: "CountedRecords | None" = field(default=None, repr=False, compare=False)
+    is_counted: bool = field(default=False, repr=False, compare=False)
 
     @property
     def state(self) -> JobState:
@@ -85,9 +86,9 @@ class Record:
 
     @state.setter
     def state(self, state: JobState) -> None:
-        before, self._state = self._state, state
+        self._state = state
         if self.among is not None:
-            self.among.changed(before, state)
+            self.among.count(self)
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -224,24 +225,22 @@ class CountedRecords(dict[str, Record]):
             self._forget(before)
         super().__setitem__(job_id, record)
         record.among = self
-        self._count(record.state in WAITING_STATES)
+        self.count(record)
 
     def __delitem__(self, job_id: str) -> None:
         """Count a job no more."""
-        record = self[job_id]
+        self._forget(self[job_id])
         super().__delitem__(job_id)
-        self._forget(record)
 
-    def changed(self, before: JobState, after: JobState) -> None:
-        """The state of a job has changed."""
-        self._count((after in WAITING_STATES) - (before in WAITING_STATES))
+    def count(self, record: Record) -> None:
+        """The state of a job has changed. One that was moved to another queue does not count here."""
+        counts = record.state in WAITING_STATES and record.move is None
+        self.waiting += counts - record.is_counted
+        record.is_counted = counts
 
     def _forget(self, record: Record) -> None:
-        record.among = None
-        self._count(-(record.state in WAITING_STATES))
-
-    def _count(self, more: int) -> None:
-        self.waiting += more
+        self.waiting -= record.is_counted
+        record.among, record.is_counted = None, False
 
 
 def _time(ms: int | None) -> datetime | None:

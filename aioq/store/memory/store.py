@@ -8,6 +8,7 @@ from functools import partial
 from types import MappingProxyType
 
 from aioq.jobs.job import JobInfo, JobState
+from aioq.store.columns import NewJobs
 from aioq.store.contract import Claim, Claimed, Limits, NewJob, Settlement, Token, WaitReply
 from aioq.store.diagnosis import Diagnosis, ServerInfo, ServerReport
 from aioq.store.extra import Added
@@ -22,6 +23,7 @@ from aioq.store.memory.operating import MemoryOperatorVerbs
 from aioq.store.memory.outbox import MemoryOutbox
 from aioq.store.memory.pubsub import MemoryInbox
 from aioq.store.memory.queue import MemoryQueue
+from aioq.store.memory.rooms import MemoryRooms
 from aioq.store.memory.schedules import MemoryTimetable, Revisions
 from aioq.store.memory.shards import MemoryShardRegister
 from aioq.store.pubsub import dispatch_channel
@@ -56,7 +58,7 @@ class MemoryStore:
         self._timetable = MemoryTimetable(app, self._locked, lambda: list(self._queues))
         self.history = MemoryHistory(self._locked)
         self.flows = MemoryFlows(self._locked)
-        self._outbox = MemoryOutbox(self._locked)
+        self._outbox, self.rooms = MemoryOutbox(self._locked), MemoryRooms(self._locked)
         self.limiters = MemoryLimiters(app, clock, self._inbox, limits.lease_ms)
         self._operating = MemoryOperatorVerbs(self._locked, lambda: list(self._queues), clock, limits)
         # A lease client's thread calls this store too. Nobody awaits or calls back while holding this lock.
@@ -114,8 +116,12 @@ class MemoryStore:
 
     async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[Added]:
         """Add jobs; False for each id that the server already has: that job stays as it is."""
+        place = jobs.place if isinstance(jobs, NewJobs) else None
         with self._locked(queue) as locked:
-            return [locked.adding.enqueue(job, again=again) for job in jobs]
+            locked.rooms.begin(place)
+            added = [locked.adding.enqueue(job, again=again) for job in jobs]
+            locked.rooms.end(place, added)
+        return added
 
     async def claim(
         self,
@@ -243,6 +249,7 @@ class MemoryStore:
             queue.limits.groups.expire()
             queue.flows.expire()
             yield queue
+            queue.rooms.tell()
             queue.lanes.serve(partial(self._wake, name))
             for channel, message in queue.mail.take():
                 self._inbox.publish(channel, message)

@@ -60,6 +60,8 @@ def enqueue_args(
     repeated: Arg = ("again" if again else "") + (str(limits.tombstone_ms) if may_replace or may_end else "")
     if max_size is not None:
         repeated = f"{repeated} {max_size}"
+        if (place := jobs.place) is not None:
+            repeated = f"{repeated} {place.name}:{place.behind}"
     if may_end:
         repeated = f"{repeated}\n{limits.result_ttl_ms} ".encode() + about_arg(limits)
     first = [repeated, nonces, places, waiter, b"".join(envelopes), sizes]

@@ -28,6 +28,7 @@ SYNCED, SCHEDULE_QUEUES, SERVED, SHARDS, LIMITERS = "synced", "schedule-queues",
 
 _OF_WORKERS = ("workers", "fetched", "leases", "about", "idle", "standing", "wakeable")
 _OF_JOBS = ("scheduled", "dead", "cut", "timers", "waiting", "leftovers", "paused", "relays", "inbox")
+_OF_SENDS = ("senders", "places")
 _OF_LIMITS = ("tokens", "limits", "halted")
 _FOR_PEOPLE = ("events", "listening", "watched", "history", "counters", "tasks", "operations")
 _OF_SCHEDULES = ("schedules", "owners", "declared", "noted")
@@ -36,7 +37,7 @@ SNOOZED = "snoozed"
 """Of a limiter: the jobs that come back, by when they do."""
 
 _OF_LIMITERS = ("limiter", "row", SNOOZED)
-_QUEUES = (*LANES, *ASIDE, SYNCED, *_OF_WORKERS, *_OF_JOBS, *_OF_LIMITS, *_FOR_PEOPLE, *_OF_SCHEDULES)
+_QUEUES = (*LANES, *ASIDE, SYNCED, *_OF_WORKERS, *_OF_JOBS, *_OF_SENDS, *_OF_LIMITS, *_FOR_PEOPLE, *_OF_SCHEDULES)
 
 ONES = frozenset((*_QUEUES, *_OF_APPS, *_OF_LIMITERS))
 """The names of keys of which a queue has one; `lua/lib/keys.lua` says what is in them."""

@@ -40,6 +40,7 @@ from aioq.store.redis.outbox import RedisOutbox
 from aioq.store.redis.paging import BEGIN, all_workers
 from aioq.store.redis.permissions import require
 from aioq.store.redis.replicas import Replicas
+from aioq.store.redis.rooms import RedisRooms
 from aioq.store.redis.schedule_queues import Register
 from aioq.store.redis.schedules import RedisTimetable
 from aioq.store.redis.server_check import check_server, least_replicas, warn_of_losses
@@ -118,7 +119,7 @@ class RedisStore:
         self._operating = RedisOperatorVerbs(
             self.call_retried, self.call_confirmed, self._timetable.register, limits
         )
-        self._skipped = SkippedLog()
+        self.rooms, self._skipped = RedisRooms(self.call_retried), SkippedLog()
         self._was_unreachable = False
         self._reads = BlockingReads(app, self._link, longest_ms=limits.lease_ms * 5 // 8)
 
@@ -238,7 +239,8 @@ class RedisStore:
         encoded = await known_arg(self._call, queue, worker, known)
         waits = "standing" if stands else "idle" if idle else ""
         most: Arg = min(count, MAX_CLAIM) if not shares else " ".join(map(str, (min(count, MAX_CLAIM), *shares)))
-        args: list[Arg] = [worker, most, encoded, waits, self._marks]
+        marks = f"{self._marks}w" if self._limits.by_queue and self._limits.of(queue).waits else self._marks
+        args: list[Arg] = [worker, most, encoded, waits, marks]
         for token in tokens:
             args += (token.lane, token.entry, msgspec.msgpack.encode(token.job_ids))
         reply = await self._call("claim", queue, args)

@@ -52,6 +52,14 @@ def test_a_right_one_is_none(number: int):
         ),
         ({"mail": {"priorities": 1}}, r"queue 'mail': priorities must be one of strict, weighted, not 1"),
         ({"mail": {"max_size": 0}}, r"queue 'mail': max_size must be an integer >= 1, not 0"),
+        (
+            {"mail": {"max_size": 1, "on_full": "block"}},
+            r"queue 'mail': on_full must be one of raise, wait, not 'block'",
+        ),
+        (
+            {"mail": {"on_full": "wait"}},
+            r"queue 'mail': on_full='wait' needs max_size: without it the queue is never",
+        ),
         ({"mail": {"weight": 0}}, r"queue 'mail': weight must be an integer from 1 to 1000, not 0"),
         ({"mail": {"dead_limit": -1}}, r"queue 'mail': dead_limit must be an integer >= 0, not -1"),
         ({"mail": {"dead_limit": 10**10}}, r"queue 'mail': dead_limit: 1e\+10 is more than 1e\+09"),

@@ -31,6 +31,7 @@ from aioq.store.redis.net.connection import Arg
 from aioq.store.redis.operating import RedisOperatorVerbs
 from aioq.store.redis.outbox import RedisOutbox
 from aioq.store.redis.replicas import Replicas
+from aioq.store.redis.rooms import RedisRooms
 from aioq.store.redis.schedule_queues import Register
 from aioq.store.redis.schedules import RedisTimetable
 from aioq.store.redis.shards import RedisShardRegister
@@ -94,7 +95,7 @@ class ClusterStore:
         self._timetable = RedisTimetable(app, self._call, self._call_confirmed, register, limits=limits)
         verbs = (self._begin, self._call, self._command)
         self.limiters = ClusterLimiters(app, *verbs, self._inbox, lease_ms=limits.lease_ms, shown_url=shown_url)
-        self.history = RedisHistory(self._call)
+        self.history, self.rooms = RedisHistory(self._call), RedisRooms(self._call)
         self._outbox = RedisOutbox(self._call, self._call_confirmed, limits)
         self.flows = RedisFlows()
         self.shards = RedisShardRegister(self._command, self._call, shards_key(app), shown_url)
@@ -225,10 +226,8 @@ class ClusterStore:
         shares: Sequence[int] = (),
     ) -> Claim:
         """Take up to `count` jobs, lanes in priority order, and mark them running."""
-        call = (queue, worker, count, tokens)
-        return await self._begin(
-            queue, lambda node: node.claim(*call, known=known, idle=idle, stands=stands, shares=shares)
-        )
+        how: dict[str, Any] = {"known": known, "idle": idle, "stands": stands, "shares": shares}
+        return await self._begin(queue, lambda node: node.claim(queue, worker, count, tokens, **how))
 
     async def dispatched(
         self,

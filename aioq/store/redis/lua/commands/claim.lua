@@ -10,16 +10,18 @@
 --
 -- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, standing, timers, hooks, leases
 -- NEEDS: history, pauses, due, entries, newer, held_set, events, groups, limits
--- NEEDS: batches, record_text_unique, record_text_limited
--- USES: reads batch, body, bucket, counters, fetched, group, halted, held, holders, job, lanes, limits, listening,
---   paused, scheduled, schedules, standing, timers, tokens, unique, watched, workers; writes batch, blocked,
---   bucket, counters, events, group, held, holders, idle, job, lanes, leftovers, limits, outbox, paused,
---   scheduled, standing, timers, tokens, unique, waiting, wakeable, workers; publishes dispatched
+-- NEEDS: batches, record_text_unique, record_text_limited, rooms
+-- USES: reads batch, body, bucket, counters, fetched, group, halted, held, holders, job, lanes, leftovers, limits,
+--   listening, named, paused, places, scheduled, schedules, senders, standing, timers, tokens, unique, waiting,
+--   watched, workers; writes batch, blocked, bucket, counters, events, group, held, holders, idle, job, lanes,
+--   leftovers, limits, named, outbox, paused, places, scheduled, senders, standing, timers, tokens, unique,
+--   waiting, wakeable, workers; publishes dispatched, room
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 the most jobs to take, and how many of them to take of each lane first, if it has any: '9', or
 --   '9 5 3 1'; 3 the known jobs, see below, 4 how the worker waits for jobs after this
 --   call when it gets fewer than it asks for: 'idle' if it blocks, 'standing' if it stands, '' if it does not
 --   wait, 5 the marks of lib/events.lua, '' for none,
+--   and 'w' if sends wait for room (lib/rooms.lua),
 --   then three for each entry that a blocking read brought: lane, entry id, ids of its jobs as a MessagePack array
 -- REPLY: {-2} if the worker has lost its lease. Else {ms until the next scheduled job, ms until the next tick} (-1
 --   for none; and what `Pauses.tell` adds); the number of this claim; 0 or {the last entry that names no job, the
@@ -807,6 +809,7 @@ if taken > 0 and Events.are_recorded(q, ARGV[5]) then
   Events.add_calls(q, 'b', worker, taken_ids, calls)
 end
 for lane, number in pairs(passed) do Lanes.leave(q, lane, -number) end
+if string.find(ARGV[5], 'w', 1, true) then Rooms.tell(q) end
 local is_cut = skipped >= SKIPPED_LIMIT or delivered >= DELIVERED_LIMIT or bytes >= CLAIM_LIMIT
   or serving.has_more and not is_full()
 if malformed ~= '' or unreadable ~= '' or is_cut then reply[3] = {malformed, unreadable, is_cut and 1 or 0} end

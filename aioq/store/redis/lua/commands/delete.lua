@@ -1,11 +1,12 @@
 -- Deletes jobs. A job that waits to be run ends first, as cancelled; one that runs stays. A call that has changed
 -- anything leaves a receipt.
 --
--- NEEDS: record, results, history, operated, receipts
--- USES: reads batch, body, bucket, group, halted, holders, job, lanes, limits, receipt, schedule, scheduled,
---   standing, timers, tokens, unique; writes batch, blocked, body, bucket, counters, cut, dead, group, history,
---   holders, idle, job, lanes, leftovers, log, outbox, receipt, schedule, scheduled, standing, stats, tasks,
---   timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched, waiter
+-- NEEDS: record, results, history, operated, receipts, rooms
+-- USES: reads batch, body, bucket, group, halted, holders, job, lanes, leftovers, limits, named, places, receipt,
+--   schedule, scheduled, senders, standing, timers, tokens, unique, waiting; writes batch, blocked, body, bucket,
+--   counters, cut, dead, group, history, holders, idle, job, lanes, leftovers, log, named, outbox, places,
+--   receipt, schedule, scheduled, senders, standing, stats, tasks, timers, tokens, tombstone, unique, waiting,
+--   wakeable; publishes dispatched, room, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the name of this call, 2 the outcome of a job that waits, 3 for how many ms after its send a job must be
 --   found, 4 `about` of lib/history.lua, 5 the reason of 2, then job ids
@@ -28,4 +29,5 @@ end
 History.around(q, delete_all)
 if changed then Receipts.keep(q, ARGV[1], reply) end
 Results.publish(q)
+if changed then Rooms.tell(q) end
 return reply

@@ -6,17 +6,18 @@
 -- Its arguments are few, and long; docs/design.md, "An enqueue has few arguments, and long ones".
 --
 -- NEEDS: keys, msgpack, record_text_write, record_text_unique, record, lanes, dead, history, events, unique, size
--- NEEDS: adding, dispatch
+-- NEEDS: adding, dispatch, rooms
 -- USES: reads batch, body, bucket, counters, group, halted, holders, idle, job, lanes, leftovers, limits,
---   listening, named, schedule, scheduled, standing, timers, tokens, tombstone, unique, waiting, workers; writes
---   batch, blocked, body, bucket, cancel, counters, dead, events, group, held, history, holders, idle, job, lanes,
---   leftovers, limits, named, outbox, schedule, scheduled, standing, stats, tasks, timers, tokens, tombstone,
---   unique, waiting, wakeable; publishes dispatched, waiter, worker
+--   listening, named, places, schedule, scheduled, senders, standing, timers, tokens, tombstone, unique, waiting,
+--   workers; writes batch, blocked, body, bucket, cancel, counters, dead, events, group, held, history, holders,
+--   idle, job, lanes, leftovers, limits, named, outbox, places, schedule, scheduled, senders, standing, stats,
+--   tasks, timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched, room, waiter, worker
 -- KEYS: 1 base key
 -- ARGV: 1 'again' if an earlier call may have added these jobs, else ''; then, if the call of one of them may take
 --   the place of another job's, or a limit may end a job, for how many ms after its send a job must be found;
---   then, if the queue has a bound, a blank and how many jobs may be in it; and, if a limit may end a job, after a
---   line break how long its outcome is kept in ms, a space, and `about` of lib/history.lua;
+--   then, if the queue has a bound, a blank, how many jobs may be in it and, if the send waits for room, a blank,
+--   the name of its place (lib/rooms.lua), a colon and how many jobs wait there beside these; and, if a limit may
+--   end a job, after a line break how long its outcome is kept in ms, a space, and `about` of lib/history.lua;
 --   2 a MessagePack array with the nonce of each send, '' if no id can be used twice;
 --   3 a MessagePack array with three items for each job: lane ('' for normal), due ('' for at once, '+N' for N ms
 --   from now, or the time in ms since the epoch), EXTRA (false for none); or '' if all jobs are plain: normal and
@@ -32,6 +33,7 @@
 -- that the queue had no room for, an array with its position and how many jobs are in the queue
 local again, tombstone, most = string.match(ARGV[1], '^(%a*)(%d*) ?(%d*)')
 again, tombstone, most = again == 'again', tonumber(tombstone), tonumber(most)
+local place, behind = string.match(ARGV[1], '^%a*%d* %d+ (%S+):(%d+)')
 local ttl, about = string.match(ARGV[1], '\n(%d+) (.*)$')
 local nonces = ARGV[2] ~= '' and cmsgpack.unpack(ARGV[2]) or nil
 local places = ARGV[3] ~= '' and cmsgpack.unpack(ARGV[3]) or nil
@@ -149,8 +151,9 @@ if locks then
   end
 end
 
--- For how many more jobs the queue has room, if it has a bound.
-local room = most and most - Size.of(q)
+-- If the queue has a bound, how many jobs it has, and for how many more there is room. How many were refused.
+local size, refused = most and Size.of(q), 0
+local room = most and Rooms.left(q, place, most - size)
 local present = {}
 local ids, texts = cut_all()
 local batch = Adding.begin(ids, ARGV[4], tombstone, tonumber(ttl))
@@ -178,7 +181,7 @@ local function prepare(position, envelope, nonce, is_there)
   if instead then
     present[#present + 1] = {position, instead}
   elseif room then
-    room = room - 1
+    room, size = room - 1, size + 1
   end
 end
 
@@ -203,12 +206,13 @@ for position, id in ipairs(ids) do
     if is_there and (batch.added[id] or not Dead.is_free(q, id)) then
       present[#present + 1] = position
     elseif is_refused(position) then
-      present[#present + 1] = {position, most - room}
+      present[#present + 1], refused = {position, size}, refused + 1
     else
       prepare(position, texts[position], nonce, is_there)
     end
   end
 end
+if place then Rooms.stand(q, place, refused + tonumber(behind), most) end
 Adding.write(q, batch, about)
 local new = batch.jobs
 if string.find(marks, 's', 1, true) then History.count_sent(q, #new) end
@@ -217,4 +221,5 @@ if Events.are_recorded(q, marks) then
   for i, job in ipairs(new) do new_ids[i], calls[i] = job.id, job.envelope end
   Events.add_calls(q, 'q', '', new_ids, calls)
 end
+if most and refused == 0 then Rooms.tell(q) end
 return present

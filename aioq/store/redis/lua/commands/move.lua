@@ -1,9 +1,10 @@
 -- Moves jobs that wait to be run to another queue: they are put into the outbox, see lib/outbox.lua.
 --
--- NEEDS: record, moves, groups, batches
--- USES: reads batch, bucket, group, halted, holders, job, lanes, limits, scheduled, standing, timers, tokens,
---   unique; writes batch, blocked, bucket, group, holders, idle, job, lanes, leftovers, outbox, scheduled,
---   standing, timers, tokens, unique, waiting, wakeable; publishes dispatched
+-- NEEDS: record, moves, groups, batches, rooms
+-- USES: reads batch, bucket, group, halted, holders, job, lanes, leftovers, limits, named, places, scheduled,
+--   senders, standing, timers, tokens, unique, waiting; writes batch, blocked, bucket, group, holders, idle, job,
+--   lanes, leftovers, named, outbox, places, scheduled, senders, standing, timers, tokens, unique, waiting,
+--   wakeable; publishes dispatched, room
 -- KEYS: 1 base key
 -- ARGV: 1 the other queue, then job ids
 -- REPLY: per job the state it was in, '' for no such job, or for one that was moved to a third queue; only a
@@ -21,4 +22,5 @@ for i = 2, #ARGV do
   end
   reply[i - 1] = state
 end
+Rooms.tell(q)
 return reply

@@ -6,11 +6,12 @@
 -- began. Nothing is done within the ms in which it began: what happens then could not be kept apart from what has
 -- happened before.
 --
--- NEEDS: call, keys, record, results, history, cancellation, moves, operated
--- USES: reads batch, body, bucket, group, halted, holders, job, lanes, limits, operation, schedule, scheduled,
---   standing, timers, tokens, unique; writes batch, blocked, body, bucket, cancel, counters, cut, dead, group,
---   history, holders, idle, job, lanes, leftovers, limits, log, operation, outbox, schedule, scheduled, standing,
---   stats, tasks, timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched, waiter, worker
+-- NEEDS: call, keys, record, results, history, cancellation, moves, operated, rooms
+-- USES: reads batch, body, bucket, group, halted, holders, job, lanes, leftovers, limits, named, operation,
+--   places, schedule, scheduled, senders, standing, timers, tokens, unique, waiting; writes batch, blocked, body,
+--   bucket, cancel, counters, cut, dead, group, history, holders, idle, job, lanes, leftovers, limits, log, named,
+--   operation, outbox, places, schedule, scheduled, senders, standing, stats, tasks, timers, tokens, tombstone,
+--   unique, waiting, wakeable; publishes dispatched, room, waiter, worker
 -- KEYS: 1 base key
 -- ARGV: 1 the operation, 2 how many steps were made before; -1 to change nothing, 3 the name of this step, 4 what
 --   to do: `retry`, `cancel`, `delete`, `purge`, `move`, `run_now` or `set_priority`, 5 the state of the jobs, 6
@@ -71,4 +72,5 @@ redis.call('HSET', key, 'steps', steps, 'by', ARGV[3], 'place', place, 'looked_a
   'skipped', skipped)
 redis.call('PEXPIRE', key, ARGV[13])
 Results.publish(q)
+Rooms.tell(q)
 return reply('done')

@@ -1,12 +1,12 @@
 -- Handles what is due: queues scheduled jobs, and ends jobs that have expired or whose call is gone.
 --
 -- NEEDS: call, keys, record_text_read, record, results, lanes, timers, hooks, history, finish, due, newer, outbox
--- NEEDS: moves, limits, batches, waiting
--- USES: reads batch, blocked, body, bucket, fetched, group, halted, held, holders, job, lanes, limits, outbox,
---   paused, schedule, scheduled, schedules, standing, timers, tokens, unique, waiting, workers; writes batch,
---   blocked, body, bucket, counters, group, history, holders, idle, job, lanes, leftovers, limits, outbox,
---   schedule, scheduled, standing, stats, tasks, timers, tokens, tombstone, unique, waiting, wakeable; publishes
---   dispatched, waiter
+-- NEEDS: moves, limits, batches, waiting, rooms
+-- USES: reads batch, blocked, body, bucket, fetched, group, halted, held, holders, job, lanes, leftovers, limits,
+--   named, outbox, paused, places, schedule, scheduled, schedules, senders, standing, timers, tokens, unique,
+--   waiting, workers; writes batch, blocked, body, bucket, counters, group, history, holders, idle, job, lanes,
+--   leftovers, limits, named, outbox, places, schedule, scheduled, senders, standing, stats, tasks, timers,
+--   tokens, tombstone, unique, waiting, wakeable; publishes dispatched, room, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the most jobs in this step, and the most timers, 2 for how many ms after its send a job must be found, 3
 --   result ttl in ms, for jobs that end here, 4 the outcome of a job that has expired, 5 that of a job whose call
@@ -213,6 +213,7 @@ end
 Record.save_all(q, changed)
 if #done > 0 then redis.call('ZREM', q.base .. Keys.SCHEDULED, unpack(done)) end
 Results.publish(q)
+if looked_at > 0 then Rooms.tell(q) end
 local reply = {#due + looked_at, Due.times(q), unreadable, expired}
 if relays[1] or looks[1] or operations[1] then reply[5] = {relays, looks, operations} end
 return reply

@@ -1,12 +1,13 @@
 -- Makes the jobs of due ticks and sets the next ticks; each schedule in one step, and only if its revision is
 -- still the one that the caller has read. A job whose id exists already is not added again.
 --
--- NEEDS: call, keys, record, lanes, hooks, history, events, overlap, due, newer, unique, series, size
+-- NEEDS: call, keys, record, lanes, hooks, history, events, overlap, due, newer, unique, series, size, rooms
 -- NEEDS: limits
 -- USES: reads batch, bucket, counters, group, halted, holders, job, lanes, leftovers, limits, listening, named,
---   schedule, scheduled, schedules, standing, timers, tokens, unique, waiting; writes batch, blocked, body,
---   bucket, counters, events, group, holders, idle, job, lanes, leftovers, limits, named, outbox, schedule,
---   scheduled, schedules, standing, stats, timers, tokens, unique, waiting, wakeable; publishes dispatched
+--   places, schedule, scheduled, schedules, senders, standing, timers, tokens, unique, waiting; writes batch,
+--   blocked, body, bucket, counters, events, group, holders, idle, job, lanes, leftovers, limits, named, outbox,
+--   places, schedule, scheduled, schedules, senders, standing, stats, timers, tokens, unique, waiting, wakeable;
+--   publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 the marks of lib/events.lua, '' for none; and if the queue has a bound, a blank and how many jobs may be
 --   in it; then six per schedule: id, revision, next tick in ms since the
@@ -80,7 +81,8 @@ end
 -- Whether the queue has no room for the job of a tick; as in enqueue.lua.
 local function is_full(job_id, extra)
   if most == '' then return false end
-  size = size or Size.of(q)
+  -- Sends that wait for room come first.
+  size = size or tonumber(most) - Rooms.left(q, '', tonumber(most) - Size.of(q))
   if size < tonumber(most) or redis.call('EXISTS', Keys.job(q, job_id)) == 1 then return false end
   return not (extra and extra.unique and Unique.adds_none(q, job_id, extra.unique, {}))
 end

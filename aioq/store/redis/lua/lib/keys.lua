@@ -28,6 +28,8 @@ Keys.WAITING = ':waiting'
 -- The entries that have the tokens of groups; the numbers of limits, and until when limits and keys are paused.
 -- See lib/groups.lua and lib/limits.lua.
 Keys.TOKENS, Keys.LIMITS, Keys.HALTED = ':tokens', ':limits', ':halted'
+-- The sends that wait for room, by when they came, and what is known of each; see lib/rooms.lua.
+Keys.SENDERS, Keys.PLACES = ':senders', ':places'
 -- How many ids the entries of each lane name beside those of its queued jobs; see lib/lanes.lua.
 Keys.LEFTOVERS = ':leftovers'
 -- What is paused; see lib/pauses.lua.
@@ -109,5 +111,7 @@ function Keys.lane_of(stream) return string.match(stream, '^[^:]*') end
 -- processes are in the records.
 function Keys.worker_channel(q, worker) return q.base .. ':worker:' .. worker end
 function Keys.dispatch_channel(q, worker) return q.base .. ':dispatched:' .. worker end
+-- The channel of a process whose sends wait for room.
+function Keys.room_channel(q, process) return q.base .. ':room:' .. process end
 -- Of a limiter, the channel of a process that waits for a place.
 function Keys.permit_channel(q, process) return q.base .. ':permit:' .. process end
