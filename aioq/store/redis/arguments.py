@@ -7,6 +7,7 @@ import msgspec
 from aioq.jobs.job import OWN_LETTERS, Priority
 from aioq.store.columns import NewJobs
 from aioq.store.contract import Limits, NewJob, Settlement, Verb
+from aioq.store.extra import Extra
 from aioq.store.redis.history import about_arg, report_args
 from aioq.store.redis.net.connection import Arg
 
@@ -132,7 +133,7 @@ def _lock_of(job: NewJob) -> tuple[str, str | None]:
     lock = extra.unique
     if lock is None or lock.window_ms or lock.due_ms or lock.begun or lock.wait_ms:
         return "", None
-    if extra.tags or extra.expires or extra.move or extra.origins or extra.limits or extra.waits or extra.batch:
+    if extra != Extra(unique=lock):
         return "", None
     return lock.key, _TILL.get((lock.until, lock.conflict))
 

@@ -49,7 +49,8 @@ local locks = places and #places == 2 * #sizes and places or nil
 -- have vanished, which the general way finds out.
 local function take_keys()
   local taken, names = {}, {}
-  for i = 1, #sizes do
+  for i, size in ipairs(sizes) do
+    if size > BODY_LIMIT then return nil end
     if locks[2 * i - 1] ~= '' then
       local name, at = Keys.unique(q, locks[2 * i - 1]), #taken
       names[#names + 1] = name
@@ -101,10 +102,10 @@ end
 
 -- Adds all jobs if none of their ids exists; returns whether it has, and the worker that has a lone job already.
 local function add_all()
-  local records = plain_records()
-  if not records then return false end
   local names = locks and take_keys()
   if locks and not names then return false end
+  local records = plain_records()
+  if not records then return false end
   if names then add_locks(records) end
   local worker = names and #sizes == 1 and dispatch_lone(prefix .. ends, records[2], names[1])
   if worker then return true, worker end
@@ -144,8 +145,13 @@ end
 
 if locks then
   places = {}
+  local how, till, conflict = nil, nil, nil
   for i = 1, #sizes do
-    local key, till, conflict = locks[2 * i - 1], string.match(locks[2 * i], '^(%a*) ?(%a*)$')
+    local key = locks[2 * i - 1]
+    if locks[2 * i] ~= how then
+      how = locks[2 * i]
+      till, conflict = string.match(how, '^(%a*) ?(%a*)$')
+    end
     places[3 * i - 2], places[3 * i - 1] = '', ''
     places[3 * i] = key ~= '' and {unique = {key, till, conflict, 0, 0, 0, 0}}
   end
