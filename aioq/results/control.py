@@ -6,14 +6,14 @@ from typing import Any, Literal, Protocol, Self, TypeVar
 
 import msgspec
 
-from aioq.errors import ArgumentError, ConfigError, DuplicateJobError
+from aioq.errors import ArgumentError, ConfigError, DuplicateJobError, JobError
 from aioq.jobs.job import WAITS, JobInfo, JobState, Priority
 from aioq.jobs.options import check_name, make_options
 from aioq.jobs.shards import queue_of_shard
 from aioq.results.places import TRIES, find, pass_on, search, settle
 from aioq.results.waiters import Waiters, not_found
 from aioq.store.contract import Store
-from aioq.store.extra import Duplicate
+from aioq.store.extra import Duplicate, NodeOf
 from aioq.util.durations import Duration
 from aioq.util.printable import brief
 from aioq.wire.messages import WireOutcome, encode_cancellation, with_headers
@@ -265,6 +265,7 @@ class JobControl(msgspec.Struct, eq=False):
 
         Raises:
             DuplicateJobError: another job holds its unique key.
+            JobError: it is a node of a flow, which can be run again as a whole only.
             JobNotFoundError: there is no such job.
         """
         store = await self._source.store()
@@ -273,6 +274,11 @@ class JobControl(msgspec.Struct, eq=False):
         if isinstance(state, Duplicate):
             raise DuplicateJobError(
                 f"job {self.id} was not queued again: job {state.owner} holds its unique key", state.owner
+            )
+        if isinstance(state, NodeOf):
+            raise JobError(
+                f"job {self.id} was not queued again: it is a node of flow {state.flow_id}; retry the flow",
+                self.id,
             )
         self._outcome = None
         return state is JobState.FAILED

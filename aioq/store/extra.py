@@ -169,6 +169,19 @@ class Duplicate(msgspec.Struct, frozen=True, gc=False):
         return False
 
 
+class NodeOf(msgspec.Struct, frozen=True, gc=False):
+    """The reply to a request to queue a dead job again: it is a node of a flow, so it was not. It counts as false.
+
+    Attributes:
+        flow_id: that flow, which can be run again as a whole.
+    """
+
+    flow_id: str
+
+    def __bool__(self) -> bool:
+        return False
+
+
 _REPLACING = frozenset({"replace", "latest", "debounce"})
 
 Added = bool | Duplicate

@@ -11,7 +11,7 @@ import msgspec
 
 from aioq.jobs.job import JobInfo, JobState, Priority
 from aioq.store.control import WorkerControl
-from aioq.store.extra import Duplicate, Lock
+from aioq.store.extra import Duplicate, Lock, NodeOf
 from aioq.store.limits import LimitVerbs
 from aioq.store.operations import OperationVerbs
 from aioq.store.pauses import PauseVerbs
@@ -26,6 +26,10 @@ LISTED_STATES = (JobState.QUEUED, JobState.SCHEDULED, JobState.WAITING, JobState
 
 MOST_LISTED = 250
 """The most jobs that one call of `OperatorVerbs.list_jobs` looks at."""
+
+
+Reopened = JobState | Duplicate | NodeOf | None
+"""The reply to `OperatorVerbs.reopen` for a job."""
 
 
 class TimeSpan(msgspec.Struct, frozen=True, gc=False):
@@ -173,11 +177,12 @@ class OperatorVerbs(Protocol):
         """The encoded calls of jobs; None for each whose call is gone, and where there is no such job."""
         ...
 
-    async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | Duplicate | None]:
+    async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[Reopened]:
         """Queue dead jobs again as if they were new, and return the state each was in.
 
         A job that has failed is queued; any other stays as it is. None stands for no such job, and for one that
-        has failed but whose call is gone; a `Duplicate` for one whose unique key another job holds.
+        has failed but whose call is gone; a `Duplicate` for one whose unique key another job holds, and a `NodeOf`
+        for a job of a flow.
         """
         ...
 

@@ -219,6 +219,9 @@ for _, key in ipairs(redis.call('KEYS', base .. ':job:*')) do
     redis.call('SET', key, cmsgpack.pack(record), 'KEEPTTL')
   end
 end
+for _, key in ipairs(redis.call('KEYS', base .. ':flow:*')) do
+  redis.call('HINCRBY', key, 'held', -ms)
+end
 for _, key in ipairs(redis.call('KEYS', base .. ':*')) do
   local left = redis.call('PTTL', key)
   if left > 0 then redis.call('PEXPIRE', key, left - ms) end

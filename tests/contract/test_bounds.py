@@ -21,6 +21,7 @@ from aioq.store.relay import relay
 from aioq.store.schedules import Entry, Overlap, Tick
 from aioq.store.story import LoggedLines
 from aioq.wire.messages import encode_envelope
+from tests.contract.flows import begun, job_id, node, step, taken
 from tests.contract.inside import ServerInside
 from tests.contract.kit import (
     BLOCK,
@@ -150,6 +151,7 @@ def timers(look: Look, key: str) -> None:
         "group": lambda each: look.client.zcard(f"{look.base}:group:{each}") > 0,
         "limit": lambda each: each.startswith("0 "),
         "batch": lambda each: look.client.zcard(f"{look.base}:batch:{each}") > 0,
+        "flow": lambda each: look.client.hget(f"{look.base}:flow:{each}", "over") == "0",
         "operate": lambda each: look.client.exists(f"{look.app_base}:operation:{each}") > 0,
     }
     members = [member.split(" ", 1) for member in look.client.zrange(look.base + key, 0, -1)]
@@ -157,7 +159,7 @@ def timers(look: Look, key: str) -> None:
 
 
 def waiting(look: Look, key: str) -> None:
-    """Jobs that follow another one, or wait in a group."""
+    """Jobs that follow another one, or wait in a group; records of flows."""
     assert all(look.state(each) == "waiting" for each in look.client.smembers(look.base + key))
 
 
@@ -263,6 +265,25 @@ def dead(look: Look, key: str) -> None:
 def cut(look: Look, key: str) -> None:
     """Some of these may be gone."""
     look.expires_within(key, max(DAY, look.limits.dead_ttl_ms))
+
+
+def flows(look: Look, key: str) -> None:
+    """Of each there is a record; open ones come first, and it expires unless there are such."""
+    members = look.client.zrange(look.base + key, 0, -1, withscores=True)
+    assert all(look.client.exists(f"{look.base}:flow:{each}") for each, _ in members)
+    if members[0][1] > 0:
+        look.expires_within(key, DAY)
+
+
+def flow(look: Look, key: str) -> None:
+    """It expires once the flow is over; so do its parts and its states."""
+    if look.client.hget(f"{look.base}:flow:{key.rpartition(':')[2]}", "over") == "1":
+        look.expires_within(key, DAY)
+
+
+def flow_work(look: Look, key: str) -> None:
+    """Of a flow that is open."""
+    assert look.client.hget(f"{look.base}:flow:{key.rpartition(':')[2]}", "over") == "0"
 
 
 def tombstone(look: Look, key: str) -> None:
@@ -498,6 +519,11 @@ BOUNDS: dict[str, tuple[str, Callable[[Look, str], None]]] = {
     ":named:<stream>": ("expires", marks_of_entries),
     ":senders": ("members", senders),
     ":places": ("fields", places),
+    ":flows": ("members", flows),
+    ":flow:<id>": ("expires", flow),
+    ":flowparts:<id>": ("expires", flow),
+    ":flowstates:<id>": ("expires", flow),
+    ":flowwork:<id>": ("deleted", flow_work),
     ":receipt:<call>": ("expires", receipt),
     ":tombstone:<nonce>": ("expires", tombstone),
 }
@@ -611,9 +637,8 @@ async def use_everything(store: RedisStore) -> None:
     assert await store.timetable.write(QUEUE, removed) == [True, True]
     await store.timetable.tick(QUEUE, [msgspec.structs.replace(TICK, rev=revs["ticking"])])
     assert [each.id for each in await take(store, "w1", 9)] == ["ticking@1"]
-    await follow_some(store)
-    await limit_some(store)
-    await gather_some(store)
+    for use in (follow_some, limit_some, gather_some, flow_some):
+        await use(store)
     awaited = await running(store, "w1", "awaited")
     for number in range(MAX_WAITERS + 6):
         await store.wait(QUEUE, f"process-{number}", ["awaited", "later"])
@@ -647,6 +672,27 @@ async def use_everything(store: RedisStore) -> None:
     assert [token.job_ids for token in await store.block(QUEUE, "w2", BLOCK) if token.lane == "normal"]
     extra = Extra(limits=(LimitUse("customer", "8", concurrency=1),))
     await store.enqueue(QUEUE, [NewJob("in turn", CALL, extra=extra)])
+
+
+async def flow_some(store: RedisStore) -> None:
+    """One flow is over, another one has a node that waits for its time, and one that is elsewhere."""
+    for flow_id in ("flow1", "flow2"):
+        work = await begun(store, flow_id=flow_id)
+        nodes = [node(0, flow_id=flow_id, delay_ms=HOUR), node(1, QUEUE + "-2", flow_id=flow_id, delay_ms=HOUR)]
+        await store.flows.apply(QUEUE, [step(work, jobs=nodes)])
+    await end_flow(store, "flow1")
+    await store.flows.request(QUEUE, "flow2", "words")
+
+
+async def end_flow(store: RedisStore, flow_id: str) -> None:
+    """Cancel the nodes of a flow, and end it."""
+    for last in (False, True):
+        work = await taken(store, flow_id)
+        ids = [job_id(n, flow_id) for n in range(2)]
+        ending = step(work, cancel=ids, forget=ids, cancel_outcome=REASON, ttl_ms=HOUR, over=last)
+        if last:
+            ending = msgspec.structs.replace(ending, end=(JobState.CANCELLED, REASON))
+        assert await store.flows.apply(QUEUE, [ending]) == [True]
 
 
 async def set_some_aside(store: RedisStore) -> None:
@@ -705,6 +751,7 @@ async def end_everything(store: RedisStore, inside: ServerInside) -> None:
     for entry in (await store.timetable.read(QUEUE)).entries:
         assert await store.timetable.write(QUEUE, [Entry(id=entry.id, rev=entry.rev)]) == [True]
     await store.operating.operations.remind(QUEUE, "op", None)
+    await end_flow(store, "flow2")
     inside.crash("gone")
     while (await store.recover(QUEUE, CRASHED, 1)).more:
         pass
@@ -792,6 +839,7 @@ async def test_when_all_is_over_only_empty_lanes_and_notes_are_left(redis_store:
         ":limits",
         *(":limiter", ":row", ":snoozed", ":limiters"),
         ":halted",
+        *(":flows", ":flow:<id>", ":flowparts:<id>", ":flowstates:<id>"),
     }
     for key in look.names():
         assert pattern_of(key) in {*LANES, *rest}

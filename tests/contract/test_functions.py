@@ -18,6 +18,7 @@ from aioq.store.columns import NewJobs
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
 from aioq.store.events import Position
 from aioq.store.extra import Extra, LimitUse, Lock, MovedJob
+from aioq.store.flows import FlowStart
 from aioq.store.limiters import LimiterRule, PermitLease, Take
 from aioq.store.operating import LISTED_STATES, ListQuery
 from aioq.store.operations import Act, OperationStep, Verdict
@@ -29,6 +30,7 @@ from aioq.store.redis.scripts import library, script
 from aioq.store.rooms import Place
 from aioq.store.schedules import Entry, Overlap, Tick
 from aioq.store.story import LoggedLines
+from tests.contract.flows import node, step
 from tests.contract.kit import BROKEN, CALL, CRASHED, LONG, QUEUE, REASON, THREE, joined
 from tests.servers import Server, available
 
@@ -285,7 +287,7 @@ async def tour(store: RedisStore, queue: str, *, bears: tuple[type[Exception], .
         await add(asyncio.gather(listed(store, queue, state), store.operating.count_jobs(queue, ListQuery(state))))
     await add(store.operating.prioritize(queue, list("abc"), Priority.HIGH))
     await add(store.operating.delete(queue, list("abc"), REASON))
-    for ask in (_paused, _limited, _unique, _in_groups, _with_rooms):
+    for ask in (_paused, _limited, _unique, _in_groups, _with_rooms, _in_a_flow):
         await add(ask(store, queue))
     await add(store.recover(queue, CRASHED, 100, dead="w"))
     await add(asyncio.gather(store.workers(queue), store.history.rows(queue, 100)))
@@ -306,6 +308,32 @@ async def _limited(store: RedisStore, queue: str) -> list[Any]:
     await store.limiters.take(queue, Take(member="w"))
     await store.limiters.leave(queue, "v")
     return [len(said), renewed, (await store.limiters.state(queue)) is not None]
+
+
+async def _in_a_flow(store: RedisStore, queue: str) -> list[Any]:
+    """What becomes of a flow of three nodes, one of them in another queue."""
+    flows, ended = store.flows, (JobState.FAILED, BROKEN)
+    await flows.write(queue, "flow", 0, [b"part"])
+    found: list[Any] = [await flows.begin(queue, "flow", FlowStart(b"head", 3, b"x" * 3000, 1, waiter="me"))]
+    (work,) = await flows.take(queue, flow_ids=["flow"])
+    jobs = [node(n, queue if n else "post", flow_id="flow", key="key" if n else "") for n in range(3)]
+    one = step(work, jobs=jobs, states=[(0, b">>>")], nodes=5, parts={1: b"more"}, further=["words"])
+    found += await flows.apply(queue, [one])
+    for job in (await store.claim(queue, "w", 9)).jobs:
+        settlement = Settlement(job.id, job.claim, Verb.SUCCEEDED, b"x" * 3000, 0, LONG)
+        found += await store.settle(queue, "w", [settlement])
+    found += [await flows.request(queue, "flow", "any"), await flows.parts(queue, "flow", [0, 1, 2])]
+    (work,) = await flows.take(queue, flow_ids=["flow"])
+    found += [sorted(work.items), await flows.outcomes(queue, [each.job.id for each in jobs])]
+    forget = [each.job.id for each in jobs]
+    one = step(work, cancel=forget, cancel_outcome=REASON, end=ended, forget=forget, over=True, ttl_ms=LONG)
+    found += await flows.apply(queue, [one])
+    found += [await flows.request(queue, "flow", "retry"), len(await flows.listed(queue, 5))]
+    (work,) = await flows.take(queue, flow_ids=["flow"])
+    found += await flows.apply(queue, [step(work, reopen=True, keep=forget, look_ms=1)])
+    (work,) = await flows.take(queue, flow_ids=["flow"])
+    found += await flows.apply(queue, [step(work, end=ended, over=True, ttl_ms=0)])
+    return [*found, await flows.take(queue, flow_ids=["flow"])]
 
 
 async def _paused(store: RedisStore, queue: str) -> list[Any]:

@@ -24,6 +24,7 @@ from aioq.store.contract import MAX_CUTS, Limits, NewJob, Settlement, Token, Ver
 from aioq.store.control import ANSWER_TTL_MS
 from aioq.store.events import MOST_LIVE, Position
 from aioq.store.extra import LimitUse, Lock, MovedJob
+from aioq.store.flows import FlowStart, FlowStep
 from aioq.store.limiters import PermitLease, Take
 from aioq.store.memory import schedules as memory_schedules
 from aioq.store.memory.outcomes import MAX_WAITERS
@@ -75,7 +76,7 @@ LUA = {
 """Commands by their name, parts as `lib/<name>`."""
 LUA_KEYS = "store/redis/lua/lib/keys.lua"
 SCRIPTS = sorted(name for name in LUA if not name.startswith("lib/"))
-NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "eleven": 11}
+NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eleven": 11}
 
 
 class Header:
@@ -235,6 +236,7 @@ def test_a_header_names_the_arguments_that_the_script_reads(name: str) -> None:
 
 STEP = OperationStep(0, Act.RETRY, JobState.FAILED, 0, b"", 0)
 ENTRY = OutboxEntry("1-1", "job", "job", b"")
+FLOW_STEP = FlowStep(flow_id="f", rev=1, nodes=0, memo=b"")
 SETTLEMENT = Settlement("job", 1, Verb.SUCCEEDED, THREE)
 TICK = Tick(id="s", rev=1, jobs=[("s@1", 1, 1)], next_ms=2, overlap=Overlap.ALLOW, max_runs=0)
 Call = Callable[[RedisStore, int], Awaitable[Any]]
@@ -264,6 +266,13 @@ CALLS: dict[str, Call] = {
     "outbox_remove": lambda store, n: store.outbox.remove(
         QUEUE, "post", Reading([ENTRY] * n), DeliveryResult(["applied"] * n, "")
     ),
+    "flow_write": lambda store, n: store.flows.write(QUEUE, "f", 0, [b"part"] * n),
+    "flow_begin": lambda store, n: store.flows.begin(QUEUE, "f", FlowStart(b"", n, CALL, 0)),
+    "flow_take": lambda store, n: store.flows.take(QUEUE, 5, ["f"] * n),
+    "flow_parts": lambda store, n: store.flows.parts(QUEUE, "f", range(n)),
+    "flow_apply": lambda store, n: store.flows.apply(QUEUE, [FLOW_STEP] * n),
+    "flow_request": lambda store, _: store.flows.request(QUEUE, "f", "cancel"),
+    "flow_list": lambda store, _: store.flows.listed(QUEUE, 5),
     "limit_change": lambda store, _: store.operating.limits.pause(QUEUE, "customer", "7", 0),
     "limit_wake": lambda store, _: store.operating.limits.wake(QUEUE, "customer"),
     "limit_list": lambda store, _: store.operating.limits.list(QUEUE),
@@ -308,6 +317,11 @@ CALLS: dict[str, Call] = {
 OF_THE_APP = {"operation_write", "operation_read", "operation_update"}
 OF_LIMITERS = {"limiter_take", "limiter_read"}
 REPLIES: dict[str, Callable[[int], Any]] = {
+    "flow_begin": lambda _: [1, 0],
+    "flow_take": lambda _: [0],
+    "flow_parts": lambda n: [b""] * n,
+    "flow_request": lambda _: 1,
+    "flow_list": lambda _: [[0, b"", b""]],
     "enqueue_one": lambda n: int(n > 0),
     "claim": lambda _: [[-1, -1], 0, 0],
     "promote": lambda _: [0, [-1, -1], b"", 0],

@@ -188,8 +188,8 @@ class QueueFlows:
         self._change_jobs(step)
         flow.rev, flow.nodes, flow.memo = flow.rev + 1, step.nodes, bytes(step.memo)
         flow.parts.update(step.parts)
+        flow.states += WAITS_TO_BEGIN * (flow.nodes - len(flow.states))
         for offset, states in step.states:
-            flow.states += WAITS_TO_BEGIN * (offset - len(flow.states))
             flow.states[offset : offset + len(states)] = states
         flow.items = [*flow.items[step.taken :], *step.further]
         flow.held_ms = 0

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from aioq.jobs.job import JobState, Priority
-from aioq.store.extra import Duplicate, Way
+from aioq.store.extra import Duplicate, NodeOf, Way
 from aioq.store.memory.endings import Endings
 from aioq.store.memory.groups import Groups
 from aioq.store.memory.hooks import Hooks
 from aioq.store.memory.lanes import FRONT, Lanes
 from aioq.store.memory.records import Record
 from aioq.store.memory.unique import Uniques, lock_of
-from aioq.store.operating import Listed, Listing, ListPosition, ListQuery
+from aioq.store.operating import Listed, Listing, ListPosition, ListQuery, Reopened
 from aioq.store.story import Counted
 
 
@@ -76,7 +76,7 @@ class OperatedJobs:
         record = self._records.get(job_id)
         return record and record.envelope
 
-    def reopen(self, job_id: str) -> JobState | Duplicate | None:
+    def reopen(self, job_id: str) -> Reopened:
         """Queue a dead job again; see `OperatorVerbs.reopen`."""
         record = self.here(job_id)
         if record is None or (record.state is JobState.FAILED and record.envelope is None):
@@ -84,6 +84,8 @@ class OperatedJobs:
         state = record.state
         if self._endings.reopen(record):
             self._enqueue(record)
+        elif state is JobState.FAILED and record.extra and record.extra.flow:
+            return NodeOf(record.extra.flow.flow_id)
         elif state is JobState.FAILED:
             return Duplicate(self._uniques.owner(record.id, lock_of(record)) or "")
         return state

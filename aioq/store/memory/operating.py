@@ -6,7 +6,7 @@ from typing import Protocol
 
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Limits
-from aioq.store.extra import Duplicate, Lock
+from aioq.store.extra import Lock
 from aioq.store.leases import WorkerLease
 from aioq.store.memory.control import MemoryWorkerControl, QueueRequests
 from aioq.store.memory.limits import MemoryLimits, QueueLimits
@@ -15,7 +15,7 @@ from aioq.store.memory.pauses import MemoryPauses, QueuePauses
 from aioq.store.memory.schedules import MemoryQueueTimetable
 from aioq.store.memory.story import MemoryStory, StoryQueue
 from aioq.store.memory.unique import Uniques
-from aioq.store.operating import MOST_LISTED, Counted, Listing, ListPosition, ListQuery
+from aioq.store.operating import MOST_LISTED, Counted, Listing, ListPosition, ListQuery, Reopened
 from aioq.util.clock import Clock
 
 
@@ -106,7 +106,7 @@ class MemoryOperatorVerbs:
         with self._locked(queue) as locked:
             return [locked.jobs.call(job_id) for job_id in job_ids]
 
-    async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | Duplicate | None]:
+    async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[Reopened]:
         """Queue dead jobs again as if they were new, and return the state each was in."""
         with self._locked(queue) as locked:
             return [locked.jobs.reopen(job_id) for job_id in job_ids]

@@ -27,7 +27,7 @@ def enqueue_one_args(jobs: NewJobs, *, marks: str = "") -> list[Arg] | None:
         job = jobs.special[0]
         waiter = job.waiter
         # The first comparison is cheap, and usually decides.
-        if job != NewJob(job_id, envelope, waiter=waiter) and (job.nonce or job.extra or any(_lane_due(job))):
+        if job != NewJob(job_id, envelope, waiter=waiter) and (job.nonce or job.extra or any(lane_due(job))):
             return None
     return [job_id, envelope, waiter, marks]
 
@@ -49,12 +49,12 @@ def enqueue_args(
     named = len(set(ids)) < len(ids) or any(job.nonce for job in special)
     nonces = _encode([job.nonce for job in jobs]) if named else b""
     waiter = next((job.waiter for job in special if job.waiter), "")
-    placed = any(job.extra or any(_lane_due(job)) for job in special)
+    placed = any(job.extra or any(lane_due(job)) for job in special)
     locks = _locks(jobs) if placed and not (named or again or max_size is not None) else None
     if locks is not None:
         places, may_replace, may_end = _encode(locks), not _REPLACING.isdisjoint(locks), False
     else:
-        each_place = (each for job in jobs for each in (*_lane_due(job), job.extra or False))
+        each_place = (each for job in jobs for each in (*lane_due(job), job.extra or False))
         places = _encode([*each_place]) if placed else b""
         may_replace = placed and any(job.extra and job.extra.replaces for job in special)
         may_end = placed and any(job.extra and job.extra.ends_jobs for job in special)
@@ -92,7 +92,7 @@ def due_arg(delay_ms: int | None, eta_ms: int | None) -> str:
     return "" if eta_ms is None else str(eta_ms)
 
 
-def _lane_due(job: NewJob) -> tuple[str, str]:
+def lane_due(job: NewJob) -> tuple[str, str]:
     """A job's lane and due time for `enqueue.lua`."""
     return "" if job.priority is Priority.NORMAL else job.priority.value, due_arg(job.delay_ms, job.eta_ms)
 
@@ -134,6 +134,8 @@ def _lock_of(job: NewJob) -> tuple[str, str | None]:
     if lock is None or lock.window_ms or lock.due_ms or lock.begun or lock.wait_ms:
         return "", None
     if extra != Extra(unique=lock):
+        return "", None
+    if extra.flow or type(extra) is not Extra:
         return "", None
     return lock.key, _TILL.get((lock.until, lock.conflict))
 

@@ -31,7 +31,7 @@ _OF_JOBS = ("scheduled", "dead", "cut", "timers", "waiting", "leftovers", "pause
 _OF_SENDS = ("senders", "places")
 _OF_LIMITS = ("tokens", "limits", "halted")
 _FOR_PEOPLE = ("events", "listening", "watched", "history", "counters", "tasks", "operations")
-_OF_SCHEDULES = ("schedules", "owners", "declared", "noted")
+_OF_SCHEDULES = ("schedules", "owners", "declared", "noted", "flows")
 _OF_APPS = (SCHEDULE_QUEUES, SERVED, SHARDS, LIMITERS)
 SNOOZED = "snoozed"
 """Of a limiter: the jobs that come back, by when they do."""
@@ -60,6 +60,7 @@ MANY = frozenset(
         *("group", "holders", "bucket", "blocked"),
         "named",
         "batch",
+        *("flow", "flowparts", "flowstates", "flowwork"),
     )
 )
 """The names of keys of which a queue has many; an id follows, or the name of a stream."""

@@ -9,8 +9,8 @@ import msgspec
 
 from aioq.jobs.job import JobState, Priority
 from aioq.store.contract import Limits
-from aioq.store.extra import Duplicate, Lock
-from aioq.store.operating import MOST_LISTED, Counted, Listed, Listing, ListPosition, ListQuery
+from aioq.store.extra import Lock
+from aioq.store.operating import MOST_LISTED, Counted, Listed, Listing, ListPosition, ListQuery, Reopened
 from aioq.store.redis.control import RedisWorkerControl
 from aioq.store.redis.history import about_arg
 from aioq.store.redis.holding import read_held
@@ -131,7 +131,7 @@ class RedisOperatorVerbs:
         records = await self._records(queue, job_ids, calls=True)
         return [_call_in(fields) or None for fields in records]
 
-    async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[JobState | Duplicate | None]:
+    async def reopen(self, queue: str, job_ids: Sequence[str]) -> list[Reopened]:
         """Queue dead jobs again as if they were new, and return the state each was in."""
         return parse_reopened(await self._call_confirmed("reopen", queue, [_name(), *job_ids]))
 

@@ -6,6 +6,7 @@ from typing import Any
 from aioq.jobs.job import JobState
 from aioq.store.contract import Limits
 from aioq.store.extra import LOST_OUTCOME, MovedJob
+from aioq.store.flows import refused_outcome
 from aioq.store.outbox import HOLD_MS, MOST_ENTRIES, DeliveryResult, MovedJobsReport, OutboxEntry, Reading, Removal
 from aioq.store.redis.history import about_arg
 from aioq.store.redis.net.connection import Arg
@@ -59,9 +60,16 @@ class RedisOutbox:
         """Remove entries that were delivered."""
         args: list[Arg] = [target, self._limits.tombstone_ms, delivery.last, reading.name, self._about]
         for entry, verdict in zip(reading.entries, delivery.verdicts, strict=True):
-            args += (entry.id, verdict)
+            args += (entry.id, self._with_outcome(target, verdict))
         more, *returned = await self._call("outbox_remove", queue, args)
         return Removal(bool(more), [job_id.decode() for job_id in returned])
+
+    def _with_outcome(self, target: str, verdict: str) -> Arg:
+        """A verdict, and of an entry that was refused the outcome that the job gets if it is one of a flow."""
+        if not verdict.startswith("refused"):
+            return verdict
+        outcome = refused_outcome(target, verdict.partition(" ")[2])
+        return b"refused %d %b" % (self._limits.result_ttl_ms, outcome)
 
     async def look(self, target: str, source: str, jobs: Sequence[MovedJob]) -> MovedJobsReport:
         """Look in `target` for jobs that were moved there."""

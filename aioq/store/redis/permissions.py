@@ -32,6 +32,8 @@ def trials(key: str, channel: str, confirmation: Confirmation | None) -> list[_C
     """
     nothing: list[_Command] = [("MSETNX", key, ""), ("PEXPIRE", key, 1000), ("EXPIRE", key, 1)]
     nothing += [("MSET", key, ""), ("SET", key, "", "XX")]
+    nothing += [("RPUSH", key, "m"), ("LTRIM", key, 0, 0), ("LRANGE", key, 0, 0), ("LLEN", key)]
+    nothing += [("STRLEN", key), ("SETRANGE", key, 0, "")]
     nothing += [("SADD", key, "m"), ("HSET", key, "f", "v"), ("HINCRBY", key, "f", 1), ("ZADD", key, "XX", 1, "m")]
     nothing += [
         ("DEL", key),

@@ -11,9 +11,10 @@ from aioq.errors import WireError
 from aioq.jobs.job import WAITS, JobInfo, JobState, Priority, Progress, put_off
 from aioq.store.contract import Claim, Claimed
 from aioq.store.control import ASKED
-from aioq.store.extra import Added, Duplicate, MovedJob, queue_full, refused
+from aioq.store.extra import Added, Duplicate, MovedJob, NodeOf, queue_full, refused
 from aioq.store.history import AttemptNote, failed_attempt
 from aioq.store.leases import Renewal, WorkerLease
+from aioq.store.operating import Reopened
 from aioq.store.outcomes import LATER, MISSING, WaitReply
 from aioq.store.pauses import Pause, PausePeriod, Pauses
 from aioq.store.redis.history import rows_at
@@ -35,7 +36,7 @@ _CLAIM_WIDTH = 4
 _MORE = 2
 _FIRST_CLAIM: tuple[Any, ...] = (1, 0, 0, 0)
 _FIRST_OF_UNIQUE, _FIRST_OF_LIMITED = 1, 2
-_UNIQUE, _LIMITED, _BATCH = 2, 3, 4
+_UNIQUE, _LIMITED, _BATCH, _FLOW = 2, 3, 4, 5
 _WORKER_WIDTH = 4
 _RECOVERY_HEADER = 4
 _PROMOTION = 4
@@ -104,8 +105,10 @@ def parse_claim(reply: Sequence[Any]) -> Claim:
             tags = _tags(more[1] if len(more) > 1 else ())
             is_unique, is_limited = any(more[_UNIQUE:_LIMITED]), any(more[_LIMITED:_BATCH])
             changes = {"ready_ms": more[0], "tags": tags, "is_unique": is_unique, "is_limited": is_limited}
+            if len(more) > _FLOW:
+                changes["flow"] = more[_FLOW].decode()
             job = msgspec.structs.replace(job, **changes)
-            if len(more) > _BATCH:
+            if len(more) > _BATCH and more[_BATCH]:
                 into = batches.setdefault(more[_BATCH], [])
         into.append(job)
     is_cut = bool(reply[2] and reply[2][_MORE])
@@ -229,9 +232,9 @@ def parse_promotion(reply: Sequence[Any]) -> Promotion:
     """The result of `promote.lua`."""
     if len(reply) == _PROMOTION:
         return Promotion(reply[0], due(reply[1][0]), reply[3])
-    relays, looks, operations = ([each.decode() for each in texts] for texts in reply[_PROMOTION])
+    relays, looks, operations, flows = ([each.decode() for each in texts] for texts in reply[_PROMOTION])
     moved = [MovedJob(*facts) for facts in zip(looks[::3], looks[1::3], looks[2::3], strict=True)]
-    return Promotion(reply[0], due(reply[1][0]), reply[3], relays, moved, operations)
+    return Promotion(reply[0], due(reply[1][0]), reply[3], relays, moved, operations, flows)
 
 
 def parse_recovery(reply: Sequence[Any]) -> RecoveryStep:
@@ -307,17 +310,21 @@ def parse_states(reply: Sequence[bytes]) -> list[JobState | None]:
 HELD = b"held "
 """What `reopen.lua` says, before an id, of a job whose unique key the job of this id holds."""
 
+OF_FLOW = b"flow "
+"""What it says, before the id of a flow, of a job of that flow."""
 
-def parse_reopened(reply: Sequence[bytes]) -> list[JobState | Duplicate | None]:
+
+def parse_reopened(reply: Sequence[bytes]) -> list[Reopened]:
     """The result of `reopen.lua`."""
-    return [
-        Duplicate(state.removeprefix(HELD).decode())
-        if state.startswith(HELD)
-        else JobState(state.decode())
-        if state
-        else None
-        for state in reply
-    ]
+    return [_reopened(state) for state in reply]
+
+
+def _reopened(state: bytes) -> Reopened:
+    if state.startswith(HELD):
+        return Duplicate(state.removeprefix(HELD).decode())
+    if state.startswith(OF_FLOW):
+        return NodeOf(state.removeprefix(OF_FLOW).decode())
+    return JobState(state.decode()) if state else None
 
 
 def parse_info(queue: str, job_id: str, fields: Sequence[Any], *, results: bool = False) -> JobInfo | None:

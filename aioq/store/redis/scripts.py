@@ -93,7 +93,7 @@ READS_ONLY = frozenset(
             "list_waiting",
             "pauses",
         ),
-        *("limit_blocked", "limit_keys", "limit_list", "limit_look"),
+        *("flow_parts", "limit_blocked", "limit_keys", "limit_list", "limit_look"),
         *("operation_read", "schedule_owners", "schedule_read", "stats", "unique_owner", "workers"),
     }
 )

@@ -109,7 +109,7 @@ class RedisStore:
         )
         self.history = RedisHistory(self.call_retried)
         self._outbox = RedisOutbox(self.call_retried, self.call_confirmed, limits)
-        self.flows = RedisFlows()
+        self.flows = RedisFlows(self.call_retried, self.call_confirmed, limits)
         self.shards = RedisShardRegister(self._link.command, self.call_retried, shards_key(app), shown_url)
         self.limiters = RedisLimiters(
             *(app, self._call, self.call_retried, self._link.command, self._inbox),

@@ -97,7 +97,7 @@ class ClusterStore:
         self.limiters = ClusterLimiters(app, *verbs, self._inbox, lease_ms=limits.lease_ms, shown_url=shown_url)
         self.history, self.rooms = RedisHistory(self._call), RedisRooms(self._call)
         self._outbox = RedisOutbox(self._call, self._call_confirmed, limits)
-        self.flows = RedisFlows()
+        self.flows = RedisFlows(self._call, self._call_confirmed, limits)
         self.shards = RedisShardRegister(self._command, self._call, shards_key(app), shown_url)
         self._operating = RedisOperatorVerbs(self._call, self._call_confirmed, register, limits)
         self._blocking: dict[tuple[str, str], RedisStore] = {}

@@ -3,11 +3,11 @@
 -- reply was lost, it gives the same reply again.
 --
 -- NEEDS: record, results, history, cancellation, receipts, rooms
--- USES: reads batch, body, bucket, group, halted, holders, job, lanes, leftovers, limits, named, places, receipt,
---   schedule, scheduled, senders, standing, timers, tokens, unique, waiting; writes batch, blocked, body, bucket,
---   cancel, counters, group, history, holders, idle, job, lanes, leftovers, named, outbox, places, receipt,
---   schedule, scheduled, senders, standing, stats, tasks, timers, tokens, tombstone, unique, waiting, wakeable;
---   publishes dispatched, room, waiter, worker
+-- USES: reads batch, body, bucket, flow, group, halted, holders, job, lanes, leftovers, limits, named, places,
+--   receipt, schedule, scheduled, senders, standing, timers, tokens, unique, waiting; writes batch, blocked, body,
+--   bucket, cancel, counters, flowwork, group, history, holders, idle, job, lanes, leftovers, named, outbox,
+--   places, receipt, schedule, scheduled, senders, standing, stats, tasks, timers, tokens, tombstone, unique,
+--   waiting, wakeable; publishes dispatched, room, waiter, worker
 -- KEYS: 1 base key
 -- ARGV: 1 the name of this call, 2 the outcome to store, 3 how long to keep it in ms, 4 for how many ms after its
 --   send a job must be found, 5 `about` of lib/history.lua, 6 the reason, then job ids

@@ -11,11 +11,11 @@
 -- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, standing, timers, hooks, leases
 -- NEEDS: history, pauses, due, entries, newer, held_set, events, groups, limits
 -- NEEDS: batches, record_text_unique, record_text_limited, rooms
--- USES: reads batch, body, bucket, counters, fetched, group, halted, held, holders, job, lanes, leftovers, limits,
---   listening, named, paused, places, scheduled, schedules, senders, standing, timers, tokens, unique, waiting,
---   watched, workers; writes batch, blocked, bucket, counters, events, group, held, holders, idle, job, lanes,
---   leftovers, limits, named, outbox, paused, places, scheduled, senders, standing, timers, tokens, unique,
---   waiting, wakeable, workers; publishes dispatched, room
+-- USES: reads batch, body, bucket, counters, fetched, flow, group, halted, held, holders, job, lanes, leftovers,
+--   limits, listening, named, paused, places, scheduled, schedules, senders, standing, timers, tokens, unique,
+--   waiting, watched, workers; writes batch, blocked, bucket, counters, events, flowwork, group, held, holders,
+--   idle, job, lanes, leftovers, limits, named, outbox, paused, places, scheduled, senders, standing, timers,
+--   tokens, unique, waiting, wakeable, workers; publishes dispatched, room
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 the most jobs to take, and how many of them to take of each lane first, if it has any: '9', or
 --   '9 5 3 1'; 3 the known jobs, see below, 4 how the worker waits for jobs after this
@@ -198,6 +198,11 @@ function serving.run(id, job, envelope, orphan, batch)
   if is_unique or limits then past[6], past[7] = past[6] or {}, is_unique and 1 or 0 end
   if limits then past[8] = 1 end
   if batch then past[6], past[7], past[8], past[9] = past[6] or {}, past[7] or 0, 0, batch end
+  local flow = job[Field.EXTRA] and job[Field.EXTRA].flow
+  if flow then
+    past[6], past[7], past[8], past[9] = past[6] or {}, past[7] or 0, past[8] or 0, past[9] or ''
+    past[10] = flow[1]
+  end
   add_to_reply(id, envelope, job[Field.SENT], past, cmsgpack.pack(job))
   return true
 end

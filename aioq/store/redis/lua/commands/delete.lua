@@ -2,11 +2,11 @@
 -- anything leaves a receipt.
 --
 -- NEEDS: record, results, history, operated, receipts, rooms
--- USES: reads batch, body, bucket, group, halted, holders, job, lanes, leftovers, limits, named, places, receipt,
---   schedule, scheduled, senders, standing, timers, tokens, unique, waiting; writes batch, blocked, body, bucket,
---   counters, cut, dead, group, history, holders, idle, job, lanes, leftovers, log, named, outbox, places,
---   receipt, schedule, scheduled, senders, standing, stats, tasks, timers, tokens, tombstone, unique, waiting,
---   wakeable; publishes dispatched, room, waiter
+-- USES: reads batch, body, bucket, flow, group, halted, holders, job, lanes, leftovers, limits, named, places,
+--   receipt, schedule, scheduled, senders, standing, timers, tokens, unique, waiting; writes batch, blocked, body,
+--   bucket, counters, cut, dead, flowwork, group, history, holders, idle, job, lanes, leftovers, log, named,
+--   outbox, places, receipt, schedule, scheduled, senders, standing, stats, tasks, timers, tokens, tombstone,
+--   unique, waiting, wakeable; publishes dispatched, room, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the name of this call, 2 the outcome of a job that waits, 3 for how many ms after its send a job must be
 --   found, 4 `about` of lib/history.lua, 5 the reason of 2, then job ids

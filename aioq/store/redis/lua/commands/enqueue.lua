@@ -7,11 +7,11 @@
 --
 -- NEEDS: keys, msgpack, record_text_write, record_text_unique, record, lanes, dead, history, events, unique, size
 -- NEEDS: adding, dispatch, rooms
--- USES: reads batch, body, bucket, counters, group, halted, holders, idle, job, lanes, leftovers, limits,
+-- USES: reads batch, body, bucket, counters, flow, group, halted, holders, idle, job, lanes, leftovers, limits,
 --   listening, named, places, schedule, scheduled, senders, standing, timers, tokens, tombstone, unique, waiting,
---   workers; writes batch, blocked, body, bucket, cancel, counters, dead, events, group, held, history, holders,
---   idle, job, lanes, leftovers, limits, named, outbox, places, schedule, scheduled, senders, standing, stats,
---   tasks, timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched, room, waiter, worker
+--   workers; writes batch, blocked, body, bucket, cancel, counters, dead, events, flowwork, group, held, history,
+--   holders, idle, job, lanes, leftovers, limits, named, outbox, places, schedule, scheduled, senders, standing,
+--   stats, tasks, timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched, room, waiter, worker
 -- KEYS: 1 base key
 -- ARGV: 1 'again' if an earlier call may have added these jobs, else ''; then, if the call of one of them may take
 --   the place of another job's, or a limit may end a job, for how many ms after its send a job must be found;
@@ -162,7 +162,7 @@ local size, refused = most and Size.of(q), 0
 local room = most and Rooms.left(q, place, most - size)
 local present = {}
 local ids, texts = cut_all()
-local batch = Adding.begin(ids, ARGV[4], tombstone, tonumber(ttl))
+local batch = Adding.begin(ARGV[4], tombstone, tonumber(ttl))
 local keys = {}
 for i, id in ipairs(ids) do keys[i] = Keys.job(q, id) end
 -- Usually none of the ids exists, which one command shows.
@@ -219,7 +219,13 @@ for position, id in ipairs(ids) do
   end
 end
 if place then Rooms.stand(q, place, refused + tonumber(behind), most) end
-Adding.write(q, batch, about)
+Adding.write(q, batch)
+if batch.ending[1] then
+  History.begin(q, about, '', nil, nil, Adding.reasons(batch))
+  History.around(q, function() Adding.end_all(q, batch) end)
+  Results.publish(q)
+end
+Adding.count_windows(q, batch)
 local new = batch.jobs
 if string.find(marks, 's', 1, true) then History.count_sent(q, #new) end
 if Events.are_recorded(q, marks) then

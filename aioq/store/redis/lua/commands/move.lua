@@ -1,10 +1,10 @@
 -- Moves jobs that wait to be run to another queue: they are put into the outbox, see lib/outbox.lua.
 --
 -- NEEDS: record, moves, groups, batches, rooms
--- USES: reads batch, bucket, group, halted, holders, job, lanes, leftovers, limits, named, places, scheduled,
---   senders, standing, timers, tokens, unique, waiting; writes batch, blocked, bucket, group, holders, idle, job,
---   lanes, leftovers, named, outbox, places, scheduled, senders, standing, timers, tokens, unique, waiting,
---   wakeable; publishes dispatched, room
+-- USES: reads batch, bucket, flow, group, halted, holders, job, lanes, leftovers, limits, named, places,
+--   scheduled, senders, standing, timers, tokens, unique, waiting; writes batch, blocked, bucket, flowwork, group,
+--   holders, idle, job, lanes, leftovers, named, outbox, places, scheduled, senders, standing, timers, tokens,
+--   unique, waiting, wakeable; publishes dispatched, room
 -- KEYS: 1 base key
 -- ARGV: 1 the other queue, then job ids
 -- REPLY: per job the state it was in, '' for no such job, or for one that was moved to a third queue; only a

@@ -7,11 +7,11 @@
 -- happened before.
 --
 -- NEEDS: call, keys, record, results, history, cancellation, moves, operated, rooms
--- USES: reads batch, body, bucket, group, halted, holders, job, lanes, leftovers, limits, named, operation,
+-- USES: reads batch, body, bucket, flow, group, halted, holders, job, lanes, leftovers, limits, named, operation,
 --   places, schedule, scheduled, senders, standing, timers, tokens, unique, waiting; writes batch, blocked, body,
---   bucket, cancel, counters, cut, dead, group, history, holders, idle, job, lanes, leftovers, limits, log, named,
---   operation, outbox, places, schedule, scheduled, senders, standing, stats, tasks, timers, tokens, tombstone,
---   unique, waiting, wakeable; publishes dispatched, room, waiter, worker
+--   bucket, cancel, counters, cut, dead, flowwork, group, history, holders, idle, job, lanes, leftovers, limits,
+--   log, named, operation, outbox, places, schedule, scheduled, senders, standing, stats, tasks, timers, tokens,
+--   tombstone, unique, waiting, wakeable; publishes dispatched, room, waiter, worker
 -- KEYS: 1 base key
 -- ARGV: 1 the operation, 2 how many steps were made before; -1 to change nothing, 3 the name of this step, 4 what
 --   to do: `retry`, `cancel`, `delete`, `purge`, `move`, `run_now` or `set_priority`, 5 the state of the jobs, 6

@@ -2,18 +2,18 @@
 --
 -- NEEDS: call, keys, record_text_write, record, results, timers, history, finish, dead, outbox, cancellation
 -- NEEDS: moves, unique
--- USES: reads batch, body, bucket, group, halted, holders, inbox, job, lanes, limits, schedule, scheduled,
+-- USES: reads batch, body, bucket, flow, group, halted, holders, inbox, job, lanes, limits, schedule, scheduled,
 --   standing, timers, tokens, tombstone, unique; writes batch, blocked, body, bucket, cancel, counters, dead,
---   group, history, holders, idle, inbox, job, lanes, leftovers, outbox, schedule, scheduled, standing, stats,
---   tasks, timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched, waiter, worker
+--   flowwork, group, history, holders, idle, inbox, job, lanes, leftovers, outbox, schedule, scheduled, standing,
+--   stats, tasks, timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched, waiter, worker
 -- KEYS: 1 base key
 -- ARGV: 1 the other queue, 2 for how many ms after its send a job must be found, 3 for how many ms a cancellation
 --   of a job that is not here is remembered, 4 '1' if none of these entries was delivered before, else '0', 5
 --   `about` of lib/history.lua, then four per entry, as outbox_read.lua returns them
 -- REPLY: {the last entry that was applied before this call ('' for none), the queues for which this call has put
 --   something into the outbox of this queue}; and per entry `applied`, `refused` (there is another job with this
---   id or unique key, or a key of its lane holds another type), or `stale` (it was never delivered, but its id is
---   too low)
+--   id or unique key, whose id follows after a blank, or a key of its lane holds another type), or `stale`
+--   (it was never delivered, but its id is too low)
 local source, limits, kept, is_fresh = ARGV[1], {tombstone = tonumber(ARGV[2])}, tonumber(ARGV[3]), ARGV[4] == '1'
 -- The note of the last entry expires this many ms after the last delivery: long after every delivery that a worker
 -- may still repeat.
@@ -62,19 +62,20 @@ local function origins_with(there)
   return origins
 end
 
--- By kind, what an entry does; each returns false if it is refused.
+-- By kind, what an entry does; each returns false if it is refused, and which job is in its way.
 local kinds = {}
 function kinds.job(id, said)
   local job, there = Record.unpacked(said), Record.load(q, id)
-  if not there and redis.call('EXISTS', Keys.job(q, id)) == 1 then return false end
+  if not there and redis.call('EXISTS', Keys.job(q, id)) == 1 then return false, id end
   if there and is_same(job, there) then
     if not Record.is_elsewhere(there) then return true end -- the call is repeated
   elseif there then
-    if not Dead.is_free(q, id) then return false end
+    if not Dead.is_free(q, id) then return false, id end
   end
   -- It stays where it is as long as another job holds its unique key here.
   local lock = job[Field.EXTRA].unique
-  if lock and lock[2] ~= 'within' and lock[3] ~= 'debounce' and Unique.owner(q, id, lock) then return false end
+  local owner = lock and lock[2] ~= 'within' and lock[3] ~= 'debounce' and Unique.owner(q, id, lock)
+  if owner then return false, owner end
   if there and not is_same(job, there) then
     Dead.free_id(q, id)
     there = nil
@@ -82,6 +83,7 @@ function kinds.job(id, said)
   local move = Record.move_of(job)
   job[Field.EXTRA].move, job[Field.EXTRA].origins, job[Field.STATE] = nil, origins_with(there), false
   job[Field.WAITERS] = there and there[Field.WAITERS] or false
+  if job[Field.EXTRA].flow then job[Field.EXTRA].flow[3] = nil end
   Moves.queue(q, id, job, move[3], move[4])
   if job[Field.JOB] and #job[Field.JOB] > BODY_LIMIT then
     redis.call('SET', Keys.body(q, id), job[Field.JOB])
@@ -123,13 +125,13 @@ function kinds.cancel(id, said)
   return true
 end
 
--- Applies one entry; returns whether it was accepted. A job that cannot be put into its lane, because a key holds
--- another type, must not hold up the others.
+-- Applies one entry; returns whether it was accepted, and if not, which job is in its way. A job that cannot be
+-- put into its lane, because a key holds another type, must not hold up the others.
 local function apply(kind, id, said)
   if kind ~= 'job' then return kinds[kind](id, said) end
-  local done, accepted = pcall(kinds.job, id, said)
+  local done, accepted, owner = pcall(kinds.job, id, said)
   if not done then pass_over(accepted) end
-  return done and accepted
+  return done and accepted, owner
 end
 
 local last = redis.call('HGET', q.base .. Keys.INBOX, source) or ''
@@ -139,7 +141,8 @@ local function apply_all()
   for i = 6, #ARGV, 4 do
     local entry, verdict = ARGV[i], 'applied'
     if is_above(entry, last) then
-      if not apply(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]) then verdict = 'refused' end
+      local accepted, owner = apply(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+      if not accepted then verdict = owner and 'refused ' .. owner or 'refused' end
       redis.call('HSET', q.base .. Keys.INBOX, source, entry)
       last = entry
     elseif is_fresh then

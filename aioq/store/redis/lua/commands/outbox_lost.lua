@@ -2,10 +2,10 @@
 -- ever.
 --
 -- NEEDS: record, results, history, finish
--- USES: reads batch, body, bucket, group, halted, holders, job, lanes, limits, schedule, scheduled, standing,
---   timers, tokens, unique; writes batch, blocked, body, bucket, counters, group, history, holders, idle, job,
---   lanes, leftovers, outbox, schedule, scheduled, standing, stats, tasks, timers, tokens, tombstone, unique,
---   waiting, wakeable; publishes dispatched, waiter
+-- USES: reads batch, body, bucket, flow, group, halted, holders, job, lanes, limits, schedule, scheduled,
+--   standing, timers, tokens, unique; writes batch, blocked, body, bucket, counters, flowwork, group, history,
+--   holders, idle, job, lanes, leftovers, outbox, schedule, scheduled, standing, stats, tasks, timers, tokens,
+--   tombstone, unique, waiting, wakeable; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the other queue, 2 for how many ms after its send a job must be found, 3 the outcome, 4 how long to keep
 --   it in ms, 5 `about` of lib/history.lua, 6 the error of 3 in words, then job ids

@@ -3,25 +3,31 @@
 -- there may expire.
 --
 -- NEEDS: keys, record, results, history, hooks, finish, outbox, moves
--- USES: reads batch, body, bucket, group, halted, holders, job, lanes, limits, outbox, relays, schedule,
---   scheduled, standing, timers, tokens, unique; writes batch, blocked, body, bucket, counters, group, history,
---   holders, idle, job, lanes, leftovers, outbox, relays, schedule, scheduled, standing, stats, tasks, timers,
---   tokens, tombstone, unique, waiting, wakeable; publishes dispatched, waiter
+-- USES: reads batch, body, bucket, flow, group, halted, holders, job, lanes, limits, outbox, relays, schedule,
+--   scheduled, standing, timers, tokens, unique; writes batch, blocked, body, bucket, counters, flowwork, group,
+--   history, holders, idle, job, lanes, leftovers, outbox, relays, schedule, scheduled, standing, stats, tasks,
+--   timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the other queue, 2 for how many ms after its send a job must be found, 3 the last entry that was applied
 --   there, 4 the name of the reading, 5 `about` of lib/history.lua, then two per entry: its id, and what
---   outbox_deliver.lua has said of it
+--   outbox_deliver.lua has said of it, `refused` being followed by what is the outcome of a flow's job then: for
+--   how many ms it is kept, a blank, and the outcome
 -- REPLY: 1 if there are more entries, else 0; then the jobs that are here again, because they were refused there
 local target, limits, last, reply = ARGV[1], {tombstone = tonumber(ARGV[2])}, ARGV[3], {0}
 local key = Keys.outbox(q, target)
 
 -- A job is here again. If it was cancelled meanwhile, it ends, and comes to no lane: `Finish.finish` must not take
 -- it for a queued one, which would leave an entry.
-local function take_back(id, job)
-  local move = Record.move_of(job)
+local function take_back(id, job, verdict)
+  local move, flow = Record.move_of(job), job[Field.EXTRA].flow
   Moves.forget(job)
   if job[Field.CANCEL] then
     Finish.finish(q, limits, id, job, 'cancelled', job[Field.CANCEL], job[Field.CANCEL_TTL])
+    return
+  end
+  local ttl, outcome = string.match(verdict, '^refused (%d+) (.*)$')
+  if ttl and flow and flow[3] == 1 then -- a node is not run by another queue than its own
+    Finish.finish(q, limits, id, job, 'failed', outcome, tonumber(ttl))
     return
   end
   Moves.queue(q, id, job, move[3], move[4])
@@ -33,7 +39,7 @@ end
 local kinds = {}
 function kinds.job(entry, id, job, verdict)
   if job[Field.STATE] ~= 'moving' or Record.move_of(job)[2] ~= entry then return end
-  if verdict == 'refused' then return take_back(id, job) end
+  if string.sub(verdict, 1, 7) == 'refused' then return take_back(id, job, verdict) end
   if job[Field.CANCEL] then
     Outbox.add(q, target, 'cancel', id, cmsgpack.pack({job[Field.CANCEL], job[Field.CANCEL_TTL]}))
   end

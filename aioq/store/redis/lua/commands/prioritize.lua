@@ -1,9 +1,9 @@
 -- Moves jobs to another lane. A queued job goes to its end.
 --
 -- NEEDS: record, operated
--- USES: reads batch, bucket, group, halted, holders, job, lanes, limits, scheduled, standing, timers, tokens,
---   unique; writes batch, blocked, bucket, group, holders, idle, job, lanes, leftovers, outbox, scheduled,
---   standing, timers, tokens, unique, waiting, wakeable; publishes dispatched
+-- USES: reads batch, bucket, flow, group, halted, holders, job, lanes, limits, scheduled, standing, timers,
+--   tokens, unique; writes batch, blocked, bucket, flowwork, group, holders, idle, job, lanes, leftovers, outbox,
+--   scheduled, standing, timers, tokens, unique, waiting, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 the lane, then job ids
 -- REPLY: per job the state it was in, '' for no such job, or for one that was moved to another queue; one that has

@@ -2,11 +2,11 @@
 --
 -- NEEDS: call, keys, record_text_read, record, results, lanes, timers, hooks, history, finish, due, newer, outbox
 -- NEEDS: moves, limits, batches, waiting, rooms
--- USES: reads batch, blocked, body, bucket, fetched, group, halted, held, holders, job, lanes, leftovers, limits,
---   named, outbox, paused, places, schedule, scheduled, schedules, senders, standing, timers, tokens, unique,
---   waiting, workers; writes batch, blocked, body, bucket, counters, group, history, holders, idle, job, lanes,
---   leftovers, limits, named, outbox, places, schedule, scheduled, senders, standing, stats, tasks, timers,
---   tokens, tombstone, unique, waiting, wakeable; publishes dispatched, room, waiter
+-- USES: reads batch, blocked, body, bucket, fetched, flow, group, halted, held, holders, job, lanes, leftovers,
+--   limits, named, outbox, paused, places, schedule, scheduled, schedules, senders, standing, timers, tokens,
+--   unique, waiting, workers; writes batch, blocked, body, bucket, counters, flowwork, group, history, holders,
+--   idle, job, lanes, leftovers, limits, named, outbox, places, schedule, scheduled, senders, standing, stats,
+--   tasks, timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched, room, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 the most jobs in this step, and the most timers, 2 for how many ms after its send a job must be found, 3
 --   result ttl in ms, for jobs that end here, 4 the outcome of a job that has expired, 5 that of a job whose call
@@ -14,7 +14,8 @@
 -- REPLY: {how many jobs and timers were handled, {ms until the next one is due, ms until the next tick} (-1 for
 --   none), the last job whose record this version cannot read ('' for none), how many jobs have expired}; and, if
 --   there is something that the caller is to do, {the queues to which it is to relay the outbox; of jobs that it
---   is to look for in other queues, each the id, the queue, and the send (`Outbox.send_of`); the bulk operations}
+--   is to look for in other queues, each the id, the queue, and the send (`Outbox.send_of`); the bulk operations;
+--   the flows in which it is to take a step}
 local most, limits, result_ttl = tonumber(ARGV[1]), {tombstone = tonumber(ARGV[2])}, tonumber(ARGV[3])
 local unreadable, looked_at, expired = '', 0, 0
 History.begin(q, ARGV[6], '', nil, nil, {[ARGV[4]] = ARGV[7], [ARGV[5]] = ARGV[8]})
@@ -26,7 +27,9 @@ local timers = {}
 -- For how long other workers leave a relay, or an operation, to the caller, in ms. If the caller dies, it is late
 -- by that.
 local HOLD = 5000
-local relays, looks, operations = {}, {}, {}
+local relays, looks, operations, flows = {}, {}, {}, {}
+-- By kind, what the caller is asked to do.
+local asked = {[Timer.RELAY] = relays, [Timer.OPERATE] = operations, [Timer.FLOW] = flows}
 
 -- Whether a job is here and waits to be run.
 local function is_waiting(job)
@@ -105,10 +108,9 @@ end
 local function handle(timer)
   looked_at = looked_at + 1
   local kind, id = string.match(timer, '^(%S+) (.*)$')
-  if kind == Timer.RELAY or kind == Timer.OPERATE then
+  if asked[kind] then
     redis.call('ZADD', q.base .. Keys.TIMERS, q.now + HOLD, timer)
-    local asked = kind == Timer.RELAY and relays or operations
-    asked[#asked + 1] = id
+    table.insert(asked[kind], id)
     return
   end
   if kind == Timer.BATCH then
@@ -215,5 +217,5 @@ if #done > 0 then redis.call('ZREM', q.base .. Keys.SCHEDULED, unpack(done)) end
 Results.publish(q)
 if looked_at > 0 then Rooms.tell(q) end
 local reply = {#due + looked_at, Due.times(q), unreadable, expired}
-if relays[1] or looks[1] or operations[1] then reply[5] = {relays, looks, operations} end
+if relays[1] or looks[1] or operations[1] or flows[1] then reply[5] = {relays, looks, operations, flows} end
 return reply

@@ -4,11 +4,11 @@
 --
 -- NEEDS: call, keys, record, results, lanes, standing, hooks, history, finish, leases, entries, newer
 -- NEEDS: events
--- USES: reads batch, body, bucket, counters, cut, dead, group, halted, held, holders, job, lanes, leases, limits,
---   schedule, scheduled, standing, timers, tokens, unique, watched, workers; writes about, batch, blocked, body,
---   bucket, cancel, counters, cut, dead, events, fetched, group, held, history, holders, idle, job, lanes, leases,
---   leftovers, outbox, owners, schedule, scheduled, standing, stats, tasks, timers, tokens, tombstone, unique,
---   waiting, wakeable, workers; publishes dispatched, waiter
+-- USES: reads batch, body, bucket, counters, cut, dead, flow, group, halted, held, holders, job, lanes, leases,
+--   limits, schedule, scheduled, standing, timers, tokens, unique, watched, workers; writes about, batch, blocked,
+--   body, bucket, cancel, counters, cut, dead, events, fetched, flowwork, group, held, history, holders, idle,
+--   job, lanes, leases, leftovers, outbox, owners, schedule, scheduled, standing, stats, tasks, timers, tokens,
+--   tombstone, unique, waiting, wakeable, workers; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 'lapsed' for any worker whose lease has ended, 'dead' for a worker that is known to have died, whether
 --   or not its lease has ended, 'departing' for a worker that departs;

@@ -2,11 +2,11 @@
 -- lease is alive, and one that fetches does its work.
 --
 -- NEEDS: call, keys, timers, leases, pauses, due, events, limits, waiting
--- USES: reads about, batch, blocked, bucket, cancel, counters, dead, fetched, group, halted, held, holders, job,
---   lanes, leases, leftovers, limits, paused, scheduled, schedules, standing, timers, tokens, unique, waiting,
---   watched, workers; writes about, answer, batch, blocked, bucket, cancel, counters, events, fetched, group,
---   halted, holders, idle, job, lanes, leases, leftovers, limits, outbox, paused, scheduled, standing, timers,
---   tokens, unique, waiting, wakeable, workers; publishes dispatched
+-- USES: reads about, batch, blocked, bucket, cancel, counters, dead, fetched, flow, group, halted, held, holders,
+--   job, lanes, leases, leftovers, limits, paused, scheduled, schedules, standing, timers, tokens, unique,
+--   waiting, watched, workers; writes about, answer, batch, blocked, bucket, cancel, counters, events, fetched,
+--   flowwork, group, halted, holders, idle, job, lanes, leases, leftovers, limits, outbox, paused, scheduled,
+--   standing, timers, tokens, unique, waiting, wakeable, workers; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 lease in ms, 3 how many ms ago it last fetched, 4 the most dead jobs, 5 the marks of
 --   lib/events.lua, '' for none, 6 'join' for a new worker, 'sweep' to clean up after workers that are gone, ''

@@ -1,9 +1,9 @@
 -- Moves jobs that wait to be run to another time.
 --
 -- NEEDS: record, operated, groups, batches
--- USES: reads batch, bucket, group, halted, holders, job, lanes, limits, scheduled, standing, timers, tokens,
---   unique; writes batch, blocked, bucket, group, holders, idle, job, lanes, leftovers, limits, outbox, scheduled,
---   standing, timers, tokens, unique, waiting, wakeable; publishes dispatched
+-- USES: reads batch, bucket, flow, group, halted, holders, job, lanes, limits, scheduled, standing, timers,
+--   tokens, unique; writes batch, blocked, bucket, flowwork, group, holders, idle, job, lanes, leftovers, limits,
+--   outbox, scheduled, standing, timers, tokens, unique, waiting, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 due: '' for at once, '+N' for N ms from now, or the time in ms since the epoch, then job ids
 -- REPLY: per job the state it was in, '' for no such job, or for one that was moved to another queue; only a

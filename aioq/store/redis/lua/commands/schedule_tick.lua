@@ -3,11 +3,11 @@
 --
 -- NEEDS: call, keys, record, lanes, hooks, history, events, overlap, due, newer, unique, series, size, rooms
 -- NEEDS: limits
--- USES: reads batch, bucket, counters, group, halted, holders, job, lanes, leftovers, limits, listening, named,
---   places, schedule, scheduled, schedules, senders, standing, timers, tokens, unique, waiting; writes batch,
---   blocked, body, bucket, counters, events, group, holders, idle, job, lanes, leftovers, limits, named, outbox,
---   places, schedule, scheduled, schedules, senders, standing, stats, timers, tokens, unique, waiting, wakeable;
---   publishes dispatched
+-- USES: reads batch, bucket, counters, flow, group, halted, holders, job, lanes, leftovers, limits, listening,
+--   named, places, schedule, scheduled, schedules, senders, standing, timers, tokens, unique, waiting; writes
+--   batch, blocked, body, bucket, counters, events, flowwork, group, holders, idle, job, lanes, leftovers, limits,
+--   named, outbox, places, schedule, scheduled, schedules, senders, standing, stats, timers, tokens, unique,
+--   waiting, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 the marks of lib/events.lua, '' for none; and if the queue has a bound, a blank and how many jobs may be
 --   in it; then six per schedule: id, revision, next tick in ms since the

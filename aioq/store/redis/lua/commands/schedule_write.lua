@@ -13,9 +13,10 @@
 -- whether the schedule exists.
 --
 -- NEEDS: call, keys, lanes, overlap, due, owners
--- USES: reads batch, bucket, group, halted, holders, job, lanes, limits, noted, schedule, scheduled, schedules,
---   standing, timers, tokens, unique; writes batch, blocked, bucket, group, holders, idle, job, lanes, outbox,
---   schedule, scheduled, schedules, standing, timers, tokens, unique, waiting, wakeable; publishes dispatched
+-- USES: reads batch, bucket, flow, group, halted, holders, job, lanes, limits, noted, schedule, scheduled,
+--   schedules, standing, timers, tokens, unique; writes batch, blocked, bucket, flowwork, group, holders, idle,
+--   job, lanes, outbox, schedule, scheduled, schedules, standing, timers, tokens, unique, waiting, wakeable;
+--   publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 when a worker had last noted what it declares, before the caller read the notes ('' for never, or if
 --   nothing is deleted because no code declares it),

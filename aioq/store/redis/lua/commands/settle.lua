@@ -3,10 +3,10 @@
 --
 -- NEEDS: keys, msgpack, record_text_write, record_text_read, record_text_unique, record_text_limited, record
 -- NEEDS: results, lanes, hooks, history, finish, limits
--- USES: reads batch, body, bucket, cut, dead, group, halted, holders, job, lanes, limits, schedule, scheduled,
---   standing, timers, tokens, unique; writes batch, blocked, body, bucket, cancel, counters, cut, dead, group,
---   held, history, holders, idle, job, lanes, leftovers, outbox, schedule, scheduled, standing, stats, tasks,
---   timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched, waiter
+-- USES: reads batch, body, bucket, cut, dead, flow, group, halted, holders, job, lanes, limits, schedule,
+--   scheduled, standing, timers, tokens, unique; writes batch, blocked, body, bucket, cancel, counters, cut, dead,
+--   flowwork, group, held, history, holders, idle, job, lanes, leftovers, outbox, schedule, scheduled, standing,
+--   stats, tasks, timers, tokens, tombstone, unique, waiting, wakeable; publishes dispatched, waiter
 -- KEYS: 1 base key
 -- ARGV: 1 worker, 2 dead ttl in ms, 3 dead limit, 4 for how many ms after its send a job must be found, 5 result
 --   ttl in ms, for a job that was parked for too long, 6 the usual ttl in ms, 7 'idle' if the worker waits for

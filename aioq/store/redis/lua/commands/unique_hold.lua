@@ -7,9 +7,10 @@
 -- receipt once it has replaced another job's call.
 --
 -- NEEDS: record, unique, successors, series, receipts
--- USES: reads batch, body, bucket, group, halted, holders, job, lanes, limits, receipt, scheduled, standing,
---   timers, tokens, unique; writes batch, blocked, body, bucket, group, holders, idle, job, lanes, leftovers,
---   limits, outbox, receipt, scheduled, standing, timers, tokens, unique, waiting, wakeable; publishes dispatched
+-- USES: reads batch, body, bucket, flow, group, halted, holders, job, lanes, limits, receipt, scheduled, standing,
+--   timers, tokens, unique; writes batch, blocked, body, bucket, flowwork, group, holders, idle, job, lanes,
+--   leftovers, limits, outbox, receipt, scheduled, standing, timers, tokens, unique, waiting, wakeable; publishes
+--   dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 the worker, 2 the job, 3 the claim, 4 what it is to hold, see `Lock` in aioq/store/extra.py
 -- REPLY: '' if it holds the key, or has one already, or is not run by this worker any more. Else the job that

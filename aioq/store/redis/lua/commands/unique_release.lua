@@ -2,9 +2,9 @@
 -- then, and is queued. The call leaves a receipt: carried out twice, it would take the key from that job too.
 --
 -- NEEDS: unique, hooks, receipts
--- USES: reads batch, bucket, group, halted, holders, job, lanes, limits, receipt, scheduled, standing, timers,
---   tokens, unique; writes batch, blocked, bucket, group, holders, idle, job, lanes, outbox, receipt, scheduled,
---   standing, timers, tokens, unique, waiting, wakeable; publishes dispatched
+-- USES: reads batch, bucket, flow, group, halted, holders, job, lanes, limits, receipt, scheduled, standing,
+--   timers, tokens, unique; writes batch, blocked, bucket, flowwork, group, holders, idle, job, lanes, outbox,
+--   receipt, scheduled, standing, timers, tokens, unique, waiting, wakeable; publishes dispatched
 -- KEYS: 1 base key
 -- ARGV: 1 the name of this call, 2 the key
 -- REPLY: the job that held it, '' for none

@@ -4,7 +4,7 @@
 -- NEEDS: keys, record, newer
 -- USES: reads body, job; writes job
 -- KEYS: 1 base key
--- ARGV: 1 the caller's channel, then job ids
+-- ARGV: 1 the caller's channel, '' to register nobody, then job ids
 -- REPLY: per job: the outcome; nil if the caller is registered now, or must call again because this version cannot
 --   read the job's record; 0 if there is no such job; 1 if there is an outcome but no room for it
 local channel, reply = ARGV[1], {}
@@ -49,7 +49,7 @@ for i = 2, #ARGV do
     reply[i - 1] = outcome_of(ARGV[i], job)
   else
     reply[i - 1] = false
-    if not is_newer then register(ARGV[i], job) end
+    if not is_newer and channel ~= '' then register(ARGV[i], job) end
   end
 end
 return reply

@@ -4,16 +4,16 @@
 -- groups, and their records last, all at once. If a script fails before, there are only entries or due times
 -- without a record, which are ignored: no job has a record without being queued.
 --
--- NEEDS: keys, msgpack, record_text_write, record, results, lanes, hooks, dead, history, unique, successors
+-- NEEDS: keys, msgpack, record_text_write, record, lanes, hooks, dead, unique, successors
 -- NEEDS: series, limits, finish, cancellation, record_text_limited
 local Adding = {}
 
 -- What is added by one call: `jobs` are those that were prepared, and `added` the same by their ids. `watched` is
 -- the channel of a process that will wait for them, '' for none; `tombstone`, for how many ms after its send a job
 -- must be found; `ttl`, for how many ms the outcome of a job is kept that a limit ends, nil if none can.
-function Adding.begin(ids, watched, tombstone, ttl)
+function Adding.begin(watched, tombstone, ttl)
   return {
-    ids = ids, watched = watched ~= '' and watched, tombstone = tombstone, ttl = ttl, jobs = {}, added = {},
+    watched = watched ~= '' and watched, tombstone = tombstone, ttl = ttl, jobs = {}, added = {},
     queued = {}, lane = Keys.NORMAL, ending = {}, chosen = {},
   }
 end
@@ -111,22 +111,8 @@ function Adding.arrive(q, batch, job)
   job.waits = true
 end
 
--- Ends the jobs that limits end.
-function Adding.end_all(q, batch)
-  local limits, ending = {tombstone = batch.tombstone}, batch.ending
-  for i = 1, #ending, 2 do
-    local id, job = ending[i], Record.load(q, ending[i])
-    local outcome = Limits.outcome(ending[i + 1])
-    if job and batch.added[id] then
-      Finish.finish(q, limits, id, job, 'cancelled', outcome, batch.ttl, {keeps_call = true})
-    elseif job then
-      Cancel.one(q, limits, id, job, outcome, batch.ttl)
-    end
-  end
-end
-
--- Writes what was prepared. `about` is that of lib/history.lua, if a limit can end a job.
-function Adding.write(q, batch, about)
+-- Writes what was prepared. Limits may have jobs end then: `ending` has these.
+function Adding.write(q, batch)
   for _, job in ipairs(batch.jobs) do
     if job.follows then
       Hooks.follow(q, job.id)
@@ -145,14 +131,31 @@ function Adding.write(q, batch, about)
     records[2 * i - 1], records[2 * i] = Keys.job(q, job.id), Adding.record(q, batch, job)
   end
   Record.set_all(records)
-  local ending = batch.ending
-  if ending[1] then
-    local texts = {}
-    for i = 2, #ending, 2 do texts[Limits.outcome(ending[i])] = Limits.reason(ending[i]) end
-    History.begin(q, about, '', nil, nil, texts)
-    History.around(q, function() Adding.end_all(q, batch) end)
-    Results.publish(q)
+end
+
+-- Why limits end jobs, by their outcomes.
+function Adding.reasons(batch)
+  local texts, ending = {}, batch.ending
+  for i = 2, #ending, 2 do texts[Limits.outcome(ending[i])] = Limits.reason(ending[i]) end
+  return texts
+end
+
+-- Ends the jobs that limits end.
+function Adding.end_all(q, batch)
+  local limits, ending = {tombstone = batch.tombstone}, batch.ending
+  for i = 1, #ending, 2 do
+    local id, job = ending[i], Record.load(q, ending[i])
+    local outcome = Limits.outcome(ending[i + 1])
+    if job and batch.added[id] then
+      Finish.finish(q, limits, id, job, 'cancelled', outcome, batch.ttl, {keeps_call = true})
+    elseif job then
+      Cancel.one(q, limits, id, job, outcome, batch.ttl)
+    end
   end
+end
+
+-- Lets the windows of unique keys begin, once the jobs that hold them are there.
+function Adding.count_windows(q, batch)
   for _, job in ipairs(batch.jobs) do
     if job.extra and job.extra.unique then Unique.count_from_now(q, job.id, job.extra.unique) end
   end

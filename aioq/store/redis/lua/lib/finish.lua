@@ -4,13 +4,17 @@
 -- `limits` has `tombstone`: for how long after its send a job must be found, in ms. Callers that bury jobs also
 -- set `dead_ttl`, in ms, and `dead_limit`.
 --
--- NEEDS: keys, record_text_write, record, results, lanes, hooks, overlap, history
+-- NEEDS: keys, record_text_write, record, results, lanes, hooks, overlap, history, flows
 local Finish = {}
 Finish.TRIMMED = 200
 
+-- Whether the record of an ended job must not expire yet.
+function Finish.stays(q, job) return Record.origins_of(job) or Flows.needs(q, job) end
+
 -- Stores the record of an ended job for `ttl` ms, or deletes it at once if `ttl` is not positive. A tombstone is
 -- left if the record goes while the job's send may still be repeated. A dead job may go earlier than after `ttl`:
--- after job[TTL] a new send may use its id. The record stays as long as other queues must be notified of the end.
+-- after job[TTL] a new send may use its id. The record stays as long as other queues must be notified of the end,
+-- and as long as a flow needs it.
 function Finish.keep(q, limits, id, job, ttl)
   if math.min(ttl, job[Field.TTL] or ttl) < limits.tombstone then
     local left = job[Field.SENT] + limits.tombstone - q.now
@@ -18,8 +22,9 @@ function Finish.keep(q, limits, id, job, ttl)
       redis.call('SET', Keys.tombstone(q, job[Field.NONCE] or id), '', 'PX', left)
     end
   end
-  if Record.origins_of(job) then
-    redis.call('SET', Keys.job(q, id), cmsgpack.pack(job)) -- outbox_remove.lua calls this again
+  if Finish.stays(q, job) then
+    -- outbox_remove.lua calls this again, and flow_apply.lua lets it expire.
+    redis.call('SET', Keys.job(q, id), cmsgpack.pack(job))
   elseif ttl <= 0 then
     redis.call('DEL', Keys.job(q, id))
   else
@@ -29,7 +34,7 @@ end
 
 -- Lets the body key of an ended job expire with the record, or deletes it at once if the record does not need it.
 function Finish.expire_body(q, id, job, ttl)
-  local stays = Record.origins_of(job)
+  local stays = Finish.stays(q, job)
   if (ttl > 0 or stays) and (job[Field.JOB] or job[Field.OUTCOME] == true) then
     if not stays then redis.call('PEXPIRE', Keys.body(q, id), ttl) end
   else
@@ -45,13 +50,14 @@ end
 -- worker settles; `is_unnoted`, if the history is not to have this end.
 function Finish.finish(q, limits, id, job, state, outcome, ttl, how)
   how = how or {}
-  Hooks.run(q, 'finish', id, job, ttl)
+  Hooks.run(q, 'finish', id, job, ttl, how.at)
   local task = q.history and not how.at and History.task_of(q, id, job)
   if string.find(id, '@', 1, true) then Overlap.let_next(q, id) end
   Results.notify(q, id, job[Field.WAITERS], outcome, ttl > 0)
   local was_queued = not job[Field.STATE]
-  local has_body, is_large = job[Field.JOB] == true, state == 'succeeded' and #outcome > BODY_LIMIT and ttl > 0
-  if is_large and Record.origins_of(job) then
+  local has_body, is_kept = job[Field.JOB] == true, ttl > 0 or Flows.needs(q, job)
+  local is_large = state == 'succeeded' and #outcome > BODY_LIMIT and is_kept
+  if is_large and Finish.stays(q, job) then
     redis.call('SET', Keys.body(q, id), outcome)
   elseif is_large then
     redis.call('SET', Keys.body(q, id), outcome, 'PX', ttl)
@@ -72,7 +78,7 @@ end
 function Finish.forget(q, limits, id, job)
   Hooks.run(q, 'forget', id, job, 0)
   Finish.keep(q, limits, id, job, 0)
-  redis.call('DEL', Keys.body(q, id))
+  if not Flows.needs(q, job) then redis.call('DEL', Keys.body(q, id)) end
   Finish.unlist(q, id)
 end
 

@@ -113,7 +113,7 @@ end
 
 -- Writes what was gathered of it.
 function Groups.flush_marks(q)
-  if next(q.marks) == nil then return end
+  if not q.marks or next(q.marks) == nil then return end
   Groups.write_marks(q, q.marks)
   q.marks = {}
 end

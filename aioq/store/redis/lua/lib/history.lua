@@ -57,6 +57,11 @@ function History.begin(q, about, worker, ids, rows, texts)
   }
 end
 
+-- Adds errors that are known only later, by outcomes.
+function History.add_texts(q, texts)
+  for outcome, text in pairs(q.history and texts or {}) do q.history.texts[outcome] = text end
+end
+
 -- The name of the task of a call, of which the beginning will do: its second item. '' if it cannot be read.
 function History.task_in(call)
   if type(call) ~= 'string' or #call < 3 then return '' end

@@ -5,6 +5,7 @@
 -- fails half-way is repeated: calling it twice must have the same effect as once. It may change the job's EXTRA.
 --
 -- NEEDS: call, keys, record_text_write, record, timers, lanes, outbox, history, unique, groups, limits, batches
+-- NEEDS: flows
 local Hooks = {}
 
 -- All hooks, in the order in which they are called, each with its key of EXTRA. Their functions:
@@ -12,8 +13,8 @@ local Hooks = {}
 --   start(q, id, job, extra)            a claim is about to take the job; returns false if it may not
 --   back(q, id, job, extra, way, due)   it comes back to a lane, or is scheduled for `due`; `way` as in
 --   store/extra.py
---   finish(q, id, job, extra, ttl)      it ends, however it ends; its record is kept for `ttl` ms, 0 for not at
---   all
+--   finish(q, id, job, extra, ttl, at)  it ends, however it ends; its record is kept for `ttl` ms, 0 for not at
+--   all; `at` is its position among the jobs that a worker settles, nil if none does
 --   ended(q, id, job, extra)            its record says that it has ended; not called if the script failed before
 --   leave(q, id, job, extra)            it was moved to another queue, where `back` is called with the way `move`
 --   left(q, id, job, extra)             it has arrived there
@@ -76,6 +77,17 @@ Hooks.all = once(function()
       end,
       forget = function(q, _, _, extra, left) extra.origins[1] = q.now + left end,
       reopen = function(_, _, _, extra) extra.origins[1] = 0 end,
+    },
+    {
+      -- `extra.flow` is a list, see lib/flows.lua. The end of a node's job is work for its flow. Such a job is
+      -- never queued again by itself: only the flow as a whole is run again.
+      key = 'flow',
+      finish = function(q, id, _, extra, _, at) Flows.note(q, id, extra.flow, at) end,
+      ended = function(q, id, _, extra)
+        if extra.flow[2] ~= Flows.OWN_RECORD then return end
+        is_unreadable(redis.pcall('SREM', q.base .. Keys.WAITING, id))
+      end,
+      reopen = function() return false end,
     },
     {
       -- `extra.limits` is a list, see lib/limits.lua. A job that comes back to its lane holds nothing: the claim

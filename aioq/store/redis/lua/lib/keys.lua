@@ -42,6 +42,8 @@ Keys.EVENTS, Keys.LISTENING, Keys.WATCHED = ':events', ':listening', ':watched'
 -- What has ended, the counters of a queue, and the tasks that it has statistics of; see lib/history.lua.
 Keys.HISTORY, Keys.COUNTERS, Keys.TASKS = ':history', ':counters', ':tasks'
 Keys.SCHEDULES = ':schedules'
+-- The flows that have begun here; see lib/flows.lua.
+Keys.FLOWS = ':flows'
 -- By worker, the ids of the schedules that its code declares, as a MessagePack array.
 Keys.OWNERS = ':owners'
 -- The current declaration, and when a worker last noted a declaration that it had not noted before.
@@ -81,6 +83,12 @@ function Keys.stats(q, name) return q.base .. ':stats:' .. name end
 function Keys.receipt(q, call) return q.base .. ':receipt:' .. call end
 -- Of the App, the record of a bulk operation; of a queue, how far the operation has come there.
 function Keys.operation(q, id) return q.base .. ':operation:' .. id end
+-- Of a flow, what is known of it, the parts of its definition, the states of its nodes, and what is to be done in
+-- it; see lib/flows.lua.
+function Keys.flow(q, id) return q.base .. ':flow:' .. id end
+function Keys.flow_parts(q, id) return q.base .. ':flowparts:' .. id end
+function Keys.flow_states(q, id) return q.base .. ':flowstates:' .. id end
+function Keys.flow_work(q, id) return q.base .. ':flowwork:' .. id end
 -- The tombstone of a job whose record is deleted while its send may still be repeated. If the send is repeated
 -- because its reply was lost, it finds the tombstone. The key is named by the nonce of the send, or by the job's
 -- id if only one send can have that id.

@@ -42,13 +42,26 @@ function Moves.depart(q, id, job, target)
   Limits.leave(q, id, group)
 end
 
+-- Adds a new job that goes to another queue at once; `due` is when it is to run, false for at once. `write` makes
+-- its record, once what makes the job found is there.
+function Moves.add(q, id, target, due, write)
+  local entry = Outbox.add(q, target, 'job', id)
+  local move = {target, entry, due and 'scheduled' or 'queued', due or 0, q.now}
+  Moves.look_later(q, id, move)
+  local job = write()
+  Hooks.run(q, 'enter', id, job, due or q.now)
+  Hooks.run(q, 'leave', id, job)
+  job[Field.EXTRA].move, job[Field.STATE] = move, 'moving'
+  Record.save(q, id, job)
+end
+
 -- The record of a job that has arrived in the other queue: what leads there, and who waits for it here.
 function Moves.forward(job)
-  local move, origins = Record.move_of(job), Record.origins_of(job)
+  local move, origins, flow = Record.move_of(job), Record.origins_of(job), job[Field.EXTRA].flow
   local forward = {false, job[Field.SENT], job[Field.LANE], job[Field.NONCE], 'moved'}
   Record.widen(forward, Field.EXTRA)
   forward[Field.WAITERS] = job[Field.WAITERS]
-  forward[Field.EXTRA] = {move = {move[1], '', move[3], move[4], move[5]}, origins = origins}
+  forward[Field.EXTRA] = {move = {move[1], '', move[3], move[4], move[5]}, origins = origins, flow = flow}
   return forward
 end
 

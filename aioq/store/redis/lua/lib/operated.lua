@@ -5,10 +5,14 @@
 local Operated = {}
 
 -- Queues a dead job again, as if it had never been run; returns whether it was: that takes its call. If its unique
--- key is held by another job, that one is returned too.
+-- key is held by another job, that one is returned too; and if it is a job of a flow, that flow, third.
 function Operated.reopen(q, id, job)
   if not Record.whole(q, id, job[Field.JOB]) then return false end
-  if not Hooks.run(q, 'reopen', id, job) then return false, (Unique.owner(q, id, job[Field.EXTRA].unique)) end
+  if not Hooks.run(q, 'reopen', id, job) then
+    local lock, flow = job[Field.EXTRA].unique, job[Field.EXTRA].flow
+    if flow then return false, nil, flow[1] end
+    return false, (Unique.owner(q, id, lock))
+  end
   Lanes.push(q, job[Field.LANE], id, false)
   if job[Field.JOB] == true then redis.call('PERSIST', Keys.body(q, id)) end
   local new = {job[Field.JOB], job[Field.SENT], job[Field.LANE], job[Field.NONCE]}

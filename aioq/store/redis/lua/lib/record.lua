@@ -45,6 +45,7 @@ Record.kinds_in_extra = once(function()
     unique = {'string', 'string', 'string', 'number', 'number'},
     limits = {'table'},
     waits = {'string'},
+    flow = {'string', 'number'},
   }
 end)
 

@@ -25,6 +25,8 @@ Timer.LIMIT = 'limit'
 Timer.WAITING = 'waiting'
 -- Let jobs be run that wait for a batch, whose name takes the place of the id; see lib/batches.lua.
 Timer.BATCH = 'batch'
+-- Take a step in a flow, whose id takes the place of the job's.
+Timer.FLOW = 'flow'
 
 -- After how many ms a job that follows another one looks whether that one is still there: its record may vanish
 -- without an end.

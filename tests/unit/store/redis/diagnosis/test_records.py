@@ -41,7 +41,7 @@ def test_there_are_as_many_fields_as_the_scripts_have():
         (packed(CALL, extra=Extra(tags=("a",))), Origin.KNOWN),
         (msgspec.msgpack.encode([False, 1]), Origin.KNOWN),
         (packed(CALL, state="dreaming"), Origin.NEWER),
-        (packed(CALL, extra={"flow": [1]}), Origin.NEWER),
+        (packed(CALL, extra={"fleet": [1]}), Origin.NEWER),
         (msgspec.msgpack.encode([*msgspec.msgpack.decode(packed(True)), 1]), Origin.NEWER),
         (packed(msgspec.msgpack.encode([VERSION + 1, "shop.add"])), Origin.NEWER),
         (packed(msgspec.msgpack.encode([VERSION - 1, "shop.add", []])), Origin.UNREADABLE),
