@@ -8,6 +8,7 @@ from aioq.errors import (
     DuplicateTaskError,
     EmbeddedServerError,
     Failure,
+    FlowFailed,
     JobCancelledError,
     JobError,
     JobFailed,
@@ -33,6 +34,13 @@ from aioq.errors import (
     WouldDeadlock,
     WrongLoopError,
 )
+from aioq.flows.chain import Chain, Group, group
+from aioq.flows.flow import Flow
+from aioq.flows.grafts import CurrentFlow, current_flow
+from aioq.flows.handle import FlowHandle
+from aioq.flows.node import FlowNode
+from aioq.flows.queries import FlowInfo, FlowQuery
+from aioq.flows.views import FlowGraph, FlowProgress, GraphNode, NodeState
 from aioq.jobs.batches import Batch
 from aioq.jobs.context import JobContext, NoJobError, current_job
 from aioq.jobs.debounce import Debounce
@@ -81,7 +89,9 @@ __all__ = [
     "BatchTask",
     "Call",
     "Cancel",
+    "Chain",
     "ConfigError",
+    "CurrentFlow",
     "Debounce",
     "DuplicateJobError",
     "DuplicateTaskError",
@@ -93,6 +103,16 @@ __all__ = [
     "FailedAttempt",
     "Failure",
     "Fair",
+    "Flow",
+    "FlowFailed",
+    "FlowGraph",
+    "FlowHandle",
+    "FlowInfo",
+    "FlowNode",
+    "FlowProgress",
+    "FlowQuery",
+    "GraphNode",
+    "Group",
     "JobCancelledError",
     "JobContext",
     "JobCount",
@@ -115,6 +135,7 @@ __all__ = [
     "Middleware",
     "NewerVersionError",
     "NoJobError",
+    "NodeState",
     "Operation",
     "OperationInfo",
     "OperationState",
@@ -166,7 +187,9 @@ __all__ = [
     "WouldDeadlock",
     "WrongLoopError",
     "as_completed",
+    "current_flow",
     "current_job",
     "gather",
     "gather_sync",
+    "group",
 ]

@@ -7,6 +7,7 @@ from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 from aioq.config.pyproject import from_pyproject
 from aioq.config.settings import SettingArgs, Settings, from_module, load_settings
 from aioq.errors import ConfigError
+from aioq.flows.queries import AppFlows
 from aioq.internals import Internals
 from aioq.jobs.batches import Batch
 from aioq.jobs.middleware import Layers, Middleware
@@ -92,6 +93,8 @@ class App:
         self.operations, self.unique, self.limits = Operations(parts), UniqueKeys(parts), JobLimits(parts)
         self.limiters = Limiters(parts)
         self.limiter = self.limiters.declare
+        flows = AppFlows(parts.sender, parts)
+        self.flow, self.flow_handle, self.flows = flows.make, flows.handle, flows.query
 
     @classmethod
     def from_config(
@@ -193,8 +196,7 @@ class App:
     async def send_many(self, calls: Sequence[Call[Any]]) -> list[JobHandle[Any]]:
         """Send calls of any tasks at once: `await app.send_many([add.call(1, 2), mul.call(3, y=4)])`.
 
-        Returns:
-            The handles, in the order of the calls.
+        The handles are in the order of the calls.
 
         Raises:
             ArgumentError: an argument cannot be encoded; nothing was sent.
@@ -209,9 +211,9 @@ class App:
     def run_sync(self, awaitable: Awaitable[T]) -> T:
         """Run any other coroutine from sync code: `app.run_sync(app.schedules.list())`.
 
-        It runs on an event loop in a daemon thread, one for all Apps of the process. So it must not block, and it
+        It runs on an event loop in a daemon thread, one for all Apps of the process. So it must not block, and
         cannot use objects that belong to another event loop. Any thread may call this, many at the same time.
-        KeyboardInterrupt, or any other exception in the thread that waits, cancels it.
+        KeyboardInterrupt, or another exception in the thread that waits, cancels it.
 
         Args:
             awaitable: a coroutine, or something else that can be awaited.
@@ -342,7 +344,7 @@ class App:
                 async with httpx.AsyncClient() as client:
                     yield client          # app.state, and current_job().state
 
-        Several are entered in the order in which they were registered, and left in reverse. A function of the same
+        They are entered in the order in which they were registered, and left in reverse. A function of the same
         module and name, such as an edited cell of a notebook, takes the place of the one before.
 
         Args:
@@ -357,8 +359,7 @@ class App:
     def state(self) -> Any:
         """The value that the lifespan yielded; None outside a worker.
 
-        Where several lifespans yielded a value (None does not count), it is a tuple of these values in the order
-        of registration.
+        If several lifespans yielded a value (None does not count), it is a tuple of these, in their order.
         """
         return self._internals.lifespans.state
 
@@ -383,10 +384,9 @@ class App:
         await self._internals.close()
 
     def test(self) -> MemorySession:
-        """Run this App in memory, with a clock you move: `async with app.test() as session:`.
+        """Run this App in memory, with a clock you move: `async with app.test() as session:`; in sync code `with`.
 
-        Inside, `send`, `await handle`, retries and delays work without a server. In sync code
-        `with app.test() as session:` does the same for `send_sync` and the other sync methods.
+        Inside, `send`, `await handle`, retries and delays, and in sync code `send_sync`, work without a server.
         """
         parts = self._internals
         return MemorySession(parts.app_parts(), parts.connector, parts.sync, parts.queues, parts.close)

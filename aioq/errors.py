@@ -5,6 +5,7 @@ different. Exceptions of other libraries are translated: a Redis exception never
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from aioq.public import public, reduce_error
@@ -296,3 +297,40 @@ class JobFailed(JobError):  # noqa: N818 - the name is part of the public contra
 
     def __reduce__(self) -> tuple[Any, ...]:
         return JobFailed, (self.job_id, self.task, self.error), vars(self)  # the constructor makes its cause
+
+
+@public
+class FlowFailed(JobFailed):
+    """A flow has failed. `error` and `__cause__` are those of the first of its nodes that has failed.
+
+    Attributes:
+        job_id: the flow's id.
+        task: `flow:` and the flow's name.
+        error: the error of the node: `type`, `message`, `traceback`.
+        node: the node's name; empty where that is not known any more.
+        cancelled: the names of nodes that were not run because of it, at most 20.
+        dropped: how many these are in all.
+    """
+
+    def __init__(
+        self,
+        job_id: str,
+        task: str,
+        error: Failure,
+        *,
+        node: str = "",
+        cancelled: tuple[str, ...] = (),
+        dropped: int = 0,
+    ) -> None:
+        super().__init__(job_id, task, error)
+        self.node, self.cancelled, self.dropped = node, cancelled, max(dropped, len(cancelled))
+        name = task.removeprefix("flow:")
+        text = f"flow {job_id} ({name}) failed: " + (f"node {node!r}: " if node else "") + error.summary
+        if cancelled:
+            more = f" and {self.dropped - len(cancelled)} more" if self.dropped > len(cancelled) else ""
+            text += f"; not run because of it: {', '.join(cancelled)}{more}"
+        self.args = (text,)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        more = {"node": self.node, "cancelled": self.cancelled, "dropped": self.dropped}
+        return partial(FlowFailed, **more), (self.job_id, self.task, self.error), vars(self)

@@ -9,6 +9,7 @@ import msgspec
 
 from aioq.config.settings import Settings
 from aioq.errors import ArgumentError
+from aioq.flows.sending import FlowSender
 from aioq.jobs.hooks import worker_lifespan
 from aioq.jobs.job import JobInfo, queue_of
 from aioq.jobs.lifespans import Lifespans
@@ -23,7 +24,6 @@ from aioq.operate.known import queues_of
 from aioq.producer.call import Call
 from aioq.producer.client import Client, Clients
 from aioq.producer.delivery import Buffers
-from aioq.producer.many import ManySender
 from aioq.producer.shards import Shards
 from aioq.results.wait_graph import Waits
 from aioq.results.waiters import Waiters
@@ -80,7 +80,7 @@ class Internals:
         self._waits = Waits()
         self._warned: set[tuple[str, int, int]] = set()
         self.own_types = OwnTypes()
-        self.sender = ManySender(settings, middleware, self.clients, self, own=self.own_types)
+        self.sender = FlowSender(settings, middleware, self.clients, self, own=self.own_types)
         self.prepare = checked(tasks, self.sender.prepare)
         self.declarations = Declarations(settings.timezone, self.prepare)
         self.lifespans = Lifespans()

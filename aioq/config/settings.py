@@ -89,6 +89,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         pool_size: processes for tasks with `executor="process"`, at least 1. Default None, the CPU count.
         timeout: how long a job may run if its task gives no timeout, above 0. Default None, no limit.
         result_ttl: how long a finished job's record and result can be read. Default 86400 (a day).
+        flow_ttl: how long a flow and its results are kept after its end. Default None: as `result_ttl`.
         send_timeout: how long `send` waits for the server to confirm, above 0. Default 10.
         max_payload: the largest call, in encoded bytes, at least 1. Default 1048576 (1 MiB).
         max_result: the largest result, in encoded bytes, at least 1. Default 1048576 (1 MiB).
@@ -138,6 +139,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pool_size: Annotated[int | None, integer(1, optional=True)] = None
     timeout: Annotated[float | None, duration(0, above=True, optional=True)] = None
     result_ttl: Annotated[float, duration(0)] = 86400.0
+    flow_ttl: Annotated[float | None, duration(0, optional=True)] = None
     send_timeout: Annotated[float, duration(0, above=True)] = 10.0
     max_payload: Annotated[int, integer(1, bound=MAX_BYTES)] = 1_048_576
     max_result: Annotated[int, integer(1, bound=MAX_BYTES)] = 1_048_576
@@ -205,6 +207,7 @@ class SettingArgs(TypedDict, total=False):
     pool_size: int | None
     timeout: Duration | None
     result_ttl: Duration
+    flow_ttl: Duration | None
     send_timeout: Duration
     max_payload: int
     max_result: int

@@ -6,7 +6,12 @@ through all nodes; `rules` says what becomes of a node, `layout` which nodes the
 them, `release` makes their jobs, `inputs` their arguments, `graft_offers` takes in what they add, `ends` says how
 the flow ends. `stepping` reads and writes.
 
-Imports `store`, `wire`, `jobs`, `util` and `errors`.
+Users build a flow with `flow`, `chain` and `grafts` (what a job adds to its flow). `building` keeps the nodes,
+`node` says what one is, `steps` what can be added, `options` with which options, `checks` what cannot be.
+`sending` stores it, with calls that `encoding` encodes. `handle` and `node_handle` are what users hold of it,
+`reading` reads it for them, `views` says what they see, `results` what they get, and `queries` finds flows.
+
+Imports `producer`, `results`, `store`, `wire`, `jobs`, `util`, `errors` and `public`.
 """
 
 from aioq.flows.ends import read_flow_failed as read_flow_failed

@@ -127,6 +127,7 @@ class JobContext:
 
     __slots__ = (
         "_extension",
+        "_graft",
         "_is_beyond",
         "_lender",
         "_lines",
@@ -191,6 +192,7 @@ class JobContext:
         self._log: JobLogger | None = None
         self._lines = lines
         self._extension = 0.0
+        self._graft: object = None  # what it adds to its flow, see `aioq.flows.grafts`
         self._is_beyond = False
 
     @property

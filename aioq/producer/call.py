@@ -22,6 +22,7 @@ class Call(msgspec.Struct, Generic[R_co], frozen=True):
         kwargs: the keyword arguments.
         options: the options for the send.
         signature: the signature against which the arguments are checked.
+        sender: what sends the calls of its App; None for a call that was made by hand.
     """
 
     task: str
@@ -29,3 +30,4 @@ class Call(msgspec.Struct, Generic[R_co], frozen=True):
     kwargs: Mapping[str, Any]
     options: Options = NO_OPTIONS
     signature: Signature = ANYTHING
+    sender: object = None

@@ -65,6 +65,7 @@ class Route:
         keys_first: whether `of_call` is called before anything else, because there are other keys than that.
         batch: says with which other jobs its job may share a batch; None if it is run alone.
         usual: whether a job of these calls has only a generated id and an envelope.
+        encoder, wire, max_payload: what encodes the calls, their options on the wire, and how large they may be.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Route:
         self.priority = options.priority or Priority.NORMAL
         self.returns = signature.returns
         self.checked = signature.checked
-        self._encoder = own.encoder
+        self.encoder = own.encoder
         self.extra = extra_of(options)
         self.unique = KeyMaker.of(task, signature, options, own)
         self.limits = LimitKeys.of(task, signature, options, _limits_of(settings, self.queue))
@@ -97,8 +98,8 @@ class Route:
         self.lone = None if self.keys_first else self.unique
         special = (options.job_id, options.delay_ms, options.eta_ms, self.extra, self.is_keyed or None)
         self.usual = self.priority is Priority.NORMAL and special == (None,) * len(special)
-        self._wire = wire_options(task, options)
-        self._max_payload = settings.max_payload
+        self.wire = wire_options(task, options)
+        self.max_payload = settings.max_payload
 
     def envelope(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
         """Encode a call.
@@ -108,26 +109,26 @@ class Route:
             PayloadTooLargeError: the call is larger than `max_payload`.
         """
         try:
-            envelope = encode_envelope(self.task, args, kwargs, self._wire, self._encoder)
+            envelope = encode_envelope(self.task, args, kwargs, self.wire, self.encoder)
         except Exception as error:
             named = self.signature.named(args, kwargs)
-            raise unencodable(f"task {self.task!r}", named, error, self._encoder) from error
+            raise unencodable(f"task {self.task!r}", named, error, self.encoder) from error
         if self.checked:
             self.signature.verify(args, kwargs)
-        if len(envelope) > self._max_payload:
+        if len(envelope) > self.max_payload:
             raise PayloadTooLargeError(
                 f"task {self.task!r}: the encoded call has {len(envelope)} bytes, at most "
-                f"{self._max_payload} are sent (max_payload); store it elsewhere and send where it is"
+                f"{self.max_payload} are sent (max_payload); store it elsewhere and send where it is"
             )
         return envelope
 
     def envelopes(self, every: Sequence[Sequence[Any]]) -> list[bytes]:
         """Encode a call for each tuple of positional arguments; if one fails, `envelope` finds out which."""
         try:
-            envelopes = [] if self.checked else encode_envelopes(self.task, every, self._wire, self._encoder)
+            envelopes = [] if self.checked else encode_envelopes(self.task, every, self.wire, self.encoder)
         except Exception:
             envelopes = []
-        if envelopes and max(map(len, envelopes)) <= self._max_payload:
+        if envelopes and max(map(len, envelopes)) <= self.max_payload:
             return envelopes
         return [self.envelope(args, {}) for args in every]
 
@@ -198,7 +199,7 @@ class Route:
 
     def room(self) -> int:
         """The most bytes that the positional arguments of a call may have."""
-        return self._max_payload - len(self.envelope((), {}))
+        return self.max_payload - len(self.envelope((), {}))
 
 
 def _limits_of(settings: Settings, queue: str) -> Sequence[Limit]:

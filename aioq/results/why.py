@@ -42,6 +42,7 @@ class WhyCode(enum.StrEnum):
     NO_WORKER = "no_worker"
     IN_LINE = "in_line"
     WORKERS_STUCK = "workers_stuck"
+    FLOW = "flow"
     RUNNING = "running"
     CANCELLING = "cancelling"
     WORKER_LOST = "worker_lost"

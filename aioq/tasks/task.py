@@ -4,35 +4,45 @@ A `Task` takes the place of its function: calling it runs the function here, `se
 checker sees the function's parameters in `send` and its return type in the handle.
 """
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
-from types import FunctionType, MethodType
-from typing import Any, Generic, ParamSpec, TypeVar, Unpack, cast
+from types import FunctionType
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, Unpack, cast
 
-from aioq.errors import ArgumentError, ConfigError
+from aioq.errors import ConfigError
+from aioq.flows.chain import Chain, Next, Pipe, chained
+from aioq.flows.options import Callbacks
+from aioq.flows.sending import FlowSender
+from aioq.flows.steps import Begun
 from aioq.jobs.limits import Fair, Limit
 from aioq.jobs.middleware import Middleware
-from aioq.jobs.options import CallArgs, Options, TaskArgs, check_job_id, listed, make_options
+from aioq.jobs.options import CallArgs, Options, TaskArgs, check_job_id, make_options
 from aioq.jobs.retry import FunctionRule
 from aioq.producer.call import Call
-from aioq.producer.many import ManySender
-from aioq.producer.sender import Route
 from aioq.producer.unique_keys import check_by
 from aioq.public import public
 from aioq.results.handle import JobHandle
 from aioq.tasks.executors import ExecutorKind, executor_for
+from aioq.tasks.sends import Sends, SendsThen
 from aioq.util.function_identity import Execution, execution
 from aioq.util.migration import ApiPart, explain_missing
 from aioq.util.naming import whereabouts
-from aioq.util.printable import brief
 from aioq.wire.own_types import OwnTypes
 from aioq.wire.signature import Signature
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
+
+
+class SendArgs(CallArgs, total=False):
+    """The options of `task.options(...)`."""
+
+    on_success: Callbacks | None
+    on_failure: Callbacks | None
 
 
 class DeclarationArgs(TaskArgs, total=False):
@@ -57,90 +67,33 @@ class TaskApp:
     """
 
     name: str
-    sender: ManySender
+    sender: FlowSender
     middleware: Sequence[Middleware]
     own_types: OwnTypes
     lifespan: Callable[[], AbstractAsyncContextManager[Any]]
 
 
-class _Sending:
-    """Sends the calls of one task with the same options."""
-
-    def __init__(
-        self, sender: ManySender, name: str, options: Options, signature: Callable[[], Signature]
-    ) -> None:
-        self.sender = sender
-        self.name = name
-        self.options = options
-        self.signature = signature
-        self._route: Route | None = None
-
-    async def send(self, /, *args: Any, **kwargs: Any) -> JobHandle[Any]:
-        """Send a call; returns once the server has the job."""
-        route = self._route or self._find_route()
-        if kwargs or len(args) not in route.fitting:  # most calls are valid by their number of arguments alone
-            route.signature.check(args, kwargs)
-        handle, sent = self.sender.begin(route, args, kwargs)
-        added = await sent
-        if added is True or added is False:
-            handle.added = added
-        elif route.unique is not None:
-            route.unique.concede(handle, added)
-        return handle
-
-    async def send_many(self, arguments: Iterable[Sequence[Any]]) -> list[JobHandle[Any]]:
-        """Send one call for each tuple of positional arguments."""
-        route, every = self._route or self._find_route(), listed(arguments, "tuples: send_many([(1,), (2,)])")
-        checked: set[int] = set()
-        for position, args in enumerate(every):
-            if not isinstance(args, (tuple, list)):
-                raise ArgumentError(
-                    f"task {self.name!r}: send_many item {position} is {brief(args)[:100]}: "
-                    f"expected a tuple of the positional arguments, {_as_item(args)}"
-                )
-            if len(args) not in checked:  # the check depends on the number of arguments only
-                route.signature.check(args, {})
-                checked.add(len(args))
-        return await self.sender.send_alike(route, every)
-
-    def unique_key(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        """The unique key of a call."""
-        route = self._route or self._find_route()
-        route.signature.check(args, kwargs)
-        if route.unique is None:
-            raise ConfigError(f"task {self.name!r}: its jobs are not unique: @app.task(unique=Unique(...))")
-        return route.unique.lock(args, kwargs).key
-
-    def named(self, method: FunctionType) -> Callable[..., Any]:
-        """A method of this object, under the task's name.
-
-        Python's warning about a forgotten `await` names the function, so it says "coroutine 'shop.add.send' was
-        never awaited".
-        """
-        copy = FunctionType(method.__code__, method.__globals__, method.__name__)
-        copy.__qualname__ = f"{self.name}.{method.__name__}"
-        copy.__doc__ = method.__doc__
-        return MethodType(copy, self)
-
-    def _find_route(self) -> Route:
-        self._route = route = self.sender.route(self.name, self.signature(), self.options)
-        return route
-
-
 class Sendable(Generic[P, R]):
     """A task with options, as `task.options(...)` returns it."""
 
-    def __init__(self, app: TaskApp, name: str, options: Options, signature: Callable[[], Signature]) -> None:
+    def __init__(
+        self,
+        app: TaskApp,
+        name: str,
+        options: Options,
+        signature: Callable[[], Signature],
+        sends: Sends | None = None,
+    ) -> None:
         self._app = app
         self.name = name
         self._options = options
         self._signature = signature
-        self._sending = sending = _Sending(app.sender, name, options, signature)
+        self._sending = sending = Sends(app.sender, name, options, signature) if sends is None else sends
         # These replace the methods below, which do the same and cost one call more.
-        self.__dict__["send"] = sending.named(cast("FunctionType", _Sending.send))
-        self.__dict__["send_many"] = sending.named(cast("FunctionType", _Sending.send_many))
+        self.__dict__["send"] = sending.named(cast("FunctionType", type(sending).send))
+        self.__dict__["send_many"] = sending.named(cast("FunctionType", type(sending).send_many))
 
-    def options(self, **options: Unpack[CallArgs]) -> "Sendable[P, R]":
+    def options(self, **options: Unpack[SendArgs]) -> "Sendable[P, R]":
         """The same task with other options, for calls that are sent through the returned object.
 
         Args:
@@ -166,10 +119,13 @@ class Sendable(Generic[P, R]):
                 together with `unique`, `delay` or `eta`.
                 `tags`: strings that mark the job, in addition to those of its task: at most 16 in all, each of at
                 most 64 characters.
+                `on_success`, `on_failure`: a call, or several, to be run after the job has succeeded, or failed
+                for good; a task instead gets its result, or its `Failure`, as the argument. See docs/flows.md.
 
         Raises:
             ConfigError: an option is wrong; the message names the task and the option.
         """
+        on_success, on_failure = options.pop("on_success", None), options.pop("on_failure", None)
         given = make_options(f"task {self.name!r}", **options)
         if given.timeout is not None and self._signature().batch is not None:
             raise ConfigError(
@@ -181,7 +137,12 @@ class Sendable(Generic[P, R]):
                 "with the task, @app.task(retry=...), or use delays=[...]"
             )
         merged = self._options.merged(given, f"task {self.name!r}")
-        return Sendable(self._app, self.name, merged, self._signature)
+        made = Sends(self._app.sender, self.name, merged, self._signature)
+        if isinstance(self._sending, SendsThen):
+            on_success, on_failure = on_success or self._sending.on_success, on_failure or self._sending.on_failure
+        if on_success is not None or on_failure is not None:
+            made = SendsThen(made, on_success, on_failure)
+        return Sendable(self._app, self.name, merged, self._signature, made)
 
     def call(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """A call to send later or together with others.
@@ -191,7 +152,21 @@ class Sendable(Generic[P, R]):
         """
         signature = self._signature()
         signature.check(args, kwargs)
-        return Call(self.name, args, kwargs, self._options, signature)
+        if isinstance(self._sending, SendsThen):
+            raise self._sending.no_call("call")
+        return Call(self.name, args, kwargs, self._options, signature, self._app.sender)
+
+    def __aioq_call__(self) -> Call[R]:
+        """A call without its arguments, which a flow gives to it."""
+        return Call(self.name, (), {}, self._options, self._signature(), self._app.sender)
+
+    def __ror__(self: "Sendable[Concatenate[T, ...], R]", before: Begun[T]) -> Chain[R]:
+        """`call | task`: a chain, in which the result of the call is the first argument of the task."""
+        return chained(before, self)
+
+    def __or__(self: "Sendable[Concatenate[T, ...], R]", after: Next[R, S]) -> Pipe[T, S]:
+        """`task | task`: to stand behind a call, or in a group that does."""
+        return Pipe(self, after)
 
     def unique_key(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """The unique key of a call, for `app.unique`.
@@ -356,15 +331,6 @@ class SyncTask(Task[P, R]):
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here, in the caller, as if it were no task."""
         return self.function(*args, **kwargs)
-
-
-def _as_item(given: object) -> str:
-    """How to send an object that is no item of `send_many`, for the end of the error message."""
-    if isinstance(given, Call):
-        return "and a call goes with app.send_many([...])"
-    if isinstance(given, Mapping):
-        return "and what has names goes with app.send_many([task.call(key=1), ...])"
-    return f"for one argument ({brief(given)},)"
 
 
 def make_task(

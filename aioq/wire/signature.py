@@ -151,6 +151,13 @@ class Signature:
         """The arguments of a call, each with the name of its parameter."""
         return [(self._name_of(index), value) for index, value in enumerate(args)] + list(kwargs.items())
 
+    def typed(self, args: Sequence[object], kwargs: Mapping[str, object]) -> list[tuple[str, Any, object]]:
+        """The arguments of a call, each with the name and the type of its parameter."""
+        places = [*self._names, *[self._rest or ""] * (len(args) - len(self._names))][: len(args)]
+        places += [name if name in self._keywords else self._extra or "" for name in kwargs]
+        named = zip(places, self.named(args, kwargs), strict=True)
+        return [(name, self._types.get(place, Any), value) for place, (name, value) in named]
+
     def decode(
         self, args: msgspec.Raw | bytes, kwargs: msgspec.Raw | bytes
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:

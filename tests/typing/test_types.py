@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aioq import App, Batch, BatchItem, Call, JobHandle, JobInfo, JobState, Priority, Retry, Task
-from aioq import as_completed, current_job, gather, gather_sync
+from aioq import as_completed, current_job, gather, gather_sync, group
 from aioq.testing import MemorySession, SyncSession
 
 app = App("shop")
@@ -60,13 +60,72 @@ def write(items: list[BatchItem[bytes]]) -> None: ...
 
 
 _used: list[Any] = [Any, Batch, BatchItem, Call, JobHandle, JobInfo, JobState, MemorySession, Priority]
-_used += [Sequence, Task, as_completed, current_job, datetime, gather, gather_sync, SyncSession]
+_used += [Sequence, Task, as_completed, current_job, datetime, gather, gather_sync, group, SyncSession]
 
 
 async def sample() -> None:
 """
 
 SAMPLES = {
+    "flows": """
+@app.task
+async def fetch(url: str) -> bytes: return b""
+
+@app.task
+async def parse(page: bytes, limit: int = 0) -> list[int]: return [*page]
+
+@app.task
+def embed(x: int) -> float: return x / 2
+
+@app.task
+async def total(xs: list[float]) -> float: return sum(xs)
+
+flow = app.flow("ingest", timeout=30)
+page = flow.add(fetch.call("http://a"))
+reveal_type(page)  # T: FlowNode[bytes]
+reveal_type(page.result)  # T: bytes
+rows = flow.add(parse.call(page.result, limit=3), name="parse", on_failure=add.call(1, 2))
+reveal_type(rows)  # T: FlowNode[list[int]]
+reveal_type(flow.add(parse.call(page.result), on_failure="ignore"))  # T: FlowNode[list[int] | Failure]
+halves = flow.map(embed, rows.result, window=10)
+reveal_type(halves)  # T: FlowNode[list[float]]
+maybe = flow.map(embed, rows.result, on_failure="ignore")
+reveal_type(maybe)  # T: FlowNode[list[float | Failure]]
+reveal_type(flow.starmap(add, [(1, 2), (3, 4)]))  # T: FlowNode[list[int]]
+reveal_type(flow.add(app.flow("other")))  # T: FlowNode[Any]
+handle = await flow.send(halves)
+reveal_type(handle)  # T: FlowHandle[list[float]]
+reveal_type(await handle)  # T: list[float]
+reveal_type(handle[page])  # T: JobHandle[bytes]
+reveal_type(handle["parse"])  # T: JobHandle[Any]
+reveal_type(await gather(handle, handle[page]))  # T: tuple[list[float], bytes]
+flow.add(total.call(page.result))  # E: reportArgumentType
+flow.add(total.call(maybe.result))  # E: reportArgumentType
+flow.map(embed, ["a"])  # E: reportArgumentType
+flow.map(total, rows.result)  # E: reportArgumentType
+flow.starmap(add, [(1, "2")])  # E: reportArgumentType
+flow.add(embed)  # E: reportCallIssue|reportArgumentType
+flow.add(embed.call(1), after=embed)  # E: reportCallIssue|reportArgumentType
+flow.add(embed.call(1), name=3)  # E: reportCallIssue|reportArgumentType
+flow.add(embed.call(1), on_failure="ignored")  # E: reportCallIssue|reportArgumentType
+chain = fetch.call("u") | parse.options(delay=1)
+reveal_type(chain)  # T: Chain[list[int]]
+reveal_type(await (await chain.send()))  # T: list[int]
+both = group(embed.call(1), embed.call(2))
+reveal_type(both)  # T: Group[float]
+reveal_type(await (await both.send()))  # T: list[float]
+reveal_type(both | total)  # T: Chain[float]
+reveal_type(group([embed.call(1)]))  # T: Group[float]
+reveal_type(fetch.call("u") | group(parse, parse))  # T: Chain[list[list[int]]]
+reveal_type(flow.add(both))  # T: FlowNode[list[float]]
+reveal_type(flow.add(both, on_failure="ignore"))  # T: FlowNode[list[float | Failure]]
+reveal_type(flow.add(chain, on_failure="ignore"))  # T: FlowNode[list[int] | Failure]
+reveal_type(await fetch.options(on_success=parse, on_failure=add.call(1, 2)).send("u"))  # T: JobHandle[bytes]
+reveal_type(app.flow_handle("x"))  # T: FlowHandle[Any]
+reveal_type((await handle.graph())["parse"].state)  # T: NodeState
+fetch.call("u") | total  # E: reportOperatorIssue|reportUnusedExpression
+embed.call(1) | total  # E: reportOperatorIssue|reportUnusedExpression
+""",
     "batches": """
 reveal_type(await lengths.send("a"))  # T: JobHandle[int]
 reveal_type(await lengths.send_many([("a",)]))  # T: list[JobHandle[int]]

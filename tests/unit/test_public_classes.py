@@ -19,7 +19,7 @@ from aioq.util.exception_names import class_names
 
 CLASSES = [name for name in aioq.__all__ if inspect.isclass(getattr(aioq, name))]
 ERRORS = [name for name in CLASSES if issubclass(getattr(aioq, name), BaseException)]
-INSIDE = {"BadArgumentsError", "WorkerEndedError", "SlotUnservedError"}
+INSIDE = {"BadArgumentsError", "WorkerEndedError", "SlotUnservedError", "LostInputError"}
 """Those that are made into another one before a user sees them: a failure of the job, the end of `aioq demo`."""
 
 
@@ -71,6 +71,9 @@ EXAMPLES: dict[str, Callable[[], BaseException]] = {
     "WouldDeadlock": lambda: aioq.WouldDeadlock("a1 waits", "a1", ("b", "a1")),
     "RemoteError": lambda: aioq.RemoteError("shop.Late", "too late", "Traceback ..."),
     "JobFailed": lambda: JobFailed("a1", "shop.add", Failure("shop.Late", "too late", "Traceback ...")),
+    "FlowFailed": lambda: aioq.FlowFailed(
+        "a1", "flow:ingest", Failure("shop.Late", "too late"), node="parse", cancelled=("store",), dropped=3
+    ),
     "Retry": lambda: Retry(5, delay=3, on=(OSError,)),
     "Snooze": lambda: aioq.Snooze(3),
 }

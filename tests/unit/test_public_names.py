@@ -9,9 +9,9 @@ from aioq import App, JobContext, JobHandle, Schedule
 from aioq.tasks.task import Sendable, Task
 
 APP = """
-aclose by_name cron events every from_config handle jobs lifespan limiter limiters limits load middleware name
-operations queue register_type run_sync schedule schedules send send_many send_many_sync send_sync settings
-state task tasks test unique workers
+aclose by_name cron events every flow flow_handle flows from_config handle jobs lifespan limiter limiters limits
+load middleware name operations queue register_type run_sync schedule schedules send send_many send_many_sync
+send_sync settings state task tasks test unique workers
 """
 SENDABLE = "call handle name options send send_many send_many_sync send_sync unique_key"
 TASK = f"{SENDABLE} defaults executor function"
@@ -26,18 +26,18 @@ sent_at snooze state tags task time_left
 """
 SCHEDULES = "get list pause put remove resume run_now"
 PACKAGE = """
-AioqError App ArgumentError Batch BatchItem BatchTask
-Call Cancel ConfigError Debounce DuplicateJobError DuplicateTaskError
-EmbeddedServerError Event EventKind EventStream Fail FailedAttempt Failure Fair JobCancelledError JobContext
-JobCount JobError JobEvent JobFailed JobHandle JobInfo JobNotFoundError JobPage JobQuery JobState Limit
-LimitInfo LimitKey Limiter LimiterInfo LoadError LogLine Middleware NewerVersionError NoJobError Operation
-OperationInfo OperationState Outcome OutcomeKind Outgoing PauseInfo PayloadTooLargeError Percentiles Permit
-Priority ProcessDiedError Progress Queue QueueActivity QueueFullError QueueHandle QueueInfo QueueStats
-QueueTask RemoteError ResultError Retry RunningLoopError Schedule ScheduleConflictError ScheduleNotFoundError
-SendError ServerError ServerRejectedError ServerUnavailableError ShardInfo Snooze Stack Task TimelineEntry
-Unique UnknownTaskError Why WhyCode WhyReason WireError WorkerFigures WorkerInfo WorkerNotFoundError
-WorkerQuery WorkerRefusedError WorkerStacks WouldDeadlock WrongLoopError as_completed current_job gather
-gather_sync
+AioqError App ArgumentError Batch BatchItem BatchTask Call Cancel Chain ConfigError CurrentFlow Debounce
+DuplicateJobError DuplicateTaskError EmbeddedServerError Event EventKind EventStream Fail FailedAttempt Failure
+Fair Flow FlowFailed FlowGraph FlowHandle FlowInfo FlowNode FlowProgress FlowQuery GraphNode Group
+JobCancelledError JobContext JobCount JobError JobEvent JobFailed JobHandle JobInfo JobNotFoundError JobPage
+JobQuery JobState Limit LimitInfo LimitKey Limiter LimiterInfo LoadError LogLine Middleware NewerVersionError
+NoJobError NodeState Operation OperationInfo OperationState Outcome OutcomeKind Outgoing PauseInfo
+PayloadTooLargeError Percentiles Permit Priority ProcessDiedError Progress Queue QueueActivity QueueFullError
+QueueHandle QueueInfo QueueStats QueueTask RemoteError ResultError Retry RunningLoopError Schedule
+ScheduleConflictError ScheduleNotFoundError SendError ServerError ServerRejectedError ServerUnavailableError
+ShardInfo Snooze Stack Task TimelineEntry Unique UnknownTaskError Why WhyCode WhyReason WireError WorkerFigures
+WorkerInfo WorkerNotFoundError WorkerQuery WorkerRefusedError WorkerStacks WouldDeadlock WrongLoopError
+as_completed current_flow current_job gather gather_sync group
 """
 
 app = App("shop", url="redis://nowhere")
@@ -93,7 +93,12 @@ def test_an_object_shows_what_is_for_users(thing: Any, names: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "names", "of_instances"),
     [
-        (App, APP, "limiter limiters limits middleware name operations schedules settings tasks unique"),
+        (
+            App,
+            APP,
+            "flow flow_handle flows limiter limiters limits middleware name operations schedules settings tasks"
+            " unique",
+        ),
         (Task, TASK, "defaults executor function name"),
         (Sendable, SENDABLE, "name"),
     ],

@@ -3,6 +3,6 @@
 `commands` declares them with their options and imports little else, so that `aioq --help` stays quick. Each
 command imports its own module, which prints through `output`.
 
-Imports the single modules of `cli`, `app`, `operate`, `worker`, `results`, `limiters`, `store`, `jobs`, `util` and
-`errors`.
+Imports the single modules of `cli`, `app`, `operate`, `worker`, `flows`, `results`, `limiters`, `store`, `jobs`,
+`util` and `errors`.
 """

@@ -264,6 +264,45 @@ def operations(words: tuple[str, ...], **options: Any) -> None:
 
 @click.command(context_settings=HELP)
 @for_app(metavar="[MODULE:APP]")
+@click.option("-q", "--queue", metavar="NAME", help="That are stored in this queue.")
+@click.option(
+    "-s", "--state", type=click.Choice(("running", "succeeded", "failed", "cancelled")), help="In this state."
+)
+@click.option("-f", "--flow", metavar="PATTERN", help="With this name; `*`, `?` and `[...]` as in file names.")
+@click.option(
+    "-n", "--limit", type=COUNT, default=50, show_default=True, metavar="N", help="Print at most so many."
+)
+@as_json
+def flows(words: tuple[str, ...], **options: Any) -> None:
+    """Find flows, the newest first."""
+    given = {"queue": options.pop("queue"), "state": options.pop("state"), "name": options.pop("flow")}
+    _run("flows", words, {"filters": {name: each for name, each in given.items() if each}, **options})
+
+
+@click.command(context_settings=HELP)
+@for_app(metavar="[MODULE:APP] ID")
+@verbs(
+    cancel="Cancel it: what runs is cancelled, and nothing more is begun.",
+    retry="Run its failed nodes again, and those that were not run because of them.",
+)
+@click.option(
+    "--reason", default="", metavar="TEXT", help="With --cancel: why; whoever waits for the flow sees it."
+)
+@confirmed
+@as_json
+def flow(words: tuple[str, ...], **options: Any) -> None:
+    """Draw a flow: its nodes, what they wait for, and what has become of them; or change it.
+
+    Exit code 1: the flow's state does not permit the change.
+    """
+    take_verb(options)
+    if options["reason"] and options["verb"] != "cancel":
+        raise click.UsageError("--reason is for --cancel")
+    _run("flows", words, options, function="run_one")
+
+
+@click.command(context_settings=HELP)
+@for_app(metavar="[MODULE:APP]")
 @click.option("-q", "--queue", multiple=True, metavar="NAME", help="Of this queue; may be repeated.")
 @click.option("-t", "--task", multiple=True, metavar="PATTERN", help="Of this task; may be repeated.")
 @click.option("-k", "--kind", multiple=True, metavar="KIND", help="Of this kind, such as failed; may be repeated.")
@@ -309,7 +348,7 @@ def top(words: tuple[str, ...], **options: Any) -> None:
     _run(".top.command", words, options)
 
 
-_ALL = (jobs, job, why, tail, events, bulk, operations, queues, queue, limits, workers, send, top)
+_ALL = (jobs, job, flows, flow, why, tail, events, bulk, operations, queues, queue, limits, workers, send, top)
 
 COMMANDS: Mapping[str, click.Command] = {each.name or "": each for each in _ALL}
 """All of them, by name."""

@@ -48,7 +48,7 @@ DURATIONS = {
     "dead_ttl": (0, True),
     "poll_interval": (0, False),
 }
-OPTIONAL = ("url", "threads", "pool_size", "timeout", "health_port", "schedules", "routes", "queues")
+OPTIONAL = ("url", "threads", "pool_size", "timeout", "flow_ttl", "health_port", "schedules", "routes", "queues")
 FIELDS = Settings.__struct_fields__
 
 
@@ -96,6 +96,7 @@ def test_the_defaults_are_what_the_design_says():
         "pool_size": None,
         "timeout": None,
         "result_ttl": 86400,
+        "flow_ttl": None,
         "send_timeout": 10,
         "max_payload": 1048576,
         "max_result": 1048576,

@@ -1,0 +1,75 @@
+"""The types of what groups, maps and flows end with: lists of results of tasks."""
+
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from typing import Any
+
+import msgspec
+
+from aioq.errors import Failure, WireError
+from aioq.flows.node import Planned
+from aioq.wire.messages import UNREADABLE
+from aioq.wire.signature import ANY_RESULT, ResultType
+
+_LIST = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_FAILURE = msgspec.msgpack.Decoder(Failure)
+
+
+class ListResult(ResultType):
+    """A list of which each item has a type of its own.
+
+    Args:
+        each: the type of each item, and whether a `Failure` may stand in its place; one for all, or one for each.
+    """
+
+    __slots__ = ("_each", "_is_one")
+
+    def __init__(self, each: Sequence[tuple[ResultType, bool]], *, is_one: bool) -> None:
+        super().__init__("the flow", list[Any])
+        self._each = each
+        self._is_one = is_one
+
+    @staticmethod
+    def of_each(nodes: Sequence[Planned]) -> "ListResult":
+        """The list of the results of these nodes."""
+        return ListResult([(node.returns or ANY_RESULT, node.ignore) for node in nodes], is_one=False)
+
+    @staticmethod
+    def of_all(returns: ResultType, *, ignore: bool) -> "ListResult":
+        """A list of any number of results of one task."""
+        return ListResult([(returns, ignore)], is_one=True)
+
+    def decode(self, data: msgspec.Raw | bytes) -> Any:
+        """Decode a list into the types of its items.
+
+        Raises:
+            WireError: the stored result is not of that type.
+        """
+        try:
+            items = _LIST.decode(data)
+        except UNREADABLE as error:
+            raise WireError(f"{self.where}: the stored result is no list: {error}") from error
+        return [
+            decoded(returns, item, ignore=ignore)
+            for (returns, ignore), item in zip(self._types(len(items)), items, strict=False)
+        ]
+
+    def _types(self, number: int) -> "Iterator[tuple[ResultType, bool]]":
+        if self._is_one or len(self._each) != number:  # a require of less than all leaves some out
+            only = self._each[0] if self._is_one else (ANY_RESULT, True)
+            return repeat(only, number)
+        return iter(self._each)
+
+
+def decoded(returns: ResultType, value: msgspec.Raw | bytes, *, ignore: bool) -> Any:
+    """The result of a node; where its failure may be ignored, also a `Failure`.
+
+    Raises:
+        WireError: the stored result is not of that type.
+    """
+    if ignore:
+        try:
+            return _FAILURE.decode(value)
+        except UNREADABLE:
+            pass
+    return returns.decode(value)
