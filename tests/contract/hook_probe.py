@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+import msgspec
 import redis
 
 from aioq.jobs.job import JobState, Priority
@@ -36,7 +37,6 @@ class Probed(Extra, frozen=True, omit_defaults=True, gc=False):
 KEY = "shop.add:1"
 """The unique key of that job."""
 PROBED = Probed(probe=(1,), unique=Lock(KEY))
-EXPIRING = Probed(probe=(1,), expires=Expiry(span_ms=SOON))
 
 
 class Probe(Protocol):
@@ -200,6 +200,8 @@ class At:
         inside: the queue from inside.
         probe: what the hook has noted.
         gone: deletes what a job has in a key of its own; None where there is no such key.
+        extra: what the job has that hooks are called for.
+        gathers: whether the job is to wait for others, to be run with them, before what happens.
     """
 
     store: Store
@@ -207,15 +209,31 @@ class At:
     inside: Inside
     probe: Probe
     gone: Callable[[str], object] | None = None
+    extra: Extra = PROBED
+    gathers: bool = False
 
-    async def send(self, *ids: str, extra: Extra | None = PROBED, call: bytes = CALL, delay_ms: int = 0) -> None:
-        jobs = [NewJob(job_id, call, delay_ms=delay_ms or None, extra=extra) for job_id in ids]
+    @property
+    def expiring(self) -> Extra:
+        """The same, of a job that expires soon and has no unique key, so that a schedule makes two."""
+        return msgspec.structs.replace(self.extra, expires=Expiry(span_ms=SOON), unique=None)
+
+    async def send(self, *ids: str, extra: Extra | None = None, call: bytes = CALL, delay_ms: int = 0) -> None:
+        jobs = [NewJob(job_id, call, delay_ms=delay_ms or None, extra=extra or self.extra) for job_id in ids]
         assert await self.store.enqueue(self.queue, jobs) == [True] * len(jobs)
+        if self.gathers and not delay_ms:
+            await joined(self.store, "w", self.queue)
+            claim = await self.store.claim(self.queue, "w", 10)
+            assert not (*claim.jobs, *claim.batches), "it waits for others"
+
+    async def send_another(self) -> None:
+        """A job that has nothing of it."""
+        assert await self.store.enqueue(self.queue, [NewJob("other", CALL)]) == [True]
 
     async def claim(self, worker: str = "w") -> Claimed:
         """Join, and claim the one job there is."""
         await joined(self.store, worker, self.queue)
-        (job,) = (await self.store.claim(self.queue, worker, 10)).jobs
+        claim = await self.store.claim(self.queue, worker, 10)
+        (job,) = [*claim.jobs, *(each for batch in claim.batches for each in batch)]
         return job
 
     async def running(self) -> Claimed:
@@ -226,7 +244,7 @@ class At:
         """The job, in an entry that a blocking read brought to `w`, which has a lease."""
         await self.send(JOB)
         tokens = [token for token in await self.store.block(self.queue, "w", BLOCK) if token.job_ids]
-        assert [token.job_ids for token in tokens] == [(JOB,)]
+        assert [len(token.job_ids) for token in tokens] == [1]
         return tokens
 
     def settling(self, job: Claimed, verb: Verb, *, delay_ms: int = 0, ttl_ms: int = LONG) -> "Act":
@@ -253,7 +271,7 @@ class At:
 
     async def ticked(self) -> Claimed:
         """Two jobs of a schedule, `s@1`, which runs, and `s@2`, which is held back; both with the hook."""
-        entry = Entry(id="s", definition=b"any", envelope=CALL, next_ms=1, extra=EXPIRING)
+        entry = Entry(id="s", definition=b"any", envelope=CALL, next_ms=1, extra=self.expiring)
         assert await self.store.timetable.write(self.queue, [entry]) == [True]
         (stored,) = (await self.store.timetable.read(self.queue)).entries
         tick = Tick(
@@ -296,7 +314,7 @@ class Case:
 
 
 async def _enter(at: At, *, delay_ms: int | None = None) -> Act:
-    jobs = [NewJob(JOB, CALL, delay_ms=delay_ms, nonce="n", extra=PROBED)]
+    jobs = [NewJob(JOB, CALL, delay_ms=delay_ms, nonce="n", extra=at.extra)]
     asked: list[int] = []
 
     def enqueue(store: Store) -> Awaitable[object]:
@@ -307,16 +325,16 @@ async def _enter(at: At, *, delay_ms: int | None = None) -> Act:
 
 
 async def _tick(at: At) -> Act:
-    entry = Entry(id="s", definition=b"any", envelope=CALL, next_ms=1, extra=PROBED)
+    entry = Entry(id="s", definition=b"any", envelope=CALL, next_ms=1, extra=at.extra)
     assert await at.store.timetable.write(at.queue, [entry]) == [True]
     (stored,) = (await at.store.timetable.read(at.queue)).entries
     tick = Tick(id="s", rev=stored.rev, jobs=[("s@1", 1, 1)], next_ms=None, overlap=Overlap.ALLOW, max_runs=0)
     return lambda store: store.timetable.tick(at.queue, [tick])
 
 
-async def _start(at: At, *, extra: Extra = PROBED) -> Act:
+async def _start(at: At, *, expires: bool = False) -> Act:
     """A claim; repeated as by a fetcher that has got no reply, it brings the job again."""
-    await at.send(JOB, extra=extra)
+    await at.send(JOB, extra=at.expiring if expires else at.extra)
     await joined(at.store, "w", at.queue)
     at.inside.jump(2 * SOON)
     return lambda store: store.claim(at.queue, "w", 10, known=[])
@@ -360,7 +378,7 @@ async def _cancel_running(at: At, *, dies: bool) -> Act:
 
 
 async def _expire(at: At, *, delay_ms: int = 0) -> Act:
-    await at.send(JOB, extra=EXPIRING, delay_ms=delay_ms)
+    await at.send(JOB, extra=at.expiring, delay_ms=delay_ms)
     at.inside.jump(delay_ms + 2 * SOON)
     return at.promoting()
 
@@ -388,7 +406,7 @@ async def _cut_off(at: At) -> Act:
     await at.send(JOB)
     await at.fail(JOB, LONG // 2)
     at.inside.jump(SOON)
-    await at.send("other", extra=None)
+    await at.send_another()
     settle = at.settling(await at.claim(), Verb.FAILED)
 
     async def settle_and_look(store: Store) -> None:
@@ -444,7 +462,7 @@ async def _return(at: At) -> Act:
 
 
 async def _return_without_lease(at: At) -> Act:
-    await at.send("other", extra=None)
+    await at.send_another()
     await at.claim()
     tokens = await at.delivered()
     assert (await at.store.recover(at.queue, CRASHED, 1, dead="w")).more
@@ -481,7 +499,7 @@ async def _leave(at: At) -> Act:
 
 async def _arrive(at: At) -> Act:
     elsewhere = f"{at.queue}-2"
-    assert await at.store.enqueue(elsewhere, [NewJob(JOB, CALL, nonce="n", extra=PROBED)]) == [True]
+    assert await at.store.enqueue(elsewhere, [NewJob(JOB, CALL, nonce="n", extra=at.extra)]) == [True]
     await at.store.outbox.move(elsewhere, [JOB], at.queue)
     reading = await at.store.outbox.read(elsewhere, at.queue)
     return lambda store: store.outbox.deliver(at.queue, elsewhere, reading)
@@ -498,7 +516,7 @@ async def _come_back(at: At) -> Act:
 
 async def _arrive_cancelled(at: At) -> Act:
     elsewhere = f"{at.queue}-2"
-    assert await at.store.enqueue(elsewhere, [NewJob(JOB, CALL, nonce="n", extra=PROBED)]) == [True]
+    assert await at.store.enqueue(elsewhere, [NewJob(JOB, CALL, nonce="n", extra=at.extra)]) == [True]
     await at.store.outbox.move(elsewhere, [JOB], at.queue)
     await at.store.cancel(elsewhere, [JOB], REASON, LONG)
     reading = await at.store.outbox.read(elsewhere, at.queue)
@@ -511,7 +529,7 @@ CASES = (
     Case("is made by a tick", _tick, ["enter"], ["schedule_tick"], job="s@1"),
     Case("is claimed", _start, ["start"], ["claim"], again=True),
     Case("is claimed from its entry", _start_delivered, ["start"], ["claim"], again=True),
-    Case("is claimed but has expired", partial(_start, extra=EXPIRING), ["start"], ["claim"]),
+    Case("is claimed but has expired", partial(_start, expires=True), ["start"], ["claim"]),
     Case("succeeds", partial(_settle, verb=Verb.SUCCEEDED), ["finish", "ended"], ["settle"]),
     Case(
         "succeeds and is not kept",

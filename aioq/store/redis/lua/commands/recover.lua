@@ -70,7 +70,10 @@ end
 -- sees that its worker is gone.
 local function restore(id, job)
   if not job and Newer.state_of(q, id, redis.pcall('GET', Keys.job(q, id))) then Newer.put_off(q, id) end
-  if not job or job[Field.WORKER] ~= worker or job[Field.STATE] ~= 'running' then return end
+  if not job or job[Field.WORKER] ~= worker then return end
+  -- The call that has ended it may have failed half-way.
+  if Record.has_ended(job) then Hooks.run(q, 'ended', id, job) end
+  if job[Field.STATE] ~= 'running' then return end
   local crashes = (job[Field.CRASHES] or 0) + (crashed and 1 or 0)
   Record.widen(job, Field.CRASHES)
   job[Field.CRASHES] = crashes

@@ -129,7 +129,8 @@ function Limits.is_holder(job, group)
     if Limits.group_of(use) == group then
       local waits = Groups.of(job)
       if Record.has_ended(job) or Record.is_elsewhere(job) then return false end
-      return job[Field.STATE] == 'running' or waits ~= nil and waits ~= group or use[Limits.ORDERED]
+      -- One that waits in this group itself has none, whatever a claim has left that failed half-way.
+      return job[Field.STATE] == 'running' or waits ~= group and (waits ~= nil or use[Limits.ORDERED])
     end
   end
   return false
