@@ -18,6 +18,4 @@ from aioq.flows.ends import read_flow_failed as read_flow_failed
 from aioq.flows.graph import encode_head as encode_head
 from aioq.flows.graph import encode_parts as encode_parts
 from aioq.flows.ids import flow_of as flow_of
-from aioq.flows.inputs import LostInputError as LostInputError
-from aioq.flows.inputs import inputs_of as inputs_of
 from aioq.flows.stepping import advance as advance

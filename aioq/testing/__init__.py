@@ -9,7 +9,7 @@
 With pytest, `session = app_fixture(app)` in a conftest makes a fixture of it. It uses the event loop that runs the
 test: that of pytest-asyncio, in either mode, or of anyio's plugin (installed with aioq).
 
-Imports `worker`, `schedules`, `store`, `store/memory`, `jobs`, `util` and `errors`.
+Imports `worker`, `schedules`, `flows`, `store`, `store/memory`, `jobs`, `util` and `errors`.
 """
 
 from aioq.testing.fixtures import app_fixture

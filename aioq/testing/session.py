@@ -5,11 +5,12 @@ import contextlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
 from aioq.errors import WrongLoopError
+from aioq.flows.stepping import Stepper, relay_all
 from aioq.jobs.context import here
 from aioq.jobs.shards import queue_of_shard
 from aioq.schedules.homes import placed
@@ -18,7 +19,8 @@ from aioq.schedules.ticks import tick_due
 from aioq.store.connector import Connector, limits_of
 from aioq.store.contract import Claim, Limits, NewJob, Token
 from aioq.store.extra import Added
-from aioq.store.memory import MemoryStore, MemoryTimetable, ScheduleQueue
+from aioq.store.flows import FlowStart
+from aioq.store.memory import MemoryFlows, MemoryStore, MemoryTimetable, ScheduleQueue
 from aioq.store.relay import relay
 from aioq.store.schedules import Entry
 from aioq.util.clock import ManualClock
@@ -190,15 +192,25 @@ class MemorySession:
                     await relay(self._store.outbox, queue, target)
                 for operation in promotion.operations:
                     await self._attend(queue, operation)
+                if promotion.flows:
+                    await self._take_steps(queue, promotion.flows)
         await self._idle()
         jobs: list[int | None] = []
+        steps: list[int | None] = []
         ticks: list[int | None] = []
         for queue in await self._shards():  # only now, because jobs that ran may have been put off
-            jobs.append((await self._store.promote(queue, 0)).next_due_ms)
+            jobs.append(self._store.next_job_ms(queue))
+            steps.append((await self._store.promote(queue, 0)).next_due_ms)
             ticks.append((await self._store.timetable.read(queue, [])).next_tick_ms)
         pools = self._app_parts.pools()
         jobs.append(None if pools is None else pools.next_ms())
-        return _Ahead(_least(jobs), _least(ticks))
+        return _Ahead(_least(jobs), _least(ticks), _least(steps))
+
+    async def _take_steps(self, queue: str, flow_ids: Sequence[str]) -> None:
+        stepper = Stepper(self._store, queue)
+        while (done := await stepper.round(flow_ids)).taken:
+            await relay_all(self._store, queue, done.targets)
+            flow_ids = ()
 
     async def _attend(self, queue: str, operation: str) -> None:
         if self._app_parts.attend is not None:
@@ -264,18 +276,22 @@ class SyncSession:
 
 @dataclass(frozen=True, slots=True)
 class _Ahead:
-    """How long until the next scheduled job or permit of a limiter, and the next tick, in ms; None for none."""
+    """How long until the next scheduled job or permit of a limiter, the next tick, and the next step of a flow.
+
+    In ms; None for none. For steps nobody waits: a flow looks now and then whether what runs is still there.
+    """
 
     job_ms: int | None
     tick_ms: int | None
+    step_ms: int | None
 
     def __bool__(self) -> bool:
-        return self.job_ms is not None or self.tick_ms is not None
+        return self.job_ms is not None or self.tick_ms is not None or self.step_ms is not None
 
     @property
     def first_ms(self) -> int:
-        """How long until the earlier of both; 0 if there is neither."""
-        return _least([self.job_ms, self.tick_ms]) or 0
+        """How long until the earliest of them; 0 if there is none."""
+        return _least([self.job_ms, self.tick_ms, self.step_ms]) or 0
 
 
 def _least(times: Sequence[int | None]) -> int | None:
@@ -302,6 +318,19 @@ class _ObservedTimetable(MemoryTimetable):
         return await super().write(queue, entries)
 
 
+class _ObservedFlows(MemoryFlows):
+    """The flows of a memory store; reports the queues in which they are stored."""
+
+    def __init__(self, at: Callable[[str], AbstractContextManager[Any]], on_queue: Callable[[str], None]) -> None:
+        super().__init__(at)
+        self._on_queue = on_queue
+
+    async def begin(self, home: str, flow_id: str, start: FlowStart) -> bool:
+        """Begin a flow; False if it had begun already."""
+        self._on_queue(home)
+        return await super().begin(home, flow_id, start)
+
+
 class _ObservedStore(MemoryStore):
     """A memory store that reports the queues which get jobs or schedules, and counts claimed jobs."""
 
@@ -309,6 +338,7 @@ class _ObservedStore(MemoryStore):
         super().__init__(app, clock=clock, limits=limits)
         self._timetable = _ObservedTimetable(app, self._locked, lambda: list(self._queues), on_queue)
         self.outbox.on_delivery = on_queue
+        self.flows = _ObservedFlows(self._locked, on_queue)
         self._on_queue = on_queue
         self.claimed = 0
 
@@ -330,6 +360,11 @@ class _ObservedStore(MemoryStore):
         )
         self.claimed += len(claim.jobs) + len(claim.batches)
         return claim
+
+    def next_job_ms(self, queue: str) -> int | None:
+        """How long until the next job of a queue is due, in ms; None for none."""
+        with self._locked(queue) as locked:
+            return locked.next_job_ms()
 
     async def enqueue(self, queue: str, jobs: Sequence[NewJob], *, again: bool = False) -> list[Added]:
         """Add jobs; False for each id that the server already has: that job stays as it is."""

@@ -1,7 +1,7 @@
 """Helpers for asyncio: ending tasks for certain, and pauses between attempts to reach a server."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any
 
 from aioq.util.randomness import RANDOM
@@ -21,6 +21,19 @@ async def end(tasks: "Iterable[asyncio.Task[Any]]") -> None:
         for task in done:
             if not task.cancelled():
                 task.exception()
+
+
+async def wait_for_all(tasks: "Sequence[asyncio.Task[Any]]") -> None:
+    """Wait until tasks have ended, whatever their ends are."""
+    await asyncio.wait(tasks)
+
+
+async def all_of(calls: Iterable[Awaitable[object]]) -> None:
+    """Make calls for many queues at once: one after the other, each would wait for the server."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
 
 
 class Backoff:

@@ -11,14 +11,16 @@ The promoter also wakes the relays and the operations.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+from aioq.jobs.job import DEFAULT_QUEUE, queue_of
 from aioq.jobs.shards import by_queue, queue_of_shard
 from aioq.store.contract import Claimed, Settlement, Store
 from aioq.store.leases import Renewal
+from aioq.util.aio import all_of, wait_for_all
 from aioq.util.log import logger
 from aioq.worker.about import About, Announcer
 from aioq.worker.app_parts import AppParts, worker_queues
@@ -28,6 +30,7 @@ from aioq.worker.duties.dispatch import Receiver
 from aioq.worker.duties.drain import Burst
 from aioq.worker.duties.executor import Executor
 from aioq.worker.duties.fetcher import ClaimReply, Fetcher
+from aioq.worker.duties.flows import FlowSteps
 from aioq.worker.duties.hooks import SettledHooks
 from aioq.worker.duties.leases import RENEWALS, LeaseService
 from aioq.worker.duties.logs import LogWriter
@@ -121,7 +124,7 @@ class Duties:
             on_idle=self._no_job_runs,
             on_end=self.hooks.on_end,
         )
-        self.gaps, self._leaving = 0, frozenset[str]()
+        self.gaps, self._leaving, self._flows = 0, frozenset[str](), dict[str, str]()
         self.queues = {queue: self._queue_duties(queue) for queue in queues}
         self._announcer = Announcer(describe, lambda: self._home)
         control = Control(verbs, stacks=self.watchdog.stacks, answer=self._answer)
@@ -142,7 +145,9 @@ class Duties:
         held, relays = HeldJobs(), Relays(store, queue)
         # The promoter is made after the operations, because it is given a callback of theirs.
         ops = OperationRunner(queue, app_parts.attend, expect=lambda ms: promoter.expect(ms))  # noqa: PLW0108
-        promoter = Promoter(store, queue, on_outbox=relays.request, on_operations=ops.request)
+        flows = FlowSteps(store, queue, relay=relays.relay)
+        asked = {"on_outbox": relays.request, "on_operations": ops.request, "on_flows": flows.request}
+        promoter = Promoter(store, queue, **asked)
         ticker = Ticker(
             *(store.timetable, queue, self._placement.declared),
             whole=self._whole,
@@ -179,7 +184,7 @@ class Duties:
             on_listening=fetcher.listens,
         )
         others = recovery, canceller, receiver, ticker, PauseLog(store, queue)
-        return QueueDuties(membership, held, fetcher, promoter, relays, ops, *others)
+        return QueueDuties(membership, held, fetcher, promoter, relays, ops, flows, *others)
 
     def coroutines(self) -> "list[tuple[str, Coroutine[Any, Any, None]]]":
         """What runs while the worker serves, each in a task of its own, with its queue; the fetchers come last."""
@@ -260,12 +265,10 @@ class Duties:
 
     async def wait_empty(self) -> None:
         """Return when a check of the queues has found no job, no job runs, and all hooks have been called."""
-        await self.burst.wait(or_paused=True)
-        for duties in self.queues.values():
-            await duties.promoter.catch_up()
-            if await duties.operations.drain():
-                await self.burst.wait(or_paused=True)
-            await duties.relays.drain()
+        more = True
+        while more:
+            await self.burst.wait(or_paused=True)
+            more = any([await duties.catch_up() for duties in tuple(self.queues.values())])
         await self.hooks.drain()
 
     async def depart(self, store: Store) -> None:
@@ -273,8 +276,8 @@ class Duties:
         await self.settler.drain()
         await self.lease.stop()
         memberships = [duties.membership for duties in self.queues.values()]
-        await _all(store.depart(each.queue, each.worker) for each in memberships)
-        await _all(duties.ticker.stop() for duties in self.queues.values())
+        await all_of(store.depart(each.queue, each.worker) for each in memberships)
+        await all_of(duties.ticker.stop() for duties in self.queues.values())
 
     def _fetched_ago(self, queue: str) -> float:
         """Seconds since the last fetch, or of a blocked loop if these are more: a full worker may hang too."""
@@ -284,7 +287,7 @@ class Duties:
         """Write a job's last report and its last log lines; returns the task to wait for, None for none."""
         flushes = (self.reporter.flush, *(() if self.logs is None else (self.logs.flush,)))
         tasks = [task for flush in flushes if (task := flush(queue, worker, job_id, claim)) is not None]
-        return asyncio.get_running_loop().create_task(_ended(tasks)) if tasks else None
+        return asyncio.get_running_loop().create_task(wait_for_all(tasks)) if tasks else None
 
     def _no_job_runs(self) -> None:
         self.settler.hurry()
@@ -326,6 +329,8 @@ class Duties:
     def _note(self, queue: str, claimed: Claimed) -> None:
         self.burst.delivered()
         self.queues[queue].held.add(claimed.id, claimed.claim)
+        if claimed.flow:
+            self._flows[claimed.id] = claimed.flow
 
     def _claim_answered(self, queue: str, answer: ClaimReply) -> None:
         if answer.claim.lost:
@@ -366,11 +371,15 @@ class Duties:
             )
             duties.recovery.give_back(worker, self.executor.abandon(queue, worker))
             duties.held.clear()
+            self._flows.clear()  # only hints
             duties.ticker.rejoin()
             self.lease.renew_now()
 
     def _written(self, queue: str, settlement: Settlement) -> None:
         self.queues[queue].held.discard(settlement.job_id, settlement.claim)
+        flow = self._flows.pop(settlement.job_id, "") if self._flows else ""
+        if flow and (home := self.queues.get(queue_of(flow) or DEFAULT_QUEUE)) is not None:
+            home.flows.wake(flow)  # otherwise the workers of its home take the step
 
     def _put_back(self, run: Run) -> None:
         """A job waits for a limit now: this worker does not hold it any more."""
@@ -386,15 +395,3 @@ class Duties:
         await self.settler.drain()
         for duties in self.queues.values():
             await duties.fetcher.wake()
-
-
-async def _ended(tasks: Sequence["asyncio.Task[Any]"]) -> None:
-    await asyncio.wait(tasks)
-
-
-async def _all(calls: Iterable[Awaitable[object]]) -> None:
-    """Make calls for many queues at once: one after the other, each would wait for the server."""
-    results = await asyncio.gather(*calls, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result

@@ -3,7 +3,8 @@
 Imports the single modules of `store`, `wire`, `jobs`, `util` and `errors`.
 """
 
+from aioq.store.memory.flows import MemoryFlows
 from aioq.store.memory.schedules import MemoryTimetable, ScheduleQueue
 from aioq.store.memory.store import MemoryStore
 
-__all__ = ["MemoryStore", "MemoryTimetable", "ScheduleQueue"]
+__all__ = ["MemoryFlows", "MemoryStore", "MemoryTimetable", "ScheduleQueue"]

@@ -198,7 +198,11 @@ class MemoryQueue:
         claim = self._taking.take(worker, most, tokens, known, shares)
         for job in (*claim.jobs, *(each for batch in claim.batches for each in batch)):
             self.history.add_live(self._records[job.id], LiveKind.STARTED)
-        due, tick, pause = self._next_due(), self.timetable.next_tick_ms(), self.pauses.summary()
+        due, tick, pause = (
+            self._next_due(),
+            self.timetable.next_tick_ms(),
+            self.pauses.summary(),
+        )
         return Claim(claim.jobs, due, next_tick_ms=tick, more=claim.more, pause=pause, batches=claim.batches)
 
     def settle(self, worker: str, settlement: Settlement) -> bool:
@@ -342,9 +346,16 @@ class MemoryQueue:
                 self._hooks.back(record, Way.RETURN, record.due_ms)
         return self._taking.give_back(token)
 
+    def next_job_ms(self) -> int | None:
+        """How long until the next job is due, or a timer of one, in ms; flows look at what they wait for, too."""
+        return self._next(self._timers.first_without(FLOW))
+
     def _next_due(self) -> int | None:
         """How long until the next job or timer is due, in ms."""
-        now, timer_ms = self._clock.now_ms(), self._timers.first_ms()
+        return self._next(self._timers.first_ms())
+
+    def _next(self, timer_ms: int | None) -> int | None:
+        now = self._clock.now_ms()
         times = [self._delayed.next_due(now), self.pauses.next_ms()]
         times.append(None if timer_ms is None else max(0, timer_ms - now))
         return min((each for each in times if each is not None), default=None)

@@ -51,6 +51,10 @@ class Timers:
             heapq.heappop(self._heap)
         return None
 
+    def first_without(self, kind: str) -> int | None:
+        """When the first timer of any other kind is due; None if there is none."""
+        return min((at_ms for (each, _), at_ms in self._times.items() if each != kind), default=None)
+
     def due_names(self, kind: str, now_ms: int) -> list[str]:
         """The ids of the timers of a kind that are due, in their order."""
         found = sorted((at_ms, name) for (each, name), at_ms in self._times.items() if each == kind)

@@ -28,6 +28,7 @@ class Promoter:
         queue: the queue.
         on_outbox: called with a promotion after which something of the outbox is to be relayed.
         on_operations: called with one after which bulk operations are to be carried on.
+        on_flows: called with one after which steps are to be taken in flows.
     """
 
     def __init__(
@@ -37,11 +38,13 @@ class Promoter:
         *,
         on_outbox: Callable[[Promotion], None],
         on_operations: Callable[[Promotion], None],
+        on_flows: Callable[[Promotion], None],
     ) -> None:
         self._store = store
         self._queue = queue
         self._on_outbox = on_outbox
         self._on_operations = on_operations
+        self._on_flows = on_flows
         self._due_at: float | None = None
         self._changed = asyncio.Event()
         self._backoff = Backoff()
@@ -79,6 +82,8 @@ class Promoter:
             self._on_outbox(promotion)
         if promotion.operations:
             self._on_operations(promotion)
+        if promotion.flows:
+            self._on_flows(promotion)
         if promotion.expired:
             log.info(
                 "queue %s: %s expired: not started in time",

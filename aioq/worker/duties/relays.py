@@ -62,6 +62,11 @@ class Relays:
             self._moved += promotion.moved
             self._changed.set()
 
+    def relay(self, targets: Sequence[str]) -> None:
+        """Relay what is in the outbox for these queues."""
+        self._wanted.update(dict.fromkeys(targets))
+        self._changed.set()
+
     async def run(self) -> None:
         """Relay until cancelled."""
         try:

@@ -86,7 +86,8 @@ class Caller:
         middleware: the App's middleware, outermost first.
         threads: how many plain functions may run at once.
         processes: how many tasks of the process pool may run at once.
-        hold_keys: lets a job hold its unique key and the permits of its limits, if it has to get them first.
+        hold_keys: lets a job hold its unique key and the permits of its limits, and reads results that it uses,
+            if it has to get them first.
 
     Attributes:
         middleware: the layers.
@@ -145,7 +146,7 @@ class Caller:
         enter_job(run.context)
         here.jobs += 1
         try:
-            if (run.lacks_key or run.lacks_limits) and self._hold_keys is not None:
+            if (run.lacks_key or run.lacks_limits or run.lacks_inputs) and self._hold_keys is not None:
                 await self._hold_keys(run)
             if run.isolated:
                 try:

@@ -14,6 +14,7 @@ from aioq.store.contract import Store
 from aioq.tasks.task import app_of, signature_of
 from aioq.util.aio import Backoff
 from aioq.util.log import logger
+from aioq.worker.run.flow_inputs import read_inputs
 from aioq.worker.run.run import WAITS_FOR_LIMIT, Run
 from aioq.worker.run.unique import hold_key
 
@@ -27,7 +28,7 @@ async def hold_keys(
     warned: set[str],
     run: Run,
 ) -> None:
-    """Let a job hold the unique key and the permits that it lacks.
+    """Let a job hold the unique key and the permits that it lacks; before that, read the results that it uses.
 
     Args:
         store: where the job is.
@@ -38,9 +39,12 @@ async def hold_keys(
 
     Raises:
         Cancel: another job holds its unique key.
-        Snooze: it is to run after the one that holds it.
+        Snooze: it is to run after the one that holds it; or the server that has those results is away.
+        ArgumentError: such a result is lost, or does not fit the task's signature.
         CancelledError: the job waits for a limit now.
     """
+    if run.lacks_inputs:
+        await read_inputs(store, run)
     if run.lacks_key:
         await hold_key(store, run)
     if run.lacks_limits and not await _hold_limits(store, shards, warned, run):

@@ -29,6 +29,7 @@ from aioq.wire.messages import (
 from aioq.wire.signature import BadArgumentsError
 from aioq.worker.failures import failure_of
 from aioq.worker.run.environment import RunEnvironment
+from aioq.worker.run.flow_inputs import take_inputs
 from aioq.worker.run.run import Run
 from aioq.worker.run.settlements import classify, failed, own_failure, parked
 from aioq.worker.run.unique import lacks_key
@@ -47,7 +48,9 @@ def prepare(run: Run, environment: RunEnvironment) -> Settlement | None:
 def decode(run: Run, environment: RunEnvironment) -> Settlement | None:
     """Read the envelope. A job of a newer version is parked for a newer worker; a malformed one fails."""
     try:
-        run.envelope = decode_envelope(run.claimed.envelope)
+        run.envelope = envelope = decode_envelope(run.claimed.envelope)
+        if envelope.flow is not None:
+            run.envelope = take_inputs(run, envelope, envelope.flow)
     except NewerVersionError as error:
         run.error = error
         return parked(run, environment, error)
@@ -100,7 +103,8 @@ def bind(run: Run, environment: RunEnvironment) -> Settlement | None:
     if options.result_ttl_ms is None and defaults.result_ttl_ms is not None:
         run.result_ttl_ms = defaults.result_ttl_ms
     run.isolated = _is_last_chance(run, settings.max_crashes)
-    if not run.isolated and task.executor != "process":  # otherwise the process decodes them itself
+    # Otherwise the process decodes them itself, or results of other jobs are to be read first.
+    if not run.isolated and task.executor != "process" and not run.lacks_inputs:
         try:
             # Usually it is compiled, and this costs no call.
             signature = task._compiled or signature_of(task)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - see above

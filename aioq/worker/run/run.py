@@ -31,8 +31,8 @@ class Run:
         timeout: seconds the attempt may take, None for no limit (step bind).
         result_ttl_ms: how long the outcome is kept (step bind).
         context: the object that `current_job()` returns (step bind).
-        lacks_key, lacks_limits: whether it has to get its unique key, and the permits of its limits, first (step
-            bind).
+        lacks_key, lacks_limits, lacks_inputs: whether it has to get its unique key, the permits of its limits, and
+            results of other jobs of its flow, first (step bind).
         isolated: whether the run is the job's last chance, in a process of its own (step bind).
         key: queue, worker id and job id: after a lost lease a job may come again under a new worker id while its
             old run has not ended.
@@ -68,6 +68,7 @@ class Run:
     context: JobContext | None = None
     lacks_key: bool = False
     lacks_limits: bool = False
+    lacks_inputs: bool = False
     isolated: bool = False
     entered: bool = False
     begun: bool = False

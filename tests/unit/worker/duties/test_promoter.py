@@ -34,7 +34,7 @@ def _nothing(_: Promotion) -> None: ...
 
 
 def make(store: object) -> Promoter:
-    return Promoter(store, QUEUE, on_outbox=_nothing, on_operations=_nothing)  # pyright: ignore[reportArgumentType]
+    return Promoter(store, QUEUE, on_outbox=_nothing, on_operations=_nothing, on_flows=_nothing)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.fixture(autouse=True)
