@@ -1,7 +1,7 @@
 """The groups of a queue in memory: which jobs hold permits of a limit's key, and which wait for one.
 
 A job waits in one group, in the order in which it came, and is in no lane. A group that may run a job has an entry
-in each lane in which it has some: its token. Whoever meets a token takes as many jobs as the key may run; while
+in the lane of the first one: its token. Whoever meets a token takes as many jobs as the key may run; while
 there are more, it goes to the end of its lane. `lua/lib/groups.lua` does the same on a server.
 """
 
@@ -350,10 +350,10 @@ class Groups:
             due_ms = math.ceil(self._due_us(group, self._use_of(head, group)) / 1000)
             if self._timers.set(LIMIT, gid, due_ms):
                 self._lanes.push(Priority.NORMAL, "")
-        for lane in Priority if not refusal else ():
-            if group.waiting[lane] and lane not in group.tokens:
-                group.tokens.add(lane)
-                self._lanes.push(lane, PREFIX + gid, front=front)
+        lane = next(lane for lane in Priority if group.waiting[lane])
+        if not refusal and lane not in group.tokens:
+            group.tokens.add(lane)
+            self._lanes.push(lane, PREFIX + gid, front=front)
 
     def _forget(self, gid: str, group: Group) -> None:
         """Delete a group that nothing uses, once its bucket is full."""

@@ -103,7 +103,7 @@ local reply, taken, bytes, skipped, delivered = {0, number, 0}, 0, 0, 0, 0
 local marked, held = {}, {}
 -- What serves groups of jobs that wait (lib/groups.lua): functions, the groups `served` and the places of tokens
 -- `spent` since the last `write_taken`; by group, what was read `ahead`; and what a token that `counts` is for.
-local serving = {served = {}, spent = {}, ahead = {}, counts = {}}
+local serving, NONE = {served = {}, spent = {}, ahead = {}, counts = {}}, {}
 Limits.begin_claim(q)
 -- By stream, the jobs of paused tasks that this call sets aside; the stream that it takes jobs from; and whether
 -- an entry of what was set aside names a job that stays there.
@@ -360,9 +360,9 @@ end
 -- Gives a group that was served a token if more of its jobs may run, or notes that they wait.
 function serving.wake(each)
   if each.is_stuck then return end
-  local numbers = Limits.numbers_of(q, each.group)
+  local numbers = Limits.numbers_of(q, each.group, each.limit)
   local has_more = each.has_more or each.met < #each.ids
-  if has_more and numbers[2] == 0 and Limits.room(q, each.group, numbers) <= 0 then
+  if has_more and numbers[2] == 0 and Limits.room(q, each.group, numbers, each.limit) <= 0 then
     return Groups.block(q, each.group)
   end
   Limits.wake(q, each.group)
@@ -374,13 +374,13 @@ function serving.leave_groups()
   local groups, gone = serving.served, {}
   serving.served = {}
   for _, each in ipairs(groups) do
-    for id, job in pairs(each.queued) do Record.save(q, id, job) end
+    for id, job in pairs(each.queued or NONE) do Record.save(q, id, job) end
     for _, id in ipairs(each.gone) do gone[#gone + 1] = id end
   end
   in_chunks(gone, function(...) redis.call('SREM', q.base .. Keys.WAITING, ...) end)
   for _, each in ipairs(groups) do
     Groups.remove(q, each.group, each.gone)
-    Groups.remove(q, each.group, each.moved)
+    if each.moved then Groups.remove(q, each.group, each.moved) end
   end
   for _, each in ipairs(groups) do serving.wake(each) end
 end
@@ -408,11 +408,10 @@ end
 -- Takes a job as most are, whose record is read as text, if it may run; returns whether it has.
 function serving.take_first(each, id, text)
   if not text or pauses or known[id] and known[id] ~= true then return false end
-  local limit = Groups.limit_of(each.group)
-  each.tail, q.lone[limit] = each.tail or LimitText.tail_of(each.group), q.lone[limit] or {}
+  each.tail, each.lone = each.tail or LimitText.tail_of(each.group), each.lone or Limits.lone_of(q, each.limit)
   local envelope, sent, limits, record = LimitText.begin_first(text, each.tail, run)
-  local numbers = envelope and Limits.lone_numbers(q, limits, q.lone[limit])
-  if not numbers or Limits.room(q, each.group, numbers) <= 0 then return false end
+  local numbers = envelope and Limits.lone_numbers(q, limits, each.lone)
+  if not numbers or Limits.room(q, each.group, numbers, each.limit) <= 0 then return false end
   q.admitted[id], known[id] = true, 'taken'
   if numbers[1] > 0 then Limits.hold(q, each.group, id) end
   add_to_reply(id, envelope, time_at(text, sent), 2, record)
@@ -438,6 +437,7 @@ function serving.take(each, id, text)
   if is_set_aside(id, envelope, false, false) then
     Limits.give_back(q, id, Limits.of(job))
     job[Field.STATE], job[Field.EXTRA].waits = false, nil
+    each.queued = each.queued or {}
     each.queued[id] = job
     return 'gone'
   end
@@ -452,8 +452,9 @@ end
 
 -- Reads the ids of as many jobs of a group as may run, of a lane and of those that are served before it.
 function serving.read(group, lane)
-  local most = math.min(count - taken, Limits.most(q, group))
-  local each = {group = group, gone = {}, moved = {}, queued = {}, ids = {}, met = 0}
+  local limit = Groups.limit_of(group)
+  local most = math.min(count - taken, Limits.most(q, group, limit))
+  local each = {group = group, limit = limit, gone = {}, ids = NONE, met = 0}
   if most > 0 then each.ids, each.has_more = Groups.first(q, group, lane, most) end
   return each
 end
@@ -463,7 +464,8 @@ function serving.look_ahead(tokens)
   local places, met, ids, ahead, wanted = {}, {}, {}, {}, count - taken
   for i, token in ipairs(tokens) do
     local serial, lane, group = Groups.parts(token)
-    met[i], places[i] = {serial, lane, group, lane and lane .. ' ' .. group}, lane and lane .. ' ' .. group or ''
+    places[i] = lane and lane .. ' ' .. group or ''
+    met[i] = {serial, lane, group, places[i]}
   end
   for i, noted in ipairs(Groups.noted(q, places)) do
     local serial, lane, group = met[i][1], met[i][2], met[i][3]
@@ -486,7 +488,7 @@ function serving.group(group, lane)
   if not each or q.joined[group] then each = serving.read(group, lane) end
   each.texts = each.texts or texts_of(q, each.ids)
   table.insert(serving.served, each)
-  local first = Groups.limit_of(group) == Limits.FAIR and Record.unpacked(each.texts[each.ids[1]])
+  local first = each.limit == Limits.FAIR and Record.unpacked(each.texts[each.ids[1]])
   if first and Limits.weight(first) > 1 then
     each.ids, each.has_more = Groups.first(q, group, lane, math.min(count - taken, Limits.weight(first)))
     each.texts = texts_of(q, each.ids)
@@ -500,7 +502,8 @@ function serving.group(group, lane)
     end
     each.met = each.met + 1
     if known[id] ~= 'taken' then skipped = skipped + ASIDE_COST end
-    table.insert(each[became], id)
+    each[became] = each[became] or {}
+    each[became][#each[became] + 1] = id
   end
   source = before
 end

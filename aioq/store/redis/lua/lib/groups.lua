@@ -2,9 +2,9 @@
 --
 -- A group has a name, such as `customer:7`: what stands before the first colon is the limit, the rest is the key.
 -- The jobs of a group that wait are in no lane but in a sorted set: first those of the lane `high`, then `normal`,
--- then `low`; within a lane in the order in which they came. A group of which a job may run has a token in each
--- lane in which it has jobs: an entry like that of a job, whose id begins with a tab, which no id does. So a group
--- takes its turn among the jobs of a lane, whoever meets the token takes as many jobs as may run, and the entry
+-- then `low`; within a lane in the order in which they came. A group of which a job may run has a token in the lane
+-- of its first job: an entry like that of a job, whose id begins with a tab, which no id does. So a group takes its
+-- turn among the jobs of a lane, whoever meets the token takes as many jobs as may run, and the entry
 -- wakes one worker, as any other does. If there are more that may run, a new token goes to the end of the lane.
 -- A group of which no job may run has no token, and costs nothing until something changes.
 --
@@ -146,11 +146,16 @@ function Groups.noted(q, places)
   return noted
 end
 
--- Whether the entry that is noted of a token is there.
+-- Whether the entry that is noted of a token is there. An enqueue, which deletes none, remembers that in `q.there`:
+-- an entry may have many tokens.
 function Groups.is_there(q, noted)
-  local stream, entry = string.match(noted or '', '^%S+ (%S+) (%S+)$')
-  local found = stream and redis.pcall('XRANGE', Keys.lane(q, stream), entry, entry)
-  return found and not is_unreadable(found) and found[1] ~= nil
+  local place, stream, entry = string.match(noted or '', '^%S+ ((%S+) (%S+))$')
+  if not place then return false end
+  if q.there and q.there[place] ~= nil then return q.there[place] end
+  local found = redis.pcall('XRANGE', Keys.lane(q, stream), entry, entry)
+  local is_there = not is_unreadable(found) and found[1] ~= nil
+  if q.there then q.there[place] = is_there end
+  return is_there
 end
 
 -- Whether the noted token of a group is in a lane.
@@ -218,20 +223,15 @@ function Groups.head(q, group)
   return is_unreadable(first) and {} or first
 end
 
--- Gives a group a token in each lane in which it has jobs. `first` is as of `head`.
+-- Gives a group a token in the lane of its first job, which is as of `head`.
 function Groups.offer(q, group, first)
-  local from, to = math.floor(first[2] / Groups.SPAN), Groups.RANK.low
-  if from < to then
-    to = math.floor(redis.call('ZRANGE', Keys.group(q, group), -1, -1, 'WITHSCORES')[2] / Groups.SPAN)
-  end
-  for rank = from, to do
-    if Groups.LANES[rank + 1] then Groups.give_token(q, group, Groups.LANES[rank + 1]) end
-  end
+  local lane = Groups.LANES[math.floor(first[2] / Groups.SPAN) + 1]
+  if lane then Groups.give_token(q, group, lane) end
 end
 
 -- Whether a token that a claim has met counts; `noted` is what is noted of its place.
 function Groups.counts(q, serial, noted)
-  return not noted or string.match(noted, '^%S+') == serial or not Groups.is_there(q, noted)
+  return not noted or string.sub(noted, 1, #serial + 1) == serial .. ' ' or not Groups.is_there(q, noted)
 end
 
 -- Forgets the tokens of these places, which a claim has met.

@@ -72,9 +72,9 @@ function Limits.numbers(q, use)
   return noted[3] or noted[1]
 end
 
--- The same of a group, as far as they are noted.
-function Limits.numbers_of(q, group)
-  local name = Groups.limit_of(group)
+-- The same of a group, as far as they are noted. `limit` is that of the group, if it is known.
+function Limits.numbers_of(q, group, limit)
+  local name = limit or Groups.limit_of(group)
   local noted = name ~= Limits.FAIR and Limits.noted(q, name)
   return noted and (noted[3] or noted[1]) or {0, 0, 0, 0}
 end
@@ -94,6 +94,12 @@ function Limits.uses_in(q, limits)
   return uses
 end
 
+-- What `lone_numbers` keeps of a limit.
+function Limits.lone_of(q, limit)
+  q.lone[limit] = q.lone[limit] or {}
+  return q.lone[limit]
+end
+
 -- For packed limits of a job in a group, if they are one use without a rate: the numbers in force. False for any
 -- others. `known` keeps them, for the jobs of this limit.
 function Limits.lone_numbers(q, limits, known)
@@ -109,9 +115,9 @@ end
 -- Whether a limit has a rate for a job: code has declared one, or an operator has put it.
 function Limits.has_rate(use, numbers) return use[Limits.RATE] > 0 or numbers[2] > 0 end
 
--- Until when a group is paused, 0 until it is resumed; nil if it is not.
-function Limits.paused_until(q, group)
-  local name = Groups.limit_of(group)
+-- Until when a group is paused, 0 until it is resumed; nil if it is not. `limit` as above.
+function Limits.paused_until(q, group, limit)
+  local name = limit or Groups.limit_of(group)
   local noted = name ~= Limits.FAIR and Limits.noted(q, name)
   if not noted or not noted[4] then return nil end
   local found, last = redis.pcall('HMGET', q.base .. Keys.HALTED, name, group), nil
@@ -156,15 +162,15 @@ function Limits.drop_strays(q, group)
 end
 
 -- How many more jobs of a group may run at once, without its rate. A claim asks the server once (`q.rooms`).
-function Limits.room(q, group, numbers)
+function Limits.room(q, group, numbers, limit)
   local room = q.rooms and q.rooms[group]
   if room then return room end
-  room = Limits.ask_room(q, group, numbers)
+  room = Limits.ask_room(q, group, numbers, limit)
   if q.rooms then q.rooms[group] = room end
   return room
 end
-function Limits.ask_room(q, group, numbers)
-  local paused = Limits.paused_until(q, group)
+function Limits.ask_room(q, group, numbers, limit)
+  local paused = Limits.paused_until(q, group, limit)
   if paused and paused > 0 then Timer.set(q, Timer.GROUP, group, paused) end
   if paused then return 0 end
   if numbers[1] == 0 then return Limits.NO_BOUND end
@@ -284,11 +290,11 @@ function Limits.is_looked_at(q, group)
 end
 
 -- How many jobs of a group a claim may take now; at least 1 where only the job shows when its rate allows it.
-function Limits.most(q, group)
-  local noted = Limits.noted(q, Groups.limit_of(group))
+function Limits.most(q, group, limit)
+  local noted = Limits.noted(q, limit)
   if not noted or not (noted[3] or noted[1]) then return 1 end
   local numbers = noted[3] or noted[1]
-  local most = Limits.room(q, group, numbers)
+  local most = Limits.room(q, group, numbers, limit)
   if numbers[2] > 0 then
     local each, span = numbers[3] / numbers[2], math.ceil(numbers[4] * numbers[3] / numbers[2])
     local after = Limits.ask_bucket(q, group, numbers, 1)
@@ -313,9 +319,10 @@ end
 function Limits.wake(q, group, use, lane, is_changed)
   local first = (not use or not lane) and Groups.head(q, group)
   if first and not first[1] then return end
-  local numbers = Limits.numbers_of(q, group)
+  local limit = Groups.limit_of(group)
+  local numbers = Limits.numbers_of(q, group, limit)
   if is_changed then Limits.forget_timer(q, group, numbers) end
-  local is_stuck = Limits.room(q, group, numbers) <= 0
+  local is_stuck = Limits.room(q, group, numbers, limit) <= 0
   if not is_stuck and numbers[2] > 0 then
     if use then
       local _, at, fitted = Limits.ask_bucket(q, group, numbers, use[Limits.COST])
@@ -416,12 +423,13 @@ function Limits.was_woken(q, group, lane)
 end
 
 -- An enqueue gathers what its jobs need that wait: their tokens, and their list.
-function Limits.begin_arrivals(q) q.woken, q.waits, q.tokens, q.marks = {}, {}, {}, {} end
+function Limits.begin_arrivals(q) q.woken, q.waits, q.there, q.tokens, q.marks = {}, {}, {}, {}, {} end
 function Limits.end_arrivals(q)
   local waits = q.waits
   q.woken, q.waits = nil, nil
   in_chunks(waits, function(...) redis.call('SADD', q.base .. Keys.WAITING, ...) end)
   Groups.give_gathered(q)
+  q.there = nil
 end
 
 -- Whether a job that is due goes to its group: not if it has no limits, or has kept its permit to keep the order.
