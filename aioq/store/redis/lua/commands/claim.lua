@@ -360,8 +360,9 @@ end
 -- Gives a group that was served a token if more of its jobs may run, or notes that they wait.
 function serving.wake(each)
   if each.is_stuck then return end
+  local has_more, room = each.has_more or each.met < #each.ids, q.rooms[each.group]
+  if has_more and room and room <= 0 then return Groups.block(q, each.group) end
   local numbers = Limits.numbers_of(q, each.group, each.limit)
-  local has_more = each.has_more or each.met < #each.ids
   if has_more and numbers[2] == 0 and Limits.room(q, each.group, numbers, each.limit) <= 0 then
     return Groups.block(q, each.group)
   end
@@ -451,9 +452,10 @@ function serving.take(each, id, text)
 end
 
 -- Reads the ids of as many jobs of a group as may run, of a lane and of those that are served before it.
-function serving.read(group, lane)
-  local limit = Groups.limit_of(group)
-  local most = math.min(count - taken, Limits.most(q, group, limit))
+function serving.read(group, lane, limit)
+  local numbers, most = Limits.simple(q, limit), nil
+  if numbers then most = Limits.simple_room(q, group, numbers) else most = Limits.most(q, group, limit) end
+  if most > count - taken then most = count - taken end
   local each = {group = group, limit = limit, gone = {}, ids = NONE, met = 0}
   if most > 0 then each.ids, each.has_more = Groups.first(q, group, lane, most) end
   return each
@@ -463,17 +465,18 @@ end
 function serving.look_ahead(tokens)
   local places, met, ids, ahead, wanted = {}, {}, {}, {}, count - taken
   for i, token in ipairs(tokens) do
-    local serial, lane, group = Groups.parts(token)
+    local serial, lane, group, limit = Groups.parts(token)
     places[i] = lane and lane .. ' ' .. group or ''
-    met[i] = {serial, lane, group, places[i]}
+    met[i] = {serial, lane, group, places[i], limit}
   end
   for i, noted in ipairs(Groups.noted(q, places)) do
-    local serial, lane, group = met[i][1], met[i][2], met[i][3]
-    serving.counts[tokens[i]] = group and Groups.counts(q, serial, noted) and met[i]
-    if serving.counts[tokens[i]] and wanted > 0 and not ahead[group] then
-      ahead[group] = serving.read(group, lane)
-      wanted = wanted - #ahead[group].ids
-      for _, id in ipairs(ahead[group].ids) do ids[#ids + 1] = id end
+    local one = met[i]
+    local group, is_met = one[3], one[3] and Groups.counts(q, one[1], noted)
+    serving.counts[tokens[i]] = is_met and one or false
+    if is_met and wanted > 0 and not ahead[group] then
+      local each = serving.read(group, one[2], one[5])
+      ahead[group], wanted = each, wanted - #each.ids
+      for _, id in ipairs(each.ids) do ids[#ids + 1] = id end
     end
   end
   local texts = texts_of(q, ids)
@@ -485,9 +488,9 @@ end
 function serving.group(group, lane)
   local each, before = serving.ahead[group], source
   serving.ahead[group] = nil
-  if not each or q.joined[group] then each = serving.read(group, lane) end
+  if not each or q.joined[group] then each = serving.read(group, lane, Groups.limit_of(group)) end
   each.texts = each.texts or texts_of(q, each.ids)
-  table.insert(serving.served, each)
+  serving.served[#serving.served + 1] = each
   local first = each.limit == Limits.FAIR and Record.unpacked(each.texts[each.ids[1]])
   if first and Limits.weight(first) > 1 then
     each.ids, each.has_more = Groups.first(q, group, lane, math.min(count - taken, Limits.weight(first)))
@@ -512,7 +515,7 @@ end
 function serving.token(token)
   local met, named_before, before = serving.counts[token], named_again, taken
   if met then
-    table.insert(serving.spent, met[4])
+    serving.spent[#serving.spent + 1] = met[4]
     serving.group(met[3], met[2])
   end
   skipped = skipped + (taken == before and ASIDE_COST or 1)
@@ -534,7 +537,7 @@ end
 function serving.texts_of(ids)
   local jobs, tokens = {}, {}
   for _, id in ipairs(ids) do
-    if Groups.is_token(id) then tokens[#tokens + 1] = id else jobs[#jobs + 1] = id end
+    if string.byte(id) == Lanes.TAB then tokens[#tokens + 1] = id else jobs[#jobs + 1] = id end
   end
   if not tokens[1] then return texts_of(q, ids) end
   serving.look_ahead(tokens)
@@ -562,7 +565,7 @@ local function take_all(stream, ids, lane)
     local texts, looked = serving.texts_of(some), false
     for _, id in ipairs(some) do
       if taken >= count or bytes >= CLAIM_LIMIT or skipped >= SKIPPED_LIMIT then break end
-      if Groups.is_token(id) then
+      if serving.counts[id] ~= nil then
         serving.token(id)
       else
         if not texts[id] and not looked then

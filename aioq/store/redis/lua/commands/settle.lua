@@ -51,7 +51,7 @@ local function settle_first(i, id, text)
     before = UniqueText.BEFORE_DONE
   end
   local record = before .. sent .. done .. packed(outcome) .. ended .. after
-  redis.call('SET', Keys.job(q, id), record, 'PX', usual_ttl)
+  redis.call('SET', Keys.job(q, id), record, 'PX', ARGV[6]) -- a number is slow to pass
   return waiters, key, uses
 end
 

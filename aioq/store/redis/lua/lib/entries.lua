@@ -43,9 +43,9 @@ function Entries.tokens_of(entry)
   local readable, tokens = pcall(cmsgpack.unpack, fields[2])
   if not readable or type(tokens) ~= 'table' or #tokens > Entries.NAMED_LIMIT then return nil end
   for _, token in ipairs(tokens) do
-    if type(token) ~= 'string' or string.byte(token) ~= 9 or not Entries.is_text(token) then return nil end
+    if type(token) ~= 'string' or string.byte(token) ~= 9 then return nil end
   end
-  return tokens[1] and tokens
+  return tokens[1] and Entries.is_text(table.concat(tokens)) and tokens
 end
 
 -- The ids of the jobs that an entry names: none for a wake-up. If it is not aioq's, there are none, and the second

@@ -100,9 +100,9 @@ end
 function Groups.write_marks(q, marks)
   local keys = {SADD = {}, SREM = {}}
   for group, is_blocked in pairs(marks) do
-    local of_limits, limit = keys[is_blocked and 'SADD' or 'SREM'], Groups.limit_of(group)
-    of_limits[limit] = of_limits[limit] or {}
-    table.insert(of_limits[limit], Groups.key_of(group))
+    local of_limits, limit, key = keys[is_blocked and 'SADD' or 'SREM'], string.match(group, '^([^:]*):?(.*)$')
+    local of_limit = of_limits[limit] or {}
+    of_limits[limit], of_limit[#of_limit + 1] = of_limit, key
   end
   for command, of_limits in pairs(keys) do
     for limit, those in pairs(of_limits) do
@@ -121,18 +121,18 @@ end
 -- The first jobs of a group, of this lane and those that are served before it; and whether there are others of
 -- these lanes.
 function Groups.first(q, group, lane, most)
-  local ids = redis.pcall('ZRANGEBYSCORE', Keys.group(q, group), '-inf', Groups.ENDS[lane], 'LIMIT', 0, most + 1)
+  local key, count = Keys.group(q, group), most == 1 and '2' or most + 1 -- a number is slow to pass
+  local ids = redis.pcall('ZRANGEBYSCORE', key, '-inf', Groups.ENDS[lane], 'LIMIT', '0', count)
   if is_unreadable(ids) then return {}, false end
   local has_more = #ids > most
   ids[most + 1] = nil
   return ids, has_more
 end
 
-function Groups.is_token(id) return string.byte(id) == Lanes.TAB end
--- The serial number of a token, its lane and its group; nil if it is malformed.
+-- The serial number of a token, its lane, its group and the limit of that; nil if it is malformed.
 function Groups.parts(token)
-  local serial, lane, group = string.match(token, '^\t(%S+) (%S+) (.*)$')
-  if Groups.RANK[lane] then return serial, lane, group end
+  local serial, lane, group, limit = string.match(token, '^\t(%S+) (%S+) (([^:]*).*)$')
+  if Groups.RANK[lane] then return serial, lane, group, limit end
 end
 
 -- What is noted of the tokens of these places, each of which is a lane and a group: false for nothing.
@@ -219,7 +219,7 @@ end
 
 -- The first job of a group and its score; empty if it has none.
 function Groups.head(q, group)
-  local first = redis.pcall('ZRANGE', Keys.group(q, group), 0, 0, 'WITHSCORES')
+  local first = redis.pcall('ZRANGE', Keys.group(q, group), '0', '0', 'WITHSCORES')
   return is_unreadable(first) and {} or first
 end
 

@@ -50,7 +50,7 @@ function Limits.noted(q, name)
 end
 
 function Limits.note(q, name, noted)
-  q.limits[name] = noted
+  q.limits[name], q.simple = noted, nil
   redis.call('HSET', q.base .. Keys.LIMITS, name, cmsgpack.pack(noted))
   redis.call('PEXPIRE', q.base .. Keys.LIMITS, Limits.KEPT)
 end
@@ -180,6 +180,30 @@ function Limits.ask_room(q, group, numbers, limit)
   return room > 0 and room or room + Limits.drop_strays(q, group)
 end
 
+-- The numbers in force of a limit that has a concurrency and no rate, and of which nothing is paused; false for any
+-- other. Most limits are such, and what many groups of one need is asked with few calls.
+function Limits.simple(q, limit)
+  q.simple = q.simple or {}
+  local found = q.simple[limit]
+  if found == nil then
+    local noted = limit ~= Limits.FAIR and Limits.noted(q, limit)
+    local numbers = noted and not noted[4] and (noted[3] or noted[1])
+    found = numbers and numbers[1] > 0 and numbers[2] == 0 and numbers or false
+    q.simple[limit] = found
+  end
+  return found
+end
+
+-- The room of a group of such a limit in a claim.
+function Limits.simple_room(q, group, numbers)
+  local room = q.rooms[group]
+  if room then return room end
+  local held = redis.pcall('ZCARD', Keys.holders(q, group))
+  if type(held) ~= 'number' or held >= numbers[1] then return Limits.room(q, group, numbers) end
+  q.rooms[group] = numbers[1] - held
+  return numbers[1] - held
+end
+
 -- A claim gathers the permits that it gives in `q.given`, by group, and writes them before the records.
 function Limits.begin_claim(q)
   q.rooms, q.given, q.joined, q.admitted, q.lone, q.is_claim = {}, {}, {}, {}, {}, true
@@ -199,8 +223,9 @@ function Limits.hold(q, group, id)
     return
   end
   q.given[group] = q.given[group] or {}
+  q.now_text = q.now_text or Groups.digits(q.now)
   local n = #q.given[group]
-  q.given[group][n + 1], q.given[group][n + 2] = q.now, id
+  q.given[group][n + 1], q.given[group][n + 2] = q.now_text, id
   q.rooms[group] = q.rooms[group] and q.rooms[group] - 1
 end
 function Limits.write_given(q)
@@ -359,7 +384,7 @@ function Limits.give_back(q, id, uses, keeps_order)
       if not freed then
         Limits.remove_holders(q, group, {id}, use[Limits.CONCURRENCY] > 0)
       elseif freed[group] then
-        table.insert(freed[group], id)
+        freed[group][#freed[group] + 1] = id
       else
         local n = #freed + 1
         freed[n], freed[group], freed[n + 1] = group, {id}, use[Limits.CONCURRENCY] > 0
@@ -386,8 +411,28 @@ function Limits.end_settle(q)
   q.freed = nil
   if not freed[1] then return end
   Groups.gather_tokens(q)
-  for i = 1, #freed, 2 do Limits.remove_holders(q, freed[i], freed[freed[i]], freed[i + 1]) end
+  for i = 1, #freed, 2 do
+    local group, ids = freed[i], freed[freed[i]]
+    local numbers = not ids[2] and Limits.simple(q, Groups.limit_of(group))
+    if numbers then
+      Limits.free(q, group, ids[1], numbers)
+    else
+      Limits.remove_holders(q, group, ids, freed[i + 1])
+    end
+  end
   Groups.give_gathered(q)
+end
+
+-- Takes the only holder that a settle removes from a group of a simple limit. Where there is room, as usually, the
+-- next job may run.
+function Limits.free(q, group, id, numbers)
+  local key = Keys.holders(q, group)
+  if is_unreadable(redis.pcall('ZREM', key, id)) then return end
+  local first = Groups.head(q, group)
+  if not first[1] then return end
+  local held = redis.pcall('ZCARD', key)
+  if type(held) ~= 'number' or held >= numbers[1] then return Limits.wake(q, group) end
+  Groups.offer(q, group, first)
 end
 
 -- Lets a job wait in a group; one that waits there keeps its place. The caller writes its record.
