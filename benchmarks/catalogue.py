@@ -20,7 +20,8 @@ class Library:
         command: its command line, after `python`; None if it has none.
         keeps_results: whether results can be read afterwards; a bare loop may not.
         has_limiters: whether its adapter has permits of a limiter that several processes share.
-        has_limits: whether its adapter has tasks of whose keys only so many run at once.
+        has_limits: whether its adapter has a task of whose keys only so many run at once.
+        has_several_limits: whether its adapter also has a task with two limits, and can hold a limit.
         has_batches: whether its adapter has a task of which one call runs a hundred jobs.
         has_unique_keys: whether its adapter sends jobs under a key of which only one is there at a time.
     """
@@ -36,6 +37,7 @@ class Library:
     has_unique_keys: bool = False
     has_limiters: bool = False
     has_limits: bool = False
+    has_several_limits: bool = False
     has_batches: bool = False
 
     @property
@@ -44,9 +46,10 @@ class Library:
         return f"benchmarks.peers.{self.name if self.kind == 'bare' else f'with_{self.name}'}"
 
 
-def _peer(name: str, title: str, entry: str, *shown: str, unique: bool = False) -> Library:
+def _peer(name: str, title: str, entry: str, *shown: str, unique: bool = False, limits: bool = False) -> Library:
     package = entry.split()[1].partition(".")[0].removesuffix("_redis")
-    return Library(name, title, "peer", name, shown, entry, ("-m", package), has_unique_keys=unique)
+    has = {"has_unique_keys": unique, "has_limits": limits}
+    return Library(name, title, "peer", name, shown, entry, ("-m", package), **has)
 
 
 LIBRARIES = {
@@ -59,6 +62,7 @@ LIBRARIES = {
             has_unique_keys=True,
             has_limiters=True,
             has_limits=True,
+            has_several_limits=True,
             has_batches=True,
         ),
         _peer("arq", "arq", "from arq import create_pool", "arq", unique=True),
@@ -67,7 +71,7 @@ LIBRARIES = {
         _peer("streaq", "streaQ", "from streaq import Worker", "streaq", "coredis"),
         _peer("ardiq", "ArdiQ", "from ardiq import Ardiq", "ardiq"),
         _peer("blitzq", "blitzq", "from blitzq import Queue", "blitzq"),
-        _peer("pydocket", "docket", "from docket import Docket", "pydocket"),
+        _peer("pydocket", "docket", "from docket import Docket", "pydocket", limits=True),
         _peer("dramatiq", "dramatiq", "from dramatiq.brokers.redis import RedisBroker", "dramatiq"),
         _peer("celery", "Celery", "from celery import Celery", "celery", "kombu"),
     )

@@ -57,6 +57,7 @@ class LimitedPeer(Protocol):
 
     It has three more tasks, with the body of `noop`. Of `limited` one job of a key runs at a time, by the limit
     `customer`; `twice_limited` has the limit `second` too. Both have `KEYS` keys. Of `held` each job has its own.
+    A library with one limit for a task has `limited` only.
     """
 
     KEYS: int

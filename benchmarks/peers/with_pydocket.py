@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+from docket import ConcurrencyLimit
 from docket import Docket as Client
 
 from benchmarks import work
@@ -22,12 +23,26 @@ async def plain(number: int) -> int:
     return await asyncio.to_thread(work.plain, number)
 
 
-tasks = [work.noop, work.nap, plain, work.keep]
+KEYS = 1_000
+
+
+async def limited(number: int, key: int, limit: ConcurrencyLimit = ConcurrencyLimit("key", 1)) -> int:  # noqa: B008 - docket declares it so
+    """`work.noop` under docket's limit, of which a task has one, by an argument."""
+    return await work.noop(number)
+
+
+tasks = [work.noop, work.nap, plain, work.keep, limited]
 TASKS: dict[str, Any] = {task.__name__: task for task in tasks}
+
+
+def _arguments(task: str, argument: Any) -> tuple[Any, ...]:
+    return (argument, argument % KEYS) if task == "limited" else (argument,)
 
 
 class Docket:
     """`add`, and `add_many`, which is one pipeline a thousand."""
+
+    KEYS = KEYS
 
     def __init__(self) -> None:
         self._docket = Client(NAME, URL, execution_ttl=timedelta(hours=1))
@@ -44,12 +59,12 @@ class Docket:
 
     async def send(self, task: str, argument: Any) -> Any:
         """`add`."""
-        return await self._docket.add(TASKS[task])(argument)
+        return await self._docket.add(TASKS[task])(*_arguments(task, argument))
 
     async def send_many(self, task: str, arguments: Sequence[Any]) -> Sequence[Any]:
         """`call` each, `add_many` them."""
         call = self._docket.call
-        return await self._docket.add_many([call(TASKS[task])(argument) for argument in arguments])
+        return await self._docket.add_many([call(TASKS[task])(*_arguments(task, each)) for each in arguments])
 
     async def wait(self, ticket: Any) -> Any:
         """A subscription of its own for each job."""

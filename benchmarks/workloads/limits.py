@@ -24,6 +24,13 @@ def limited(stage: Stage) -> Figures:
     jobs = size(plan, known.drain.get(stage.library.name), known.bulk.get(stage.library.name), 100)
     plain = fill_and_drain(stage, jobs).whole
     whole = fill_and_drain(stage, jobs, task="limited").whole
+    figures = {"per_second": whole, "plain_per_second": plain, "to_plain": whole / plain, "jobs": jobs}
+    return figures | (_several(stage) if stage.library.has_several_limits else {})
+
+
+def _several(stage: Stage) -> Figures:
+    """What only a library with several limits has, which can be held."""
+    plan = stage.plan
     with stage.fleet() as fleet:
         stage.drive("first", job=0, limit=START_WITHIN)
         ways = stage.drive("ways", jobs=plan.scaled(LONE), seconds=2 * plan.seconds)
@@ -33,14 +40,10 @@ def limited(stage: Stage) -> Figures:
         blocked = _commands(stage, fleet)
         fleet.check()
     return {
-        "per_second": whole,
-        "plain_per_second": plain,
-        "to_plain": whole / plain,
         "added_ms": (median(ways["twice_limited"]) - median(ways["noop"])) * 1000,
         "free_key": keys["alone"] / keys["beside"],
         "idle_commands": idle,
         "blocked_commands": blocked,
-        "jobs": jobs,
     }
 
 

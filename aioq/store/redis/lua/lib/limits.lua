@@ -424,13 +424,15 @@ function Limits.end_settle(q)
 end
 
 -- Takes the only holder that a settle removes from a group of a simple limit. Where there is room, as usually, the
--- next job may run.
+-- next job may run. Of a limit of one, that one was the only holder: if an operator has lowered it meanwhile, and
+-- others still hold permits, the claim that meets the token sees it.
 function Limits.free(q, group, id, numbers)
   local key = Keys.holders(q, group)
-  if is_unreadable(redis.pcall('ZREM', key, id)) then return end
+  local removed = redis.pcall('ZREM', key, id)
+  if is_unreadable(removed) then return end
   local first = Groups.head(q, group)
   if not first[1] then return end
-  local held = redis.pcall('ZCARD', key)
+  local held = removed == 1 and numbers[1] == 1 and 0 or redis.pcall('ZCARD', key)
   if type(held) ~= 'number' or held >= numbers[1] then return Limits.wake(q, group) end
   Groups.offer(q, group, first)
 end
