@@ -2,9 +2,9 @@
 --
 -- A group has a name, such as `customer:7`: what stands before the first colon is the limit, the rest is the key.
 -- The jobs of a group that wait are in no lane but in a sorted set: first those of the lane `high`, then `normal`,
--- then `low`; within a lane in the order in which they came. A group of which a job may run has a token in the lane
--- of its first job: an entry like that of a job, whose id begins with a tab, which no id does. So a group takes its
--- turn among the jobs of a lane, whoever meets the token takes as many jobs as may run, and the entry
+-- then `low`; within a lane in the order in which they came. A group of which a job may run has a token in the
+-- lane of its first job: an entry like that of a job, whose id begins with a tab, which no id does. So a group
+-- takes its turn among the jobs of a lane, whoever meets the token takes as many jobs as may run, and the entry
 -- wakes one worker, as any other does. If there are more that may run, a new token goes to the end of the lane.
 -- A group of which no job may run has no token, and costs nothing until something changes.
 --
@@ -146,8 +146,8 @@ function Groups.noted(q, places)
   return noted
 end
 
--- Whether the entry that is noted of a token is there. An enqueue, which deletes none, remembers that in `q.there`:
--- an entry may have many tokens.
+-- Whether the entry that is noted of a token is there. An enqueue, which deletes none, remembers that in
+-- `q.there`: an entry may have many tokens.
 function Groups.is_there(q, noted)
   local place, stream, entry = string.match(noted or '', '^%S+ ((%S+) (%S+))$')
   if not place then return false end

@@ -180,8 +180,8 @@ function Limits.ask_room(q, group, numbers, limit)
   return room > 0 and room or room + Limits.drop_strays(q, group)
 end
 
--- The numbers in force of a limit that has a concurrency and no rate, and of which nothing is paused; false for any
--- other. Most limits are such, and what many groups of one need is asked with few calls.
+-- The numbers in force of a limit that has a concurrency and no rate, and of which nothing is paused; false for
+-- any other. Most limits are such, and what many groups of one need is asked with few calls.
 function Limits.simple(q, limit)
   q.simple = q.simple or {}
   local found = q.simple[limit]
