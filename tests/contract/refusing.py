@@ -1,9 +1,10 @@
 """A server that refuses a command: the same queue seen by a user who may do everything, and by one who may not."""
 
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 import redis
 
@@ -44,6 +45,25 @@ class Refusing:
         """The operator's client of the only server."""
         (client,) = self.clients
         return client
+
+    def each(self, *names: str, but: frozenset[bytes] = frozenset()) -> Iterator[str]:
+        """A queue for everything as it is, then one for each command of these scripts, which is refused there.
+
+        Left out are those that nobody has called for the first queue: they would be refused to nobody, since what
+        fails is the same up to the first refusal.
+        """
+        for client in self.clients:
+            client.config_resetstat()
+        yield "as-it-is"
+        called = self.called()
+        found = [command for command in commands_of(*names) if command in called and command not in but]
+        assert found
+        yield from map(self.refuse, found)
+
+    def called(self) -> set[bytes]:
+        """Every command that the server has carried out since `CONFIG RESETSTAT`."""
+        stats = [name for client in self.clients for name in cast("dict[str, Any]", client.info("commandstats"))]
+        return {name.removeprefix("cmdstat_").partition("|")[0].upper().encode() for name in stats}
 
     def refuse(self, command: bytes) -> str:
         """Refuse a command to `limited`; returns a queue of its own for that."""

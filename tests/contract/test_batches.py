@@ -29,7 +29,7 @@ from tests.contract.kit import (
     settle,
     state,
 )
-from tests.contract.refusing import commands_of, refusing
+from tests.contract.refusing import refusing
 from tests.databases import Database
 
 pytestmark = pytest.mark.anyio
@@ -364,8 +364,7 @@ async def test_nothing_is_counted_as_queued_that_waits_or_runs(store: Store, bac
 @pytest.mark.parametrize("dies", [False, True], ids=["lives", "dies"])
 async def test_a_claim_that_fails_half_way_loses_nothing(server: Database, app_name: str, dies: bool) -> None:
     async with refusing(server, app_name, Limits(lease_ms=LONG)) as at:
-        for command in commands_of("claim"):
-            queue = at.refuse(command)
+        for queue in at.each("claim"):
             await joined(at.full, "w", queue)
             await at.full.enqueue(queue, [job("early", wait_ms=LONG)])
             assert not (await at.full.claim(queue, "w", 9)).batches
@@ -387,8 +386,7 @@ async def test_a_claim_that_fails_half_way_loses_nothing(server: Database, app_n
 
 async def test_a_promotion_that_fails_half_way_is_carried_on(server: Database, app_name: str) -> None:
     async with refusing(server, app_name, Limits(lease_ms=LONG)) as at:
-        for command in commands_of("promote"):
-            queue = at.refuse(command)
+        for queue in at.each("promote"):
             await joined(at.full, "w", queue)
             await at.full.enqueue(queue, [job("a", wait_ms=SOON)])
 

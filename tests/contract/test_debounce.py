@@ -32,7 +32,7 @@ from tests.contract.kit import (
     take,
     take_one,
 )
-from tests.contract.refusing import commands_of, refusing
+from tests.contract.refusing import refusing
 from tests.databases import Database
 
 pytestmark = pytest.mark.anyio
@@ -333,8 +333,7 @@ async def test_a_send_that_fails_half_way_leaves_the_last_call_once_it_is_repeat
     server: Database, app_name: str, is_there: bool
 ) -> None:
     async with refusing(server, app_name, Limits(lease_ms=LONG)) as at:
-        for command in commands_of("enqueue"):
-            queue = at.refuse(command)
+        for queue in at.each("enqueue"):
             first, expected = "b", [True, Duplicate("b")]
             if is_there:
                 first, expected = "a", [Duplicate("a"), Duplicate("a")]

@@ -15,7 +15,7 @@ from aioq.jobs.job import JobState
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Verb
 from aioq.store.schedules import Entry, Overlap, Tick
 from tests.contract.kit import BROKEN, CALL, CRASHED, LONG, THREE, eventually, ids, joined
-from tests.contract.refusing import Refusing, commands_of, refusing
+from tests.contract.refusing import Refusing, refusing
 from tests.databases import Database
 
 pytestmark = pytest.mark.anyio
@@ -52,8 +52,7 @@ async def running(at: Refusing, queue: str, waiter: str = "") -> list[Settlement
 @pytest.mark.parametrize("dies", [False, True], ids=["lives", "dies"])
 async def test_a_claim(server: Database, app_name: str, dies: bool) -> None:
     async with refusing(server, app_name, LIMITS) as at:
-        for command in commands_of("claim"):
-            queue = at.refuse(command)
+        for queue in at.each("claim"):
             await joined(at.full, "w", queue)
             await at.full.enqueue(queue, [NewJob(job_id, CALL) for job_id in JOBS])
             got: list[str] = []
@@ -73,8 +72,7 @@ async def test_a_claim(server: Database, app_name: str, dies: bool) -> None:
 @pytest.mark.parametrize("delay_ms", [None, 1])
 async def test_an_enqueue(server: Database, app_name: str, delay_ms: int | None) -> None:
     async with refusing(server, app_name, LIMITS) as at:
-        for command in commands_of("enqueue"):
-            queue = at.refuse(command)
+        for queue in at.each("enqueue"):
             await joined(at.full, "w", queue)
             with suppress(ServerError):
                 await at.limited.enqueue(queue, [NewJob("a", CALL, delay_ms=delay_ms, nonce="first")])
@@ -90,8 +88,7 @@ async def test_an_enqueue(server: Database, app_name: str, delay_ms: int | None)
 
 async def test_an_enqueue_of_a_lone_job(server: Database, app_name: str) -> None:
     async with refusing(server, app_name, LIMITS) as at:
-        for command in commands_of("enqueue_one"):
-            queue = at.refuse(command)
+        for queue in at.each("enqueue_one"):
             await joined(at.full, "w", queue)
             with suppress(ServerError):
                 await at.limited.enqueue(queue, [NewJob("a", CALL)])
@@ -105,8 +102,7 @@ async def test_an_enqueue_while_a_worker_waits(
     server: Database, app_name: str, count: int, script_name: str, stands: bool
 ) -> None:
     async with refusing(server, app_name, LIMITS) as at:
-        for command in commands_of(script_name):
-            queue = at.refuse(command)
+        for queue in at.each(script_name):
             await joined(at.full, "w", queue)
             dispatched: list[Claimed] = []
             leave = await at.full.dispatched(queue, "w", dispatched.append, lambda: None, lambda _: None)
@@ -126,8 +122,7 @@ async def test_a_settle_after_which_a_job_runs_again(
     server: Database, app_name: str, verb: Verb, delay_ms: int
 ) -> None:
     async with refusing(server, app_name, LIMITS) as at:
-        for command in commands_of("settle"):
-            queue = at.refuse(command)
+        for queue in at.each("settle"):
             outcomes = [
                 Settlement(each.job_id, each.claim, verb, BROKEN, delay_ms, LONG)
                 for each in await running(at, queue)
@@ -150,8 +145,7 @@ async def test_a_settle_after_which_a_job_runs_again(
 @pytest.mark.parametrize("verb", [Verb.SUCCEEDED, Verb.FAILED])
 async def test_a_settle_that_ends_jobs(server: Database, app_name: str, verb: Verb, count: int) -> None:
     async with refusing(server, app_name, LIMITS) as at:
-        for command in commands_of("settle"):
-            queue = at.refuse(command)
+        for queue in at.each("settle"):
             outcomes = [
                 Settlement(each.job_id, each.claim, verb, THREE, 0, LONG)
                 for each in (await running(at, queue, "me"))[:count]
@@ -170,8 +164,7 @@ async def test_a_settle_that_ends_jobs(server: Database, app_name: str, verb: Ve
 
 async def test_a_recovery(server: Database, app_name: str) -> None:
     async with refusing(server, app_name, LIMITS) as at:
-        for command in commands_of("recover"):
-            queue = at.refuse(command)
+        for queue in at.each("recover"):
             await running(at, queue)
             await at.full.enqueue(queue, [NewJob("d", CALL)])
             assert await at.full.block(queue, "w", 1000)
@@ -188,8 +181,7 @@ async def test_a_recovery(server: Database, app_name: str) -> None:
 
 async def test_a_promotion(server: Database, app_name: str) -> None:
     async with refusing(server, app_name, LIMITS) as at:
-        for command in commands_of("promote"):
-            queue = at.refuse(command)
+        for queue in at.each("promote"):
             await joined(at.full, "w", queue)
             await at.full.enqueue(queue, [NewJob("a", CALL, delay_ms=1)])
 
@@ -207,8 +199,7 @@ async def test_a_promotion(server: Database, app_name: str) -> None:
 @pytest.mark.parametrize("overlap", [Overlap.ALLOW, Overlap.ONE])
 async def test_a_tick(server: Database, app_name: str, overlap: Overlap) -> None:
     async with refusing(server, app_name, LIMITS) as at:
-        for command in commands_of("schedule_tick"):
-            queue = at.refuse(command)
+        for queue in at.each("schedule_tick"):
             await joined(at.full, "w", queue)
             entry = Entry(id="s", definition=b"any", envelope=CALL, next_ms=1)
             assert await at.full.timetable.write(queue, [entry]) == [True]
@@ -229,8 +220,7 @@ async def test_a_tick(server: Database, app_name: str, overlap: Overlap) -> None
 
 async def test_the_storing_of_a_schedule(server: Database, app_name: str) -> None:
     async with refusing(server, app_name, LIMITS) as at:
-        for command in commands_of("schedule_write"):
-            queue = at.refuse(command)
+        for queue in at.each("schedule_write"):
             entry = Entry(id="s", definition=b"any", envelope=CALL, next_ms=1)
             with suppress(ServerError):
                 await at.limited.timetable.write(queue, [entry])

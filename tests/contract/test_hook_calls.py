@@ -6,7 +6,6 @@ The hook is one for these tests (`tests/contract/hook_probe.py`); those of aioq 
 import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, cast
 
 import pytest
 import redis
@@ -138,9 +137,7 @@ async def called_by(case: Case, user: Refusing) -> list[bytes]:
     for client in user.clients:
         client.config_resetstat()
     await act(user.full)
-    stats = [name for client in user.clients for name in cast("dict[str, Any]", client.info("commandstats"))]
-    called = {name.removeprefix("cmdstat_").partition("|")[0].upper().encode() for name in stats}
-    found = sorted(called.intersection(commands_of(*case.scripts)))
+    found = sorted(user.called().intersection(commands_of(*case.scripts)))
     assert found
     return found
 

@@ -9,7 +9,7 @@ from aioq.errors import ServerError
 from aioq.store.contract import Limits, Store
 from aioq.store.limiters import LimiterRule, Observed, PermitLease, Take
 from tests.contract.kit import LONG
-from tests.contract.refusing import Refusing, commands_of, refusing
+from tests.contract.refusing import Refusing, refusing
 from tests.databases import Database
 
 pytestmark = pytest.mark.anyio
@@ -35,8 +35,7 @@ async def prepare(at: Refusing, name: str) -> None:
 
 async def test_a_call_that_takes(server: Database, app_name: str) -> None:
     async with refusing(server, app_name, Limits(lease_ms=LEASE)) as at:
-        for command in commands_of("limiter_take"):
-            name = at.refuse(command)
+        for name in at.each("limiter_take"):
             await prepare(at, name)
             take = Take(
                 member="b",
@@ -62,8 +61,7 @@ async def test_a_call_that_takes(server: Database, app_name: str) -> None:
 
 async def test_a_renewal(server: Database, app_name: str) -> None:
     async with refusing(server, app_name, Limits(lease_ms=LONG)) as at:
-        for command in commands_of("limiter_renew"):
-            name = at.refuse(command)
+        for name in at.each("limiter_renew"):
             await at.full.limiters.take(name, Take(member="a", rule=RULE, needs=[1, 1]))
             client = at.limited.lease_client()
             try:

@@ -17,7 +17,7 @@ from aioq.store.extra import LimitUse
 from aioq.store.redis.keys import base_key
 from tests.contract.kit import CRASHED, LONG, REASON, THREE, eventually, joined, keep
 from tests.contract.limiting import fair, job, rate, use
-from tests.contract.refusing import Refusing, commands_of, refusing
+from tests.contract.refusing import Refusing, refusing
 from tests.databases import Database
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=10)]
@@ -212,8 +212,8 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 async def test_a_script_that_fails_half_way(name: str, redis_server: Database, app_name: str) -> None:
     async with refusing(redis_server, app_name, Limits(lease_ms=LONG, max_crashes=99)) as made:
-        for command in commands_of(name.partition(" ")[0]):
-            at = At(made, made.refuse(command))
+        for queue in made.each(name.partition(" ")[0]):
+            at = At(made, queue)
             await joined(made.full, "w", at.queue)
             await CASES[name](at)
             await at.drain()

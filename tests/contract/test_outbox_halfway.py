@@ -13,7 +13,7 @@ from aioq.store.contract import Limits, NewJob, Settlement, Store, Verb
 from aioq.store.extra import Expiry, Extra
 from aioq.store.relay import relay
 from tests.contract.kit import CALL, LONG, REASON, THREE, Listener, ids, joined
-from tests.contract.refusing import Refusing, commands_of, refusing
+from tests.contract.refusing import Refusing, refusing
 from tests.databases import Database
 
 pytestmark = pytest.mark.anyio
@@ -56,8 +56,7 @@ async def run_all(at: Refusing, *queues: str) -> list[tuple[str, str]]:
 async def test_a_move(server: Database, app_name: str, call: bytes) -> None:
     """The first call of each kind that is refused a command is repeated by another worker."""
     async with refusing(server, app_name, LIMITS) as at:
-        for command in commands_of(*SCRIPTS):
-            source = at.refuse(command)
+        for source in at.each(*SCRIPTS):
             target = f"{source}-2"
             await at.full.enqueue(source, [NewJob("job", call, extra=EXTRA)])
             listener = await Listener.on(at.full, f"me-{source}")
@@ -67,19 +66,18 @@ async def test_a_move(server: Database, app_name: str, call: bytes) -> None:
             await finish_moves(at, source, target)
 
             ran = await run_all(at, source, target)
-            assert len(ran) == 1, (command, ran)
+            assert len(ran) == 1, (source, ran)
             for queue, other in ((source, target), (target, source)):
                 await relay(at.full.outbox, queue, other)
-            assert await listener.result_message() == [("job", THREE)], command
-            assert await run_all(at, source, target) == [], command
-            assert await at.full.info(source, ["job"]) == await at.full.info(target, ["job"]) == [None], command
+            assert await listener.result_message() == [("job", THREE)], source
+            assert await run_all(at, source, target) == [], source
+            assert await at.full.info(source, ["job"]) == await at.full.info(target, ["job"]) == [None], source
 
 
 async def test_a_notification_of_an_end(server: Database, app_name: str) -> None:
     async with refusing(server, app_name, LIMITS) as at:
         # Who may not publish tells nobody of an end that is not kept; a settle is the same.
-        for command in set(commands_of("outbox_read", "outbox_deliver", "outbox_remove")) - {b"PUBLISH"}:
-            source = at.refuse(command)
+        for source in at.each("outbox_read", "outbox_deliver", "outbox_remove", but=frozenset({b"PUBLISH"})):
             target = f"{source}-2"
             await at.full.enqueue(source, [NewJob("job", LARGE)])
             listener = await Listener.on(at.full, f"me-{source}")
@@ -91,18 +89,17 @@ async def test_a_notification_of_an_end(server: Database, app_name: str) -> None
                 await relay(at.limited.outbox, target, source)
             await relay(at.full.outbox, target, source)
 
-            assert await listener.result_message() == [("job", THREE)], command
-            assert await at.full.info(source, ["job"]) == await at.full.info(target, ["job"]) == [None], command
+            assert await listener.result_message() == [("job", THREE)], source
+            assert await at.full.info(source, ["job"]) == await at.full.info(target, ["job"]) == [None], source
             left = list(at.client.scan_iter(f"aioq:{{{at.app}:{source}*"))
-            assert not [key for key in left if ":job:" in key], command
-            assert not any(at.client.xlen(key) for key in left if ":outbox:" in key), command
+            assert not [key for key in left if ":job:" in key], source
+            assert not any(at.client.xlen(key) for key in left if ":outbox:" in key), source
 
 
 @pytest.mark.parametrize("delivered", [False, True])
 async def test_a_cancellation_on_the_way(server: Database, app_name: str, delivered: bool) -> None:
     async with refusing(server, app_name, LIMITS) as at:
-        for command in commands_of("outbox_read", "outbox_deliver", "outbox_remove"):
-            source = at.refuse(command)
+        for source in at.each("outbox_read", "outbox_deliver", "outbox_remove"):
             target = f"{source}-2"
             await at.full.enqueue(source, [NewJob("job", CALL, extra=EXTRA)])
             await at.full.outbox.move(source, ["job"], target)
@@ -116,6 +113,6 @@ async def test_a_cancellation_on_the_way(server: Database, app_name: str, delive
 
             for queue in (source, target):
                 (found,) = await at.full.info(queue, ["job"])
-                assert found is not None, (command, queue)
-                assert found.state is JobState.CANCELLED, (command, queue)
+                assert found is not None, (source, queue)
+                assert found.state is JobState.CANCELLED, (source, queue)
             assert await run_all(at, source, target) == []

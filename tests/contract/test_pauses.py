@@ -35,7 +35,7 @@ from tests.contract.kit import (
     state,
     take,
 )
-from tests.contract.refusing import Refusing, commands_of, refusing
+from tests.contract.refusing import Refusing, refusing
 from tests.contract.test_operations import Source, write
 from tests.databases import Database
 
@@ -413,8 +413,7 @@ async def test_a_job_is_set_aside_and_comes_back_wherever_a_call_fails(server: D
     """Each command of a claim, a pause and a resume is refused once, at each of the three times."""
     names = [f"{kind}{number}" for number in range(3) for kind in "ao"]
     async with refusing(server, app_name, Limits(lease_ms=LONG)) as at:
-        for command in commands_of("claim", "pause"):
-            queue = at.refuse(command)
+        for queue in at.each("claim", "pause"):
             await joined(at.full, "w", queue)
             await at.full.enqueue(queue, [NewJob(each, OTHER if each[0] == "o" else CALL) for each in names])
             await paused_half_way(at, queue)

@@ -31,7 +31,7 @@ from tests.contract.kit import (
     take,
     take_one,
 )
-from tests.contract.refusing import commands_of, refusing
+from tests.contract.refusing import refusing
 from tests.databases import Database
 
 pytestmark = pytest.mark.anyio
@@ -795,8 +795,7 @@ async def test_a_send_that_fails_half_way_is_carried_out_once_it_is_repeated(
 ) -> None:
     """Of a job that follows, and of one whose call replaces another one's."""
     async with refusing(server, app_name, Limits(lease_ms=LONG)) as at:
-        for command in commands_of("enqueue"):
-            queue = at.refuse(command)
+        for queue in at.each("enqueue"):
             await joined(at.full, "w", queue)
             await put(at.full, latest("a"), queue=queue)
             (claimed,) = (await at.full.claim(queue, "w", 9)).jobs
@@ -816,8 +815,7 @@ async def test_a_send_that_fails_half_way_is_carried_out_once_it_is_repeated(
 
 async def test_sends_of_one_key_that_fail_half_way_leave_the_last_call(server: Database, app_name: str) -> None:
     async with refusing(server, app_name, Limits(lease_ms=LONG)) as at:
-        for command in commands_of("enqueue"):
-            queue = at.refuse(command)
+        for queue in at.each("enqueue"):
             await joined(at.full, "w", queue)
             new = [latest("a"), latest("b", LARGE)]
             with suppress(ServerError):
@@ -830,8 +828,7 @@ async def test_sends_of_one_key_that_fail_half_way_leave_the_last_call(server: D
 async def test_a_send_that_fails_half_way_holds_no_key_for_a_time(server: Database, app_name: str) -> None:
     """Unless its job is there."""
     async with refusing(server, app_name, Limits(lease_ms=LONG)) as at:
-        for command in commands_of("enqueue"):
-            queue = at.refuse(command)
+        for queue in at.each("enqueue"):
             first, second = (job(each, until="within", window_ms=LONG) for each in "ab")
             with suppress(ServerError):
                 await at.limited.enqueue(queue, [first])
@@ -847,8 +844,7 @@ async def test_an_end_that_fails_half_way_never_lets_two_jobs_of_a_key_run(
     server: Database, app_name: str, dies: bool
 ) -> None:
     async with refusing(server, app_name, Limits(lease_ms=LONG)) as at:
-        for command in commands_of("settle"):
-            queue = at.refuse(command)
+        for queue in at.each("settle"):
             await joined(at.full, "w", queue)
             await put(at.full, latest("a"), queue=queue)
             (claimed,) = (await at.full.claim(queue, "w", 9)).jobs

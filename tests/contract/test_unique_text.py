@@ -35,7 +35,7 @@ from tests.contract.kit import (
     take,
     take_one,
 )
-from tests.contract.refusing import commands_of, refusing
+from tests.contract.refusing import refusing
 from tests.databases import Database
 
 pytestmark = pytest.mark.anyio
@@ -418,8 +418,7 @@ async def test_a_job_whose_end_was_asked_for_gives_its_key_back(store: Store) ->
 
 async def test_a_send_that_fails_half_way_is_added_once_it_is_repeated(server: Database, app_name: str) -> None:
     async with refusing(server, app_name, Limits(lease_ms=LONG)) as at:
-        for command in commands_of("enqueue"):
-            queue = at.refuse(command)
+        for queue in at.each("enqueue"):
             await joined(at.full, "w", queue)
             new = [job("a"), NewJob("b", CALL), job("c", "c", "started", "latest")]
             with suppress(ServerError):
@@ -437,8 +436,7 @@ async def test_a_send_that_fails_half_way_and_is_not_repeated_holds_no_key(
     server: Database, app_name: str
 ) -> None:
     async with refusing(server, app_name, Limits(lease_ms=LONG)) as at:
-        for command in commands_of("enqueue"):
-            queue = at.refuse(command)
+        for queue in at.each("enqueue"):
             with suppress(ServerError):
                 await at.limited.enqueue(queue, [job("a"), job("b", "b")])
             is_there = await at.full.info(queue, ["a"]) != [None]
@@ -451,8 +449,7 @@ async def test_a_lone_send_that_fails_half_way_while_a_worker_waits(
     server: Database, app_name: str, until: str
 ) -> None:
     async with refusing(server, app_name, Limits(lease_ms=LONG)) as at:
-        for command in commands_of("enqueue"):
-            queue = at.refuse(command)
+        for queue in at.each("enqueue"):
             await joined(at.full, "w", queue)
             leave = await at.full.dispatched(queue, "w", lambda _: None, lambda: None, lambda _: None)
             await at.full.claim(queue, "w", 5, idle=True)
@@ -469,8 +466,7 @@ async def test_a_lone_send_that_fails_half_way_while_a_worker_waits(
 @pytest.mark.parametrize("dies", [False, True], ids=["lives", "dies"])
 async def test_a_claim_that_fails_half_way_runs_each_job_once(server: Database, app_name: str, dies: bool) -> None:
     async with refusing(server, app_name, Limits(lease_ms=LONG)) as at:
-        for command in commands_of("claim"):
-            queue = at.refuse(command)
+        for queue in at.each("claim"):
             await joined(at.full, "w", queue)
             await at.full.enqueue(queue, [job("a"), job("b", "b", "started")])
             with suppress(ServerError):
@@ -492,8 +488,7 @@ async def test_an_end_that_fails_half_way_frees_each_key(
     server: Database, app_name: str, dies: bool, count: int
 ) -> None:
     async with refusing(server, app_name, Limits(lease_ms=LONG)) as at:
-        for command in commands_of("settle"):
-            queue = at.refuse(command)
+        for queue in at.each("settle"):
             await joined(at.full, "w", queue)
             keys = [KEY, "b"][:count]
             await at.full.enqueue(queue, [job(f"{key}-1", key) for key in keys])
