@@ -31,10 +31,10 @@ pytestmark = [pytest.mark.long(seconds=25), pytest.mark.apart]
 
 T = TypeVar("T")
 
-WALKS = (20, 300)
+WALKS = (10, 300)
 """How many walks of 50 verbs a server is taken on, small and full."""
 
-WALKS_IN_MEMORY = (60, 300)
+WALKS_IN_MEMORY = (30, 300)
 """The same of the store in memory, where a walk takes a third of the time."""
 
 HOUR = 3_600_000

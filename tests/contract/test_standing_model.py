@@ -27,8 +27,8 @@ pytestmark = [pytest.mark.long(seconds=15), pytest.mark.apart]
 
 T = TypeVar("T")
 
-WALKS = (12, 300)
-WALKS_IN_MEMORY = (40, 1000)
+WALKS = (6, 300)
+WALKS_IN_MEMORY = (20, 1000)
 """How many walks of 60 steps, small and full."""
 
 QUEUES = ("one", "two")

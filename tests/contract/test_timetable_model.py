@@ -215,7 +215,7 @@ def test_memory_and_server_agree_on_schedules(
         Machine,
         settings=settings(
             phases=(Phase.explicit, Phase.generate),
-            max_examples=size(60, 600),
+            max_examples=size(30, 600),
             stateful_step_count=40,
             deadline=None,
             database=None,
