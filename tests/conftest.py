@@ -21,7 +21,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -29,7 +29,8 @@ from typing import Any, Literal
 
 import pytest
 
-from tests import hosts, leaks, side_by_side
+from aioq.store.redis import scripts
+from tests import forkserver, hosts, leaks, side_by_side
 from tests.clusters import Cluster, Clusters
 from tests.databases import Database, Pool, foreign_keys, new_app_name
 from tests.flavours import CHOICE
@@ -74,6 +75,9 @@ def _not_run() -> list[str]:
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     if not pluginmanager.hasplugin("xdist"):
         side_by_side.add_options(parser)
+    parser.addoption(
+        "--measure-all", action="store_true", default=False, help="coverage measures all processes, marked or not"
+    )
     parser.addoption("--full", action="store_true", default=False, help="the full sizes of tests marked `scale`")
 
 
@@ -94,6 +98,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "alone(waits=False): measures times, so it runs when nothing else does, or beside others that wait",
     )
+    config.addinivalue_line("markers", "measured: of a file, coverage measures the processes that it starts too")
     config.addinivalue_line("markers", "apart: of a file, the tests of which are handed out one by one")
     lacking = [name for name in chosen() if (why := missing(name)) is not None and why.installable]
     if _must_run and lacking:
@@ -128,8 +133,16 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     processes = session.config.getoption("processes", 0)
     if not processes or session.config.option.collectonly or session.testsfailed or not session.items:
         return None
+    _read_scripts()
     side_by_side.SideBySide(session, processes, _waits).run()
     return True
+
+
+def _read_scripts() -> None:
+    """Put the scripts together once, for all processes: that takes half a second."""
+    scripts.library()
+    for name in scripts.commands():
+        scripts.script(name)
 
 
 def _seconds(item: pytest.Item) -> float:
@@ -167,6 +180,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """Every `anyio` test runs on asyncio, the only event loop aioq is for."""
     return ("asyncio", {})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _processes_are_measured_where_that_is_wanted(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have coverage measure the processes that a file starts where it has the mark `measured`.
+
+    A measured worker takes twice the time of a core, and what most of them do is done in other processes too.
+    """
+    is_wanted = request.config.getoption("measure_all") or request.node.get_closest_marker("measured")
+    with nullcontext() if is_wanted else forkserver.unmeasured():
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -84,8 +84,19 @@ def _fixed_early(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _measured() -> bool:
-    """Whether what is started is to measure its coverage."""
-    return not MEASURES.isdisjoint(os.environ)
+    """Whether some of what is started is to measure its coverage: this process measures its own."""
+    coverage = sys.modules.get("coverage")
+    return coverage is not None and coverage.Coverage.current() is not None
+
+
+@contextlib.contextmanager
+def unmeasured() -> Iterator[None]:
+    """Have coverage not measure what is started meanwhile."""
+    kept = {name: os.environ.pop(name) for name in MEASURES if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 class Fork:

@@ -13,7 +13,7 @@ from aioq import App
 from tests.behaviour.kit import Project
 from tests.servers import Login, Server
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=15)]
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=15), pytest.mark.measured]
 
 TWO_APPS = "from aioq import App\nfirst = App()\nsecond = App()\nnumber = 7\n"
 ONE_APP = "from aioq import App\napp = App()\n"

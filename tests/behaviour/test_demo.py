@@ -23,7 +23,7 @@ from tests.behaviour.kit import start
 from tests.forkserver import Forked
 from tests.servers import Login, Server
 
-pytestmark = [pytest.mark.long(seconds=20), pytest.mark.apart]
+pytestmark = [pytest.mark.long(seconds=20), pytest.mark.apart, pytest.mark.measured]
 
 DEMO = (sys.executable, "-m", "aioq", "demo")
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.behaviour.kit import Project, cleared
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.measured]
 
 DEMO = """
 import asyncio, sys

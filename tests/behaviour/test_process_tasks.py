@@ -14,7 +14,7 @@ from aioq import JobCancelledError, JobFailed, gather
 from tests.behaviour.kit import RAISED, Process, Project, until
 from tests.forkserver import FRESH
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.measured]
 
 
 async def start(project: Project, *arguments: str) -> tuple[Any, Process]:

@@ -14,7 +14,7 @@ from tests.behaviour.kit import Project, consumers, keys, until
 from tests.databases import Database
 from tests.servers import Login, Server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.measured]
 
 
 async def loaded(project: Project) -> Any:

@@ -17,7 +17,7 @@ from tests.forkserver import FRESH
 from tests.proxies import Proxy
 from tests.servers import Server
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=15)]
+pytestmark = [pytest.mark.anyio, pytest.mark.long(seconds=15), pytest.mark.measured]
 
 
 async def start(project: Project, *arguments: str, **settings: str) -> tuple[Any, Process]:

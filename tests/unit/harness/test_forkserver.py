@@ -250,6 +250,15 @@ def test_all_can_be_started_new(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not can_fork(COMMAND, os.environ)
 
 
+def test_what_is_started_is_not_measured_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COVERAGE_PROCESS_CONFIG", "{}")
+    monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)
+    before = dict(os.environ)
+    with forkserver.unmeasured():
+        assert forkserver.MEASURES.isdisjoint(os.environ)
+    assert os.environ == before
+
+
 def test_its_server_is_one_process_without_threads(tmp_path: Path) -> None:
     """A fork has no thread but its own: what another held would stay locked."""
     forked([*COMMAND, "--version"], tmp_path, {**os.environ})

@@ -27,7 +27,7 @@ from aioq.store.schedules import Entry
 from aioq.testing import ManualClock, MemorySession, app_fixture
 from tests.unit.kit import WITHIN, others, within
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.measured]
 pytest_plugins = ["pytester"]
 
 app = App("shop", url="redis://nowhere")

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.measured
+
 PROGRAM = """
 import asyncio, os, sys
 from aioq.worker.forks import forks_end
