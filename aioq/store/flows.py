@@ -163,7 +163,8 @@ class FlowStep(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         forget: ids of nodes' jobs whose records are kept for `ttl_ms` only from now on.
         keep: ids of nodes' jobs whose records are kept until `forget` again: the flow is run again.
         ttl_ms: for how long what is kept by `forget`, `over`, `end` and `cancel` is kept, in milliseconds.
-        over: everything is done. The flow and its own record are kept for `ttl_ms`, and no step follows.
+        over: everything is done. The flow and its own record are kept for `ttl_ms`, and no step follows but one
+            that says this too, where somebody has added an item since, or one that opens it again.
         reopen: the flow's own record, which has ended, waits again; and a flow that was over is not any more.
     """
 

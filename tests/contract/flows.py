@@ -39,9 +39,15 @@ def start(nodes: int = 3, parts: int = 1, **more: object) -> FlowStart:
 
 async def begun(store: Store, nodes: int = 3, flow_id: str = FLOW) -> FlowWork:
     """Begin a flow of so many nodes, and take it."""
-    await store.flows.write(QUEUE, flow_id, 0, [b"part"])
-    assert await store.flows.begin(QUEUE, flow_id, start(nodes))
-    return await taken(store, flow_id)
+    return await begun_at(store, QUEUE, flow_id, nodes)
+
+
+async def begun_at(store: Store, queue: str, flow_id: str, nodes: int = 3) -> FlowWork:
+    """The same in any queue."""
+    await store.flows.write(queue, flow_id, 0, [b"part"])
+    assert await store.flows.begin(queue, flow_id, start(nodes))
+    (work,) = await store.flows.take(queue, flow_ids=[flow_id])
+    return work
 
 
 async def taken(store: Store, flow_id: str = FLOW) -> FlowWork:

@@ -356,6 +356,19 @@ async def test_a_flow_that_is_over_is_run_again(store: Store) -> None:
     assert await store.wait(QUEUE, "c", [FLOW]) == [THREE]
 
 
+async def test_what_is_asked_of_a_flow_that_is_over_is_done_with(store: Store) -> None:
+    work = await begun(store)
+    ending = step(work, end=(JobState.FAILED, BROKEN), ttl_ms=LONG, over=True)
+    await store.flows.apply(QUEUE, [ending])
+    assert await store.flows.request(QUEUE, FLOW, "cancel") is True
+    work = await taken(store)
+    assert await store.flows.apply(QUEUE, [step(work, over=True, ttl_ms=LONG)]) == [True]
+    assert await store.flows.take(QUEUE, flow_ids=[FLOW]) == []
+    found = await store.flows.read(QUEUE, FLOW)
+    assert found is not None
+    assert (found.items, found.over) == ([], True)
+
+
 async def test_an_item_of_work_is_added_by_anybody(store: Store) -> None:
     assert await store.flows.request(QUEUE, FLOW, "cancel") is False
     work = await begun(store)

@@ -210,11 +210,12 @@ async def test_bytes_of_a_queued_job(redis_server: Database, jobs: Jobs, app_nam
 
 
 async def test_function_calls_of_a_drained_job(jobs: Jobs) -> None:
-    # 139, all that the worker's loop does for a job: claim, decode, run, encode, settle, and a share of the rest.
+    # 139, all that the worker's loop does for a job: claim, decode, run, encode, settle, and a share of the rest:
+    # of that, 15 are of its start, where it tries each command of the server; those of flows are 1.2 of them.
     await jobs.noop.send_many([(number,) for number in range(JOBS)])
     with counted_calls() as calls:
         await _drain(jobs)
-    assert JOBS < calls[0] <= 143 * JOBS
+    assert JOBS < calls[0] <= 146 * JOBS
 
 
 async def test_function_calls_of_a_sent_job(jobs: Jobs) -> None:

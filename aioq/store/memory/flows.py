@@ -181,7 +181,7 @@ class QueueFlows:
     def apply(self, step: FlowStep) -> bool:
         """Apply a step; False if another one was applied since, or the flow is not known."""
         flow = self._flows.get(step.flow_id)
-        if flow is None or flow.rev != step.rev or (flow.over and not step.reopen):
+        if flow is None or flow.rev != step.rev or (flow.over and not (step.reopen or step.over)):
             return False
         if step.reopen:
             self._reopen(flow)

@@ -145,6 +145,7 @@ local function commit(step)
   redis.call('HSET', key, 'rev', step.rev + 1, 'memo', ARGV[step.at + 1], 'nodes', step.nodes, 'held', 0,
     'over', step.over and 1 or 0, 'ttl', step.ttl, 'delta', cmsgpack.pack(delta))
   Flows.write_states(q, flow, delta)
+  if step.over then return end -- `Flows.close` does the rest
   redis.call('HDEL', key, 'delta')
   if step.taken > 0 then redis.call('LTRIM', Keys.flow_work(q, flow), step.taken, -1) end
 end
@@ -152,8 +153,9 @@ end
 local function apply(step)
   local flow, key = step.flow, Keys.flow(q, step.flow)
   local facts = redis.call('HMGET', key, 'rev', 'over', 'delta')
-  if tonumber(facts[1] or 0) ~= step.rev or facts[2] == '1' and not step.reopen then return 0 end
-  Flows.complete(q, flow, facts[3])
+  local is_over = facts[2] == '1'
+  if tonumber(facts[1] or 0) ~= step.rev or is_over and not (step.reopen or step.over) then return 0 end
+  Flows.complete(q, flow, facts[3], is_over)
   for i, part in ipairs(cut(ARGV[step.at + 3], step.part_sizes)) do
     redis.call('HSET', Keys.flow_parts(q, flow), step.numbers[i], part)
   end

@@ -75,13 +75,14 @@ local function take(flow)
   end
   local items = redis.call('LRANGE', Keys.flow_work(q, flow), 0, most_items - 1)
   if not is_reading then
-    if facts.over == '1' and not items[1] then
+    if facts.over == '1' and (facts.delta or not items[1]) then
+      Flows.complete(q, flow, facts.delta, true)
       if has_timer(flow) then Flows.close(q, flow, tonumber(facts.ttl), tonumber(ARGV[7])) end
       return
     end
     if tonumber(facts.held) > q.now then return end
   end
-  Flows.complete(q, flow, facts.delta)
+  Flows.complete(q, flow, facts.delta, facts.over == '1')
   if not is_reading and hold > 0 then
     Timer.set(q, Timer.FLOW, flow, q.now + hold)
     redis.call('HSET', Keys.flow(q, flow), 'held', q.now + hold)

@@ -85,11 +85,12 @@ function Flows.write_states(q, flow, delta)
   for i = 2, #delta, 2 do redis.call('SETRANGE', key, delta[i], delta[i + 1]) end
 end
 
--- Does what was left of a step that was applied, if its script was refused after that.
-function Flows.complete(q, flow, delta)
+-- Does what was left of a step that was applied, if its script was refused after that. If that step was the last
+-- one, `close` forgets `delta`.
+function Flows.complete(q, flow, delta, is_over)
   if not delta then return end
   Flows.write_states(q, flow, cmsgpack.unpack(delta))
-  redis.call('HDEL', Keys.flow(q, flow), 'delta')
+  if not is_over then redis.call('HDEL', Keys.flow(q, flow), 'delta') end
 end
 
 -- Lets the record of a job that has ended expire in `ttl` ms; that of a dead one not before it leaves the dead
@@ -108,7 +109,11 @@ function Flows.let_go(q, id, job, ttl, dead_ttl)
     redis.call('DEL', Keys.job(q, id), Keys.body(q, id))
     return
   end
-  if has_body then redis.call('PEXPIRE', Keys.body(q, id), ttl) end
+  if has_body then
+    redis.call('PEXPIRE', Keys.body(q, id), ttl)
+  else
+    redis.call('DEL', Keys.body(q, id)) -- what a script has left that was refused at its end
+  end
   redis.call('PEXPIRE', Keys.job(q, id), ttl)
 end
 
@@ -125,10 +130,12 @@ function Flows.close(q, flow, ttl, dead_ttl)
   Flows.let_go(q, flow, Record.load(q, flow), ttl, dead_ttl)
   local flows, kept = q.base .. Keys.FLOWS, math.max(1, ttl)
   redis.call('ZADD', flows, 'XX', redis.call('HGET', Keys.flow(q, flow), 'begun'), flow)
+  is_unreadable(redis.pcall('SREM', q.base .. Keys.WAITING, flow))
   redis.call('DEL', Keys.flow_work(q, flow))
   redis.call('PEXPIRE', Keys.flow_parts(q, flow), kept)
   redis.call('PEXPIRE', Keys.flow_states(q, flow), kept)
   redis.call('PEXPIRE', Keys.flow(q, flow), kept)
+  redis.call('HDEL', Keys.flow(q, flow), 'delta')
   Flows.clear_some(q)
   local first = redis.call('ZRANGE', flows, 0, 0, 'WITHSCORES')
   if first[1] and tonumber(first[2]) >= 0 then -- no other one is open
