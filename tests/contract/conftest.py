@@ -82,6 +82,16 @@ ON_SENTINELS = IN_CLUSTER
 """Which servers the contract is also held to as a primary with two replicas that a sentinel knows."""
 
 
+ALONE = [
+    name
+    for name in available()
+    if len(chosen()) < 3 or name not in ON_SENTINELS or name in {chosen()[0], chosen()[-1]}
+]
+"""Which servers the contract is held to as one server alone: those that run it in no other way, the oldest and the
+newest. With three or more chosen, the others of `ON_SENTINELS` run each case twice: as the nodes of a cluster, and
+behind the same kind of connection as one server alone, as a primary with replicas."""
+
+
 WHERE_THE_LINK_MATTERS = {
     *(
         "test_cancel.py",
@@ -186,7 +196,7 @@ def _with(kind: str, names: Sequence[str]) -> list[str]:
     return [f"{kind}{name}" for name in names]
 
 
-@pytest.fixture(params=["memory", *available(), *_with(CLUSTER, IN_CLUSTER), *_with(SENTINELS, ON_SENTINELS)])
+@pytest.fixture(params=["memory", *ALONE, *_with(CLUSTER, IN_CLUSTER), *_with(SENTINELS, ON_SENTINELS)])
 def _where(
     request: pytest.FixtureRequest, _pool: Pool, _clusters: Clusters, _sentinels: SharedSentinels, app_name: str
 ) -> Iterator[Place | None]:
