@@ -104,7 +104,7 @@ local marked, held = {}, {}
 -- What serves groups of jobs that wait (lib/groups.lua): functions, the groups `served` and the places of tokens
 -- `spent` since the last `write_taken`; by group, what was read `ahead`; and what a token that `counts` is for.
 local serving, NONE = {served = {}, spent = {}, ahead = {}, counts = {}}, {}
-Limits.begin_claim(q)
+Permits.begin_claim(q)
 -- By stream, the jobs of paused tasks that this call sets aside; the stream that it takes jobs from; and whether
 -- an entry of what was set aside names a job that stays there.
 local put_aside, source, stays, is_accepting = {}, '', false, false
@@ -193,7 +193,7 @@ function serving.run(id, job, envelope, orphan, batch)
   local past = {claims, job[Field.ATTEMPTS] or 0, job[Field.CRASHES] or 0, job[Field.INTERRUPTIONS] or 0}
   if job[Field.READY] then past[5] = job[Field.READY] end
   if job[Field.EXTRA] then past[5], past[6] = job[Field.READY] or 0, job[Field.EXTRA].tags end
-  local lock, limits = job[Field.EXTRA] and job[Field.EXTRA].unique, Limits.of(job)
+  local lock, limits = job[Field.EXTRA] and job[Field.EXTRA].unique, Use.of(job)
   local is_unique = lock and not Unique.asks(lock)
   if is_unique or limits then past[6], past[7] = past[6] or {}, is_unique and 1 or 0 end
   if limits then past[8] = 1 end
@@ -322,7 +322,7 @@ local function take_other(id, text, is_held, lane)
     return false
   end
   if not unknown and is_set_aside(id, envelope, is_held, job[Field.CLAIM]) then return false end
-  if Limits.of(job) and not job[Field.STATE] then
+  if Use.of(job) and not job[Field.STATE] then
     if is_held or Hooks.has_expired(q, id, job[Field.EXTRA]) then return false end -- its entry is met later
     -- One that was never claimed comes after those that wait, also if it was delivered to somebody else before.
     if not Limits.admit(q, id, job, Keys.is_front(source) and job[Field.CLAIM]) then
@@ -362,8 +362,8 @@ function serving.wake(each)
   if each.is_stuck then return end
   local has_more, room = each.has_more or each.met < #each.ids, q.rooms[each.group]
   if has_more and room and room <= 0 then return Groups.block(q, each.group) end
-  local numbers = Limits.numbers_of(q, each.group, each.limit)
-  if has_more and numbers[2] == 0 and Limits.room(q, each.group, numbers, each.limit) <= 0 then
+  local numbers = Numbers.of_group(q, each.group, each.limit)
+  if has_more and numbers[2] == 0 and Permits.room(q, each.group, numbers, each.limit) <= 0 then
     return Groups.block(q, each.group)
   end
   Limits.wake(q, each.group)
@@ -392,7 +392,7 @@ local function write_taken()
   for stream, ids in pairs(put_aside) do Lanes.write_all(q, stream, ids, 1) end
   put_aside = {}
   if #held > 0 then redis.call('SADD', Keys.held(q, worker), unpack(held)) end
-  if next(q.given) then Limits.write_given(q) end
+  if next(q.given) then Permits.write_given(q) end
   if #held > 0 then
     Record.set_all(marked)
     marked, held = {}, {}
@@ -409,12 +409,12 @@ end
 -- Takes a job as most are, whose record is read as text, if it may run; returns whether it has.
 function serving.take_first(each, id, text)
   if not text or pauses or known[id] and known[id] ~= true then return false end
-  each.tail, each.lone = each.tail or LimitText.tail_of(each.group), each.lone or Limits.lone_of(q, each.limit)
+  each.tail, each.lone = each.tail or LimitText.tail_of(each.group), each.lone or Numbers.lone_of(q, each.limit)
   local envelope, sent, limits, record = LimitText.begin_first(text, each.tail, run)
-  local numbers = envelope and Limits.lone_numbers(q, limits, each.lone)
-  if not numbers or Limits.room(q, each.group, numbers, each.limit) <= 0 then return false end
+  local numbers = envelope and Numbers.lone_numbers(q, limits, each.lone)
+  if not numbers or Permits.room(q, each.group, numbers, each.limit) <= 0 then return false end
   q.admitted[id], known[id] = true, 'taken'
-  if numbers[1] > 0 then Limits.hold(q, each.group, id) end
+  if numbers[1] > 0 then Permits.hold(q, each.group, id) end
   add_to_reply(id, envelope, time_at(text, sent), 2, record)
   return true
 end
@@ -436,7 +436,7 @@ function serving.take(each, id, text)
   end
   source = job[Field.LANE] or Keys.NORMAL
   if is_set_aside(id, envelope, false, false) then
-    Limits.give_back(q, id, Limits.of(job))
+    Limits.give_back(q, id, Use.of(job))
     job[Field.STATE], job[Field.EXTRA].waits = false, nil
     each.queued = each.queued or {}
     each.queued[id] = job
@@ -453,8 +453,8 @@ end
 
 -- Reads the ids of as many jobs of a group as may run, of a lane and of those that are served before it.
 function serving.read(group, lane, limit)
-  local numbers, most = Limits.simple(q, limit), nil
-  if numbers then most = Limits.simple_room(q, group, numbers) else most = Limits.most(q, group, limit) end
+  local numbers, most = Numbers.simple(q, limit), nil
+  if numbers then most = Permits.simple_room(q, group, numbers) else most = Limits.most(q, group, limit) end
   if most > count - taken then most = count - taken end
   local each = {group = group, limit = limit, gone = {}, ids = NONE, met = 0}
   if most > 0 then each.ids, each.has_more = Groups.first(q, group, lane, most) end
@@ -491,9 +491,9 @@ function serving.group(group, lane)
   if not each or q.joined[group] then each = serving.read(group, lane, Groups.limit_of(group)) end
   each.texts = each.texts or texts_of(q, each.ids)
   serving.served[#serving.served + 1] = each
-  local first = each.limit == Limits.FAIR and Record.unpacked(each.texts[each.ids[1]])
-  if first and Limits.weight(first) > 1 then
-    each.ids, each.has_more = Groups.first(q, group, lane, math.min(count - taken, Limits.weight(first)))
+  local first = each.limit == Use.FAIR and Record.unpacked(each.texts[each.ids[1]])
+  if first and Use.weight(first) > 1 then
+    each.ids, each.has_more = Groups.first(q, group, lane, math.min(count - taken, Use.weight(first)))
     each.texts = texts_of(q, each.ids)
   end
   for _, id in ipairs(each.ids) do

@@ -42,7 +42,7 @@ local function settle_first(i, id, text)
   local before, after, key, uses = BEFORE_DONE, '', nil, nil
   if not sent and string.find(text, LimitText.OF_OTHERS, 1, true) then
     sent, waiters, after = LimitText.read_first(text, unwatched_run)
-    before, uses = LimitText.BEFORE_DONE, sent and Limits.uses_in(q, after)
+    before, uses = LimitText.BEFORE_DONE, sent and Numbers.uses_in(q, after)
     if not uses then return nil end
     after = LimitText.AFTER_DONE .. after
   elseif not sent then
@@ -237,7 +237,7 @@ local function settle_other(i)
   if mine and Record.has_ended(job) then
     -- The same settle again, after a lost reply: all is done already, except perhaps what comes last.
     Finish.expire_body(q, id, job, redis.call('PTTL', Keys.job(q, id)))
-    if Limits.of(job) then Limits.give_back(q, id, Limits.of(job)) end
+    if Use.of(job) then Limits.give_back(q, id, Use.of(job)) end
     settled[#settled + 1] = id
   elseif not mine or job[Field.STATE] ~= 'running' then
     refused[#refused + 1] = position(i)
