@@ -138,7 +138,7 @@ class App:
             function: a coroutine function, or a plain one, which a worker runs in a thread.
             options: `name`: the task's name, by default its module and qualified name. `tags`: of every call. All
                 those of `task.options` that are not about one call. `limits`, `fair`: see `Limit` and `Fair`.
-                `executor`: `"process"` runs a plain function in a process pool. `batch`: see `Batch`.
+                `executor`: `"process"` runs it in a process pool. `slots`: how many a job takes. `batch`: `Batch`.
 
         Raises:
             ConfigError: an option is wrong; the message names it and the task.

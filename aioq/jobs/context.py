@@ -113,7 +113,7 @@ class JobContext:
         task: the task's name.
         attempt: which attempt this is, 1 for the first.
         max_attempts: how many attempts the retry policy allows; None for no limit.
-        crashes: how many runs of this job died with their worker.
+        crashes: how many runs of this job died with their worker. slots: how many slots of its worker it has.
         headers: what the sender sent along.
         parent_id: the job within which it was sent; None for a job that was not sent within one.
         root_id: the first of these jobs, likewise.
@@ -145,6 +145,7 @@ class JobContext:
         "max_attempts",
         "parent_id",
         "root_id",
+        "slots",
         "state",
         "tags",
         "task",
@@ -159,6 +160,7 @@ class JobContext:
         attempt: int = 1,
         max_attempts: int | None = 1,
         crashes: int = 0,
+        slots: int = 1,
         headers: Mapping[str, str] | None = None,
         tags: Sequence[str] = (),
         sent_at: datetime | int | None = None,
@@ -174,7 +176,7 @@ class JobContext:
         self._place = queue
         self.attempt = attempt
         self.max_attempts = max_attempts
-        self.crashes = crashes
+        self.crashes, self.slots = crashes, slots
         self.headers: Mapping[str, str] = headers or {}
         self.parent_id: str | None = None
         self.root_id: str | None = None

@@ -84,6 +84,7 @@ class WorkerInfo:
         slots: how many jobs it runs at once.
         queue_slots: by queue, the most of them that its jobs take; a queue that is not in it may take all.
         queue_weights: by queue, the weight by which it shares the slots with the others; a queue without has 1.
+        task_slots: by task, how many slots a job of it takes; a task that is not in it takes one.
         running: the jobs it runs, with `task` and `started_at`.
         heartbeat_age: how many seconds ago it last renewed a lease, by the server's clock.
         fetch_age: how many seconds ago the server last answered its fetching, for the queue for which that is the
@@ -105,6 +106,7 @@ class WorkerInfo:
     slots: int
     queue_slots: Mapping[str, int]
     queue_weights: Mapping[str, int]
+    task_slots: Mapping[str, int]
     running: tuple[JobInfo, ...]
     heartbeat_age: float
     fetch_age: float | None

@@ -225,6 +225,7 @@ class _Register:
             slots=about.slots,
             queue_slots=about.queue_slots,
             queue_weights=about.queue_weights,
+            task_slots=about.task_slots,
             running=tuple(running),
             heartbeat_age=heartbeat_age(about.lease_ms, registrations),
             fetch_age=max(fetched) / 1000 if min(fetched) >= 0 else None,

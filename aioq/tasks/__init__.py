@@ -1,4 +1,4 @@
 """Tasks, and the registry of an App's tasks.
 
-Imports `flows`, `producer`, `results`, `store`, `wire`, `jobs`, `util`, `errors` and `public`.
+Imports `flows`, `producer`, `results`, `store`, `wire`, `jobs`, `config`, `util`, `errors` and `public`.
 """

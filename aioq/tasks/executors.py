@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
+from aioq.config.validators import MAX_COUNT
 from aioq.errors import ConfigError
 from aioq.util.callables import called_by, not_importable
 from aioq.util.callables import is_async as is_coroutine
@@ -37,3 +38,18 @@ def executor_for(name: str, function: Callable[..., Any], executor: str | None) 
             f"task {name!r} ({whereabouts(function)}): executor='process': its process imports it again, and {why}"
         )
     return executor
+
+
+def check_slots(where: str, slots: object) -> int:
+    """How many slots of its worker a job takes; 1 where the task does not say it.
+
+    Raises:
+        ConfigError: it is no number of slots.
+    """
+    if slots is None:
+        return 1
+    if type(slots) is not int or not 1 <= slots <= MAX_COUNT:
+        raise ConfigError(
+            f"{where}: slots={brief(slots)}: expected a whole number from 1 on, of the slots that a job takes"
+        )
+    return slots

@@ -15,6 +15,7 @@ from aioq.jobs.options import Options, make_options, unknown_option
 from aioq.producer.call import Call
 from aioq.store.contract import NewJob
 from aioq.tasks.batches import make_batch_task
+from aioq.tasks.executors import check_slots
 from aioq.tasks.task import (
     AsyncTask,
     DeclarationArgs,
@@ -172,7 +173,7 @@ def register(
     for option in given:
         if option not in TASK_OPTIONS:
             raise ConfigError(unknown_option(where, option, TASK_OPTIONS))
-    executor = given.pop("executor", None)
+    executor, slots = given.pop("executor", None), check_slots(where, given.pop("slots", None))
     limits, fair = check_limits(where, given.pop("limits", None)), check_fair(where, given.pop("fair", None))
     batch = check_batch(where, given.pop("batch", None))
     defaults = replace(make_options(where, **given), limits=limits or None, fair=fair)
@@ -180,6 +181,8 @@ def register(
         task = make_task(app, name, function, executor, defaults)
     else:
         task = make_batch_task(app, name, function, executor, defaults, batch=batch)
+    if slots != 1:
+        task.slots = slots
     present = tasks.get(name)
     if present is not None and not replaces(
         name, task.function, declared_in(task), present.function, declared_in(present)

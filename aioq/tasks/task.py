@@ -50,6 +50,7 @@ class DeclarationArgs(TaskArgs, total=False):
 
     name: str | None
     executor: ExecutorKind | None
+    slots: int | None
     limits: Iterable[Limit] | None
     fair: Fair | None
 
@@ -243,7 +244,10 @@ class Task(Sendable[P, R]):
         function: the function itself.
         executor: where a worker runs it: on its event loop, in a thread or in another process.
         defaults: the options it was declared with.
+        slots: how many of its worker's slots a job of it takes.
     """
+
+    slots: int = 1
 
     def __init__(
         self,

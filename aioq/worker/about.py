@@ -61,6 +61,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         queues: its queues, without their shards.
         slots: how many jobs it runs at once.
         queue_slots, queue_weights: by queue, the most slots that its jobs take, and its weight; if set.
+        task_slots: by task, how many slots a job of it takes, if these are several.
         lease_ms: how long its lease lasts after a renewal.
         paused: whether it takes no jobs.
         draining: whether it ends.
@@ -79,6 +80,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     lease_ms: int
     queue_slots: Mapping[str, int] = {}
     queue_weights: Mapping[str, int] = {}
+    task_slots: Mapping[str, int] = {}
     paused: bool = False
     draining: bool = False
     supervised: bool = False

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from aioq.jobs.context import JobContext, place_of
+from aioq.jobs.shards import queue_of_shard
 from aioq.results.wait_graph import Waits
 from aioq.util.log import logger
 from aioq.worker.slots import Slots
@@ -39,12 +40,14 @@ class _Waiting:
         slot_lent: whether its slot is lent.
         thread_lent: whether its place among the threads is lent.
         left_behind: whether its outcome is written although its function still waits.
+        slots: how many slots it has.
     """
 
-    __slots__ = ("in_thread", "left_behind", "queue", "slot_lent", "thread_lent", "waits")
+    __slots__ = ("in_thread", "left_behind", "queue", "slot_lent", "slots", "thread_lent", "waits")
 
-    def __init__(self, queue: str, *, in_thread: bool) -> None:
+    def __init__(self, queue: str, slots: int, *, in_thread: bool) -> None:
         self.queue = queue
+        self.slots = slots
         self.in_thread = in_thread
         self.waits = 0
         self.slot_lent = self.thread_lent = self.left_behind = False
@@ -78,6 +81,7 @@ class Lending:
         lend_threads: Callable[[int], None],
         on_lent: Callable[[], None],
         has_left: Callable[[JobContext], bool] = lambda _: False,
+        slots_of: Callable[[JobContext], int] = lambda _: 1,
     ) -> None:
         """Begin to lend, on the running event loop.
 
@@ -87,6 +91,7 @@ class Lending:
             lend_threads: called with the number of additional threads for other jobs, negative for fewer.
             on_lent: called when a slot was lent.
             has_left: whether a job has ended while its function still runs in its thread.
+            slots_of: how many slots a job has.
         """
         self._loop = asyncio.get_running_loop()
         self._slots = slots
@@ -94,6 +99,12 @@ class Lending:
         self._lend_threads = lend_threads
         self._on_lent = on_lent
         self._has_left = has_left
+        self._slots_of = slots_of
+
+    def lent_in(self, queue: str) -> int:
+        """How many slots the jobs of a queue have lent, those of all its shards together."""
+        waiting = [each for each in self._waiting.values() if each.slot_lent]
+        return sum(each.slots for each in waiting if queue_of_shard(each.queue) == queue)
 
     def begin(self, job: JobContext, queue: str, job_id: str, *, held: bool) -> None:
         """A job begins to wait for another one: lend its slot. May be called from any thread."""
@@ -131,7 +142,9 @@ class Lending:
             left = in_thread is None and self._has_left(job)
             if in_thread is None and not left:
                 return  # the job has ended, and something that it has started waits
-            waiting = self._waiting[job] = _Waiting(place_of(job), in_thread=left or bool(in_thread))
+            waiting = self._waiting[job] = _Waiting(
+                place_of(job), self._slots_of(job), in_thread=left or bool(in_thread)
+            )
             waiting.left_behind = left
         waiting.waits += 1
         if waiting.waits == 1:
@@ -160,18 +173,18 @@ class Lending:
             self._warn()
             return
         waiting.slot_lent = True
-        self.lent += 1
+        self.lent += waiting.slots
         if waiting.in_thread:
             waiting.thread_lent = True
             self._lend_threads(1)
-        self._slots.give_back(1, waiting.queue)
+        self._slots.give_back(waiting.slots, waiting.queue)
         self._on_lent()
 
     def _take_back_slot(self, waiting: _Waiting) -> None:
         if waiting.slot_lent:
             waiting.slot_lent = False
-            self.lent -= 1
-            self._slots.take(1, waiting.queue)
+            self.lent -= waiting.slots
+            self._slots.take(waiting.slots, waiting.queue)
 
     def _lend_next(self) -> None:
         """A lent slot was taken back: lend the slot of the first waiting job that could not lend its own."""

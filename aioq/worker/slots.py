@@ -19,11 +19,13 @@ class Slots:
     Attributes:
         total: the same.
         is_paused: whether no slot may be taken, for an operator has said so.
+        weights: by queue, about how many slots a job of it takes; of those whose jobs have taken more than one.
     """
 
     def __init__(self, total: int, shares: Mapping[str, Share] = MappingProxyType({})) -> None:
         self.total = total
         self.is_paused = False
+        self.weights: dict[str, int] = {}
         self._used = 0
         self._used_by: defaultdict[str, int] = defaultdict(int)
         self._full_since: float | None = None
@@ -51,6 +53,15 @@ class Slots:
         if self._shares is None or not free:
             return free
         return self._shares.free_for((*self._waiting, queue), free, self.total)[queue]
+
+    def jobs_for(self, queue: str, free: int) -> int:
+        """How many jobs to claim for so many free slots, by what those of the queue took last; at least one."""
+        return max(free // self.weights.get(queue, 1), min(free, 1))
+
+    def note_weight(self, queue: str, slots: int) -> None:
+        """Note how many slots a job of a queue takes; more counts at once, fewer only after some jobs."""
+        before = self.weights.get(queue, 1)
+        self.weights[queue] = slots if slots > before else (before + slots) // 2
 
     def total_for(self, queue: str) -> int:
         """How many slots the jobs of a queue can take at the most."""

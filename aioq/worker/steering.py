@@ -3,7 +3,7 @@
 import asyncio
 import os
 import platform
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from aioq.config.settings import Settings
 from aioq.errors import ConfigError, ServerError
 from aioq.jobs.options import check_name
 from aioq.store.leases import marks_of
+from aioq.tasks.task import Task
 from aioq.util.aio import end
 from aioq.util.log import logger
 from aioq.util.suggestions import did_you_mean
@@ -21,6 +22,7 @@ from aioq.worker.duties.control import ControlVerb
 from aioq.worker.identity import this_host
 from aioq.worker.requests import RefusedError
 from aioq.worker.shares import Share, share_in_words, shares_of
+from aioq.worker.weights import heavy, too_heavy
 from aioq.worker.wiring import Duties
 
 log = logger("aioq.worker")
@@ -71,9 +73,11 @@ class Steering:
             then, and raises `RefusedError` if it does not do that.
     """
 
-    def __init__(self, worker: Steered, settings: Settings, tasks: Collection[str], *, supervised: bool) -> None:
+    def __init__(
+        self, worker: Steered, settings: Settings, tasks: Mapping[str, Task[Any, Any]], *, supervised: bool
+    ) -> None:
         self._worker = worker
-        self._lease = settings.lease
+        self._settings, self._lease = settings, settings.lease
         self._weights = {name: queue.weight for name, queue in (settings.queues or {}).items() if queue.weight}
         self._threads_follow = settings.threads is None
         self._supervised = supervised
@@ -121,6 +125,7 @@ class Steering:
             slots=worker.concurrency,
             queue_slots={queue: most for queue, most in worker.queue_slots.items() if queue in worker.queues},
             queue_weights={queue: self._weights[queue] for queue in worker.queues if queue in self._weights},
+            task_slots=heavy(self._tasks),
             lease_ms=round(self._lease * 1000),
             paused=self.is_paused,
             draining=worker.is_stopping,
@@ -187,15 +192,18 @@ class Steering:
         duties, before = self._serving(), self._worker.concurrency
         if queue is not None:
             self._check_serves(queue)
+            self._check_weights([queue], before, {queue: slots})
             self._worker.queue_slots[queue] = slots
             duties.slots.share(self.shares())
         else:
+            self._check_weights(self._worker.queues, slots, {})
             self._worker.concurrency = slots
             if self._threads_follow:
                 duties.caller.lend_threads(slots - before)
             duties.slots.resize(slots)
         for each in duties.queues.values():
             each.fetcher.resize()
+        duties.executor.resized()
         duties.announce()
         return self._now()
 
@@ -212,6 +220,7 @@ class Steering:
         if slots is not None and (type(slots) is not int or slots < 1):
             raise RefusedError(f"slots={slots!r}: the jobs of a queue have 1 slot or more")
         if queue not in worker.queues:
+            self._check_weights([queue], worker.concurrency, {} if slots is None else {queue: slots})
             worker.queues = (*worker.queues, queue)
             worker.queue_slots.pop(queue, None)
             if slots is not None:
@@ -258,6 +267,10 @@ class Steering:
             log.info("queue %s: this worker does not serve it any more", queue)
         finally:
             del self._leaving[queue]
+
+    def _check_weights(self, queues: Sequence[str], total: int, queue_slots: Mapping[str, int]) -> None:
+        if wrong := too_heavy(self._tasks, self._settings, queues, total, queue_slots):
+            raise RefusedError(wrong)
 
     def _check_serves(self, queue: str) -> None:
         queues = self._worker.queues

@@ -303,13 +303,14 @@ class Duties:
         # Jobs of another queue have taken the free slots, or the worker leaves this one.
         was_full = not self.slots.free_for(queue) or queue in self._leaving
         self.slots.take(1, queue)
-        if is_full := not self.slots.free_for(queue):
-            duties.fetcher.filled()
+        is_full = not self.slots.free_for(queue)
         self._note(queue, claimed)
         if was_full:
             self.executor.decline(queue, worker, claimed)
         else:
             self.executor.submit(queue, worker, claimed, at_once=not is_full)
+        if is_full or (self.slots.weights and not self.slots.free_for(queue)):
+            duties.fetcher.filled()
 
     def _deliver(self, queue: str, worker: str, claimed: Claimed) -> None:
         if worker == self.queues[queue].membership.worker:

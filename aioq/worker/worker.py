@@ -26,6 +26,7 @@ from aioq.worker.identity import Incarnation
 from aioq.worker.placement import Placement
 from aioq.worker.run.logging import stopping
 from aioq.worker.steering import Steering
+from aioq.worker.weights import check_weights
 from aioq.worker.wiring import Duties
 
 T = TypeVar("T")
@@ -67,7 +68,8 @@ class Worker:
             cancelled it.
 
     Raises:
-        ConfigError: a task has an annotation that arguments or results cannot be decoded into.
+        ConfigError: a task has an annotation that arguments or results cannot be decoded into, or its jobs take
+            more slots than there are.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Worker:
         self.paused: Mapping[str, str] = {}
         self._declared = app_parts.schedules()
         compile_signatures(app_parts)  # now, so that a bad annotation is an error of the start and not of a job
+        check_weights(app_parts.tasks, app_parts.settings, self.queues, self.concurrency, self.queue_slots)
 
     @property
     def left_behind(self) -> int:

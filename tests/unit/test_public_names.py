@@ -14,7 +14,7 @@ load middleware name operations queue register_type run_sync schedule schedules 
 send_sync settings state task tasks test unique workers
 """
 SENDABLE = "call handle name options send send_many send_many_sync send_sync unique_key"
-TASK = f"{SENDABLE} defaults executor function"
+TASK = f"{SENDABLE} defaults executor function slots"
 HANDLE = """
 added cancel cancel_sync copy delete events events_sync follow_logs follow_logs_sync id info info_sync logs
 logs_sync move move_sync queue reschedule result result_sync retry run_now set_priority status status_sync
@@ -22,7 +22,7 @@ timeline timeline_sync why why_sync
 """
 JOB = """
 attempt cancel_requested crashes deadline extend headers id log max_attempts parent_id progress queue root_id
-sent_at snooze state tags task time_left
+sent_at slots snooze state tags task time_left
 """
 SCHEDULES = "get list pause put remove resume run_now"
 PACKAGE = """

@@ -129,6 +129,11 @@ def _queues(worker: WorkerInfo) -> list[str]:
     return [share_in_words(each, each, worker.queue_slots, worker.queue_weights) for each in worker.queues]
 
 
+def _busy(worker: WorkerInfo) -> int:
+    """How many slots its running jobs take."""
+    return sum(worker.task_slots.get(job.task, 1) for job in worker.running)
+
+
 def _state(worker: WorkerInfo) -> str:
     if not worker.alive:
         return "lost"
@@ -151,7 +156,7 @@ COLUMNS: Sequence[Column[WorkerInfo]] = (
     Column("id", lambda each: each.id, whole=True),
     Column("host, pid", lambda each: f"{each.host}, {each.pid}"),
     Column("queues", lambda each: ", ".join(_queues(each))),
-    Column("busy", lambda each: f"{len(each.running)}/{each.slots}", is_number=True),
+    Column("busy", lambda each: f"{_busy(each)}/{each.slots}", is_number=True),
     Column("jobs run", lambda each: f"{each.figures.jobs_run}", is_number=True),
     Column("state", _state, whole=True),
     Column("heartbeat", lambda each: span(each.heartbeat_age), is_number=True),

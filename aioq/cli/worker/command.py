@@ -177,7 +177,9 @@ def _introduce(app: App, app_parts: AppParts, plan: WorkerPlan, worker: Worker, 
             queues=worker.queues_in_words(),
             concurrency=plan.concurrency or app_parts.settings.concurrency,
             processes=plan.processes or app_parts.settings.processes,
-            tasks=app.tasks,
+            tasks=[
+                name if task.slots == 1 else f"{name} ({task.slots} slots)" for name, task in app.tasks.items()
+            ],
             paused=worker.paused,
         )
     for words in without_tasks(app_parts):

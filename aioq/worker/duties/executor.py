@@ -33,6 +33,7 @@ from aioq.worker.run.run import CUT_SHORT, GRACE, INTERRUPTED, LOST, WORKER_ENDE
 from aioq.worker.run.settlements import classify, report_of, snooze
 from aioq.worker.run.timeout import start_timeout
 from aioq.worker.slots import Slots
+from aioq.worker.weights import Weights, heavy
 
 log = logger("aioq.worker")
 
@@ -78,6 +79,7 @@ class Executor(BatchExecution):
         self._environment = environment
         self._caller = caller
         self._slots = slots
+        self._weights = Weights(environment.tasks) if heavy(environment.tasks) else None
         self._settle = settle
         self._reporter_of = reporter_of
         self._flush_report = flush_report
@@ -87,7 +89,6 @@ class Executor(BatchExecution):
         self._batches = Batches(environment, caller, settle=settle, flush=flush_report, on_end=on_end)
         self._running: dict[RunKey, Run] = {}
         self._backlog: deque[Run] = deque()
-        self._starting_backlog = False
         self._not_entered = 0  # runs whose tasks have not had their first step
         self._stopping = False
         self._stopped_at = 0.0
@@ -104,6 +105,7 @@ class Executor(BatchExecution):
             lend_threads=caller.lend_threads,
             on_lent=self._slot_lent,
             has_left=caller.has_left,
+            slots_of=self._slots_of,
         )
 
     @property
@@ -130,10 +132,14 @@ class Executor(BatchExecution):
         run = Run(queue, worker, claimed)
         if self._is_duplicate(run):
             return
+        if self._weights is not None:
+            self._weigh(run)
         if self._stopping:
             self._release(run)
-        elif len(self._running) - self._lending.lent >= self._slots.total:
+        elif self._weights is None and len(self._running) - self._lending.lent >= self._slots.total:
             self._backlog.append(run)
+        elif self._weights is not None and (self._backlog or not self._fits(run)):
+            self._wait(run)
         else:
             self._start(run, at_once=at_once)
 
@@ -169,7 +175,7 @@ class Executor(BatchExecution):
         claims: dict[str, int] = {}
         for run in [run for run in self._backlog if run.key[:2] == (queue, worker)]:
             self._backlog.remove(run)
-            self._slots.give_back(1, queue)
+            self._slots.give_back(run.slots, queue)
             claims |= self._batches.abandoned(run)
         for run in tuple(self._running.values()):
             if run.queue == queue and run.worker == worker:
@@ -180,8 +186,7 @@ class Executor(BatchExecution):
     def stop(self) -> int:
         """Start no more jobs, and give back those that were not started; return how many jobs still run."""
         self._stopping, self._stopped_at = True, asyncio.get_running_loop().time()
-        while self._backlog:
-            self._release(self._backlog.popleft())
+        self._give_up_waiting()
         self._caller.close()
         return len(self._running)
 
@@ -265,6 +270,7 @@ class Executor(BatchExecution):
         loop = asyncio.get_running_loop()
         run.started = loop.time()
         self._running[run.key] = run
+        self._heavier += run.slots - 1
         self._idle.clear()
         at_once = at_once and not self._not_entered  # jobs that were claimed before begin before
         self._not_entered += 1
@@ -345,6 +351,11 @@ class Executor(BatchExecution):
             return None
         return run.task is not None and run.task.executor == "thread"
 
+    def _slots_of(self, context: JobContext) -> int:
+        """How many slots a job has."""
+        run = self._running.get((place_of(context), worker_of(context), context.id))
+        return 1 if run is None else run.slots
+
     def _slot_lent(self) -> None:
         if self._backlog:
             self._start_backlog()
@@ -365,6 +376,7 @@ class Executor(BatchExecution):
         if run.settlement is None or run.stop == LOST:
             run.settlement = classify(run, self._environment, seconds if self._reports else None)
         del self._running[run.key]
+        self._heavier -= run.slots - 1
         if self._lending.lent:
             self._lending.drop(run.context)
         self._end(run, run.settlement, seconds)
@@ -377,17 +389,6 @@ class Executor(BatchExecution):
         if self._on_end is not None:
             self._on_end(run, seconds)
 
-    def _start_backlog(self) -> None:
-        """Start jobs that wait for a slot. If one of them ends in `_start`, the loop below starts the next one."""
-        if self._starting_backlog:
-            return
-        self._starting_backlog = True
-        try:
-            while self._backlog and len(self._running) - self._lending.lent < self._slots.total:
-                self._start(self._backlog.popleft())
-        finally:
-            self._starting_backlog = False
-
     def _end(self, run: Run, settlement: Settlement | None, seconds: float = 0.0) -> None:
         """Pass a settlement to the settler, if there is one, and give the slot back."""
         try:
@@ -396,4 +397,4 @@ class Executor(BatchExecution):
                     settlement.report = report_of(run, settlement, seconds)
                 self._settle(run.queue, run.worker, settlement)
         finally:
-            self._slots.give_back(1, run.queue)
+            self._slots.give_back(run.slots, run.queue)

@@ -258,7 +258,10 @@ class Fetcher:
         """Claim jobs for the free slots; if there are no more, wait for entries and return them."""
         self._roused.clear()
         queue = self._membership.queue
-        request = self._plan.request(self._slots.free_for(queue), tokens)
+        free = self._slots.free_for(queue)
+        if self._slots.weights:
+            free = self._slots.jobs_for(queue, free)
+        request = self._plan.request(free, tokens)
         claim = await self._claim(worker, request, tokens)
         waits = not claim.lost and self._plan.should_wait(request, claim, self._slots.free_for(queue))
         self._on_answer(

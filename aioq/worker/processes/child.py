@@ -308,6 +308,7 @@ def _context(order: Order, connection: _WorkerConnection) -> JobContext:
         attempt=order.attempt,
         max_attempts=order.max_attempts,
         crashes=order.crashes,
+        slots=order.slots,
         headers=order.headers,
         tags=order.tags,
         sent_at=order.sent_at,

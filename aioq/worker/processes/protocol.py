@@ -64,6 +64,7 @@ class Order(msgspec.Struct, frozen=True):
         attempt: the number of the attempt.
         max_attempts: the number of attempts that the retry rule allows, None for no limit.
         crashes: the number of runs whose worker died.
+        slots: how many slots of its worker it has.
         headers: the headers.
         tags: the tags.
         sent_at: when the server accepted the job.
@@ -96,6 +97,7 @@ class Order(msgspec.Struct, frozen=True):
     own_log_level: int
     keeps_lines: bool = False
     isolated: bool = False
+    slots: int = 1
 
 
 class Begun(msgspec.Struct, frozen=True, tag="begun"):

@@ -10,8 +10,7 @@ dropped.
 
 import asyncio
 import os
-from abc import ABC, abstractmethod
-from collections import deque
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -19,7 +18,6 @@ from aioq.jobs.context import JobContext
 from aioq.store.contract import Claimed, Settlement
 from aioq.tasks.batches import BatchTask
 from aioq.worker.forks import end_fork
-from aioq.worker.lending import Lending
 from aioq.worker.run.batch_call import BatchCall, BatchLayers, take
 from aioq.worker.run.call import Begin, Caller
 from aioq.worker.run.environment import RunEnvironment
@@ -27,7 +25,7 @@ from aioq.worker.run.logging import log_ended, log_received
 from aioq.worker.run.pipeline import prepare
 from aioq.worker.run.run import CANCELLED, GRACE, LOST, Run, RunKey
 from aioq.worker.run.settlements import classify, release, report_of
-from aioq.worker.slots import Slots
+from aioq.worker.run.waiting import WaitingRuns
 
 
 class Batches:
@@ -99,7 +97,7 @@ class Batches:
                 cast("Any", first.task).many,
                 self._timeout(first),
             )
-            run.context = JobContext(job_id=first.claimed.id, task=run.name, queue=run.queue)
+            run.context = JobContext(job_id=first.claimed.id, task=run.name, queue=run.queue, slots=run.slots)
         return alone
 
     def _timeout(self, run: Run) -> float | None:
@@ -194,14 +192,10 @@ class Batches:
             self._on_end(item, seconds)
 
 
-class BatchExecution(ABC):
+class BatchExecution(WaitingRuns):
     """What the executor does for batches; the rest of it is for single jobs and for batches alike."""
 
     _batches: Batches
-    _slots: Slots
-    _running: dict[RunKey, Run]
-    _backlog: deque[Run]
-    _lending: Lending
     _stopping: bool
     _not_entered: int
     _pid: int
@@ -216,10 +210,12 @@ class BatchExecution(ABC):
         if not items:
             return
         run = self._batches.gathered(items)
+        if self._weights is not None:
+            self._weigh(run)
         if self._stopping:
             self._release(run)
-        elif len(self._running) - self._lending.lent >= self._slots.total:
-            self._backlog.append(run)
+        elif (self._weights is not None and self._backlog) or not self._fits(run):
+            self._wait(run)
         else:
             self._start(run)
 
@@ -238,7 +234,8 @@ class BatchExecution(ABC):
         run.entered = True
         self._not_entered -= 1
         for alone in self._batches.prepare(run):
-            self._slots.take(1, run.queue)
+            alone.slots = run.slots
+            self._slots.take(run.slots, run.queue)
             self._start(alone)
         asyncio_task = run.handle or cast("asyncio.Task[None]", asyncio.current_task())
         asyncio_task.set_name(f"{run.name}[a batch of {len(run.items or ())}]")
@@ -254,6 +251,7 @@ class BatchExecution(ABC):
     def _finish_batch(self, run: Run) -> None:
         """End a batch, as `_finish` ends any other run."""
         del self._running[run.key]
+        self._heavier -= run.slots - 1
         self._batches.finish(run)
         self._end(run, None)
         if self._backlog:
@@ -270,10 +268,6 @@ class BatchExecution(ABC):
 
     @abstractmethod
     def _is_duplicate(self, run: Run) -> bool: ...
-    @abstractmethod
-    def _start(self, run: Run, *, at_once: bool = False) -> None: ...
-    @abstractmethod
-    def _start_backlog(self) -> None: ...
     @abstractmethod
     def _cancel(self, run: Run, stop: str) -> None: ...
     @abstractmethod

@@ -329,6 +329,7 @@ def _order(run: Run) -> Order:
         attempt=context.attempt,
         max_attempts=context.max_attempts,
         crashes=context.crashes,
+        slots=context.slots,
         headers=dict(context.headers),
         tags=context.tags,
         sent_at=context.sent_at,

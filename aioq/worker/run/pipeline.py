@@ -152,6 +152,7 @@ def _context(run: Run, environment: RunEnvironment) -> JobContext:
         attempt=run.attempt,
         max_attempts=run.retry.most_attempts,
         crashes=claimed.crashes,
+        slots=run.slots if run.batch is None else run.batch.slots,
         headers=envelope.options.headers,
         tags=claimed.tags,
         sent_at=claimed.sent_ms,

@@ -52,6 +52,7 @@ class Run:
         error: the exception that it raised, for the log.
         items: of a batch, the runs of its jobs; None for any other run.
         batch: of a job in a batch, the run of that.
+        slots: how many slots it takes.
     """
 
     queue: str
@@ -86,6 +87,7 @@ class Run:
     error: BaseException | None = None
     items: "list[Run] | None" = None
     batch: "Run | None" = None
+    slots: int = 1
     key: RunKey = field(init=False)
 
     def __post_init__(self) -> None:

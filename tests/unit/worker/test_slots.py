@@ -171,3 +171,15 @@ async def test_a_pause_and_another_size_hold_for_shares_too():
     assert not waiting.done()
     slots.resize(2)
     await within(waiting)
+
+
+def test_claims_ask_for_fewer_jobs_where_these_take_several_slots():
+    slots = Slots(8)
+    assert slots.jobs_for("mail", 8) == 8
+    slots.note_weight("mail", 4)
+    assert [slots.jobs_for("mail", free) for free in (8, 4, 3, 1, 0)] == [2, 1, 1, 1, 0]
+    assert slots.jobs_for("other", 8) == 8
+    slots.note_weight("mail", 1)
+    assert slots.jobs_for("mail", 8) == 4, "some small ones do not change that at once"
+    slots.note_weight("mail", 1)
+    assert slots.jobs_for("mail", 8) == 8
