@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from aioq import App, Limit, Retry, Unique, current_job
+from aioq import App, Fair, Limit, Retry, Unique, current_job
 from tests.faults.ledger import OK, Ledger
 
 app = App()
@@ -130,6 +130,36 @@ async def in_order(number: int, key: int, seconds: float, failures: int) -> int:
 @app.task(limits=[Limit("paced", by="key", rate=4, burst=2)], retry=Retry(3, delay=0.2))
 async def paced(number: int, key: int, seconds: float, failures: int) -> int:
     """Run four a second."""
+    return await shorter_again(number, seconds, failures)
+
+
+@app.task(limits=[Limit("dropping", by="key", concurrency=2, on_limit="drop")], retry=Retry(3, delay=0.2))
+async def dropped(number: int, key: int, seconds: float, failures: int) -> int:
+    """Run two at a time; a further one is dropped."""
+    return await shorter_again(number, seconds, failures)
+
+
+@app.task(limits=[Limit("latest", by="key", concurrency=1, on_limit="cancel_oldest")], retry=Retry(3, delay=0.2))
+async def instead_of_oldest(number: int, key: int, seconds: float, failures: int) -> int:
+    """Run in the place of the one that runs."""
+    return await shorter_again(number, seconds, failures)
+
+
+@app.task(limits=[Limit("newer", by="key", concurrency=2, on_limit="cancel_newest")], retry=Retry(3, delay=0.2))
+async def instead_of_newest(number: int, key: int, seconds: float, failures: int) -> int:
+    """Run in the place of the one that was started last."""
+    return await shorter_again(number, seconds, failures)
+
+
+@app.task(limits=[Limit("put", by="key", concurrency=3)], retry=Retry(3, delay=0.2))
+async def as_many_as_put(number: int, key: int, seconds: float, failures: int) -> int:
+    """Run as many at a time as an operator lets run."""
+    return await shorter_again(number, seconds, failures)
+
+
+@app.task(fair=Fair(by="key"), retry=Retry(3, delay=0.2))
+async def in_turn(number: int, key: int, seconds: float, failures: int) -> int:
+    """Keys take turns."""
     return await shorter_again(number, seconds, failures)
 
 
