@@ -163,6 +163,25 @@ async def in_turn(number: int, key: int, seconds: float, failures: int) -> int:
     return await shorter_again(number, seconds, failures)
 
 
+calls = app.limiter("calls", concurrency=5)
+tokens = app.limiter("tokens", rate=60, per=1, burst=30)
+permits = os.open(ledger.path.with_suffix(".permits"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+
+@app.task
+async def ask_service(number: int, seconds: float) -> int:
+    """Take a token and hold a place of app-wide limiters, and note when, in which process, for which run."""
+    with recorded(number) as run:
+        async with tokens.acquire(), calls.acquire():
+            note = f"{os.getpid()} {current_job().id}.{run}\n"
+            os.write(permits, f"+ {time.monotonic()} {note}".encode())
+            try:
+                await asyncio.sleep(seconds if run == 0 else min(seconds, 0.2))
+            finally:
+                os.write(permits, f"- {time.monotonic()} {note}".encode())
+    return run
+
+
 # -- poison
 
 
