@@ -13,7 +13,7 @@ from aioq import JobHandle, ServerUnavailableError
 from tests.faults.chaos import Run, Sends, kill_workers, runs_of
 from tests.faults.figures import Case, Report
 from tests.faults.harness import Crew, Load, Rig, condition, meanwhile, mixed_seconds
-from tests.faults.test_limits import keys_of, without_stalled
+from tests.faults.test_limits import no_keys, without_stalled
 from tests.faults.test_server_kills import kill_and_restart
 from tests.servers import Server
 
@@ -192,7 +192,7 @@ async def test_limits_are_changed_while_processes_are_broken(
             sends.is_over = True
         await load.ended(limit=120 if case.full else 40)
         with rig.client() as client:
-            await condition(lambda: not keys_of(rig, client), 60, "the end of all keys")
+            await no_keys(rig, client)
     dropped = await dropped_by_limits(app, sends)
     await app.aclose()
 
