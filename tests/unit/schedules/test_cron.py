@@ -373,8 +373,9 @@ def test_a_step_of_nothing_is_refused(line: str) -> None:
 def test_the_first_moment_of_a_wall_clock_time(zone: str) -> None:
     where = ZoneInfo(zone)
     assert (zone in STEADY) == (not transitions(zone))
-    around = timedelta(hours=30)
     for edge in transitions(zone)[:8]:
+        jump = (edge - MINUTE).astimezone(where).replace(tzinfo=None) - edge.astimezone(where).replace(tzinfo=None)
+        around = abs(jump) + timedelta(hours=4)
         seen: dict[datetime, datetime] = {}
         previous = (edge - around).astimezone(where).replace(tzinfo=None)
         for n in range(2 * around // MINUTE):
