@@ -8,7 +8,7 @@ import pytest
 from aioq.errors import ServerRejectedError
 from aioq.jobs.job import JobState
 from aioq.store.contract import NewJob, Settlement, Store, Verb
-from aioq.store.extra import Extra, FlowPlace, Lock, NodeOf
+from aioq.store.extra import LOST_OUTCOME, Extra, FlowPlace, Lock, NodeOf
 from aioq.store.flows import (
     DEFINITION_KEPT_MS,
     MOST_CHANGES,
@@ -402,6 +402,12 @@ async def test_a_record_that_has_vanished_is_said(redis_backend: Backend) -> Non
     found = await store.flows.read(QUEUE, FLOW)
     assert found is not None
     assert found.state is None
+
+
+async def test_a_node_that_has_vanished_from_its_queue_fails(store: Store) -> None:
+    await released(store, node(0, OTHER))
+    assert await store.outbox.lost(QUEUE, OTHER, [job_id(0)]) == [job_id(0)]
+    assert await ended(store) == [(0, JobState.FAILED, LOST_OUTCOME)]
 
 
 async def test_a_record_of_a_newer_version_is_there(redis_backend: Backend) -> None:
