@@ -24,6 +24,9 @@ BYTES_OF_A_WAITING_KEY = 600
 SWEPT = 300
 """The most commands of a sweep, which looks at a few keys however many wait."""
 
+MOST_COMMANDS = 9
+"""The most commands for the claim and the settle of a job under a limit, where many keys have jobs."""
+
 OF_CLIENTS = ("ping", "info", "config", "client", "hello", "select", "command", "auth")
 """What connections send as they are made, and this test."""
 
@@ -110,6 +113,36 @@ async def test_keys_that_wait_cost_no_command_and_few_bytes(
                 waiting += claimed
             assert sorted(ids(waiting)) == sorted(f"b{n}" for n in range(keys))
             assert await look(store, key="0") == (1, 0)
+            assert slow.found() == []
+
+
+async def drained(store: Store, at_once: int) -> int:
+    """Run all jobs, so many at a time; returns how many these were."""
+    count = 0
+    while claimed := await take(store, "w", at_once):
+        ends = [Settlement(each.id, each.claim, Verb.SUCCEEDED, THREE, ttl_ms=LONG) for each in claimed]
+        assert await store.settle(QUEUE, "w", ends) == [True] * len(ends)
+        count += len(claimed)
+    return count
+
+
+@pytest.mark.parametrize(("keys", "at_once"), [(500, 500), (100, 50)])
+async def test_many_keys_cost_few_commands_and_no_long_script(
+    redis_server: Database, app_name: str, keys: int, at_once: int
+) -> None:
+    app = App(app_name, url=redis_server.url, lease=600)
+    with redis_server.client() as client:
+        async with app:
+            store = await internals_of(app).app_parts().store()
+            await joined(store, "w")
+            slow = SlowScripts([client], quiet=False)
+            made = [job(f"{n:06}", use(key=str(n % keys))) for n in range(3 * keys)]
+            for first in range(0, len(made), 500):
+                assert all(await store.enqueue(QUEUE, made[first : first + 500]))
+            client.config_resetstat()
+            assert await drained(store, at_once) == len(made)
+            # 7.5 and 8.2. Of these the claim has four for each group, and the settle three, and one for the record.
+            assert sum(calls(client).values()) <= MOST_COMMANDS * len(made)
             assert slow.found() == []
 
 
