@@ -141,7 +141,7 @@ async def test_many_keys_cost_few_commands_and_no_long_script(
                 assert all(await store.enqueue(QUEUE, made[first : first + 500]))
             client.config_resetstat()
             assert await drained(store, at_once) == len(made)
-            # 7.5 and 8.2. Of these the claim has four for each group, and the settle three, and one for the record.
+            # 7.5 and 8.2: the claim has four for each group, the settle three, and one for the record.
             assert sum(calls(client).values()) <= MOST_COMMANDS * len(made)
             assert slow.found() == []
 
