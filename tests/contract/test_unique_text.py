@@ -3,6 +3,7 @@
 `docs/design.md`, "The most common records are read and written as text".
 """
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import product
@@ -17,6 +18,7 @@ from aioq.jobs.job import JobState
 from aioq.store.contract import Claimed, Limits, NewJob, Settlement, Store, Verb
 from aioq.store.extra import Duplicate, Extra, Lock
 from aioq.store.redis import RedisStore, replies
+from aioq.store.redis.scripts import source
 from tests.contract.kit import (
     BROKEN,
     CALL,
@@ -186,6 +188,15 @@ async def test_the_record_of_a_job_that_was_dispatched_is_that_of_a_claimed_one(
     one[1], one[7], one[20]["unique"][0] = other[1], other[7], "b"
     assert one == other
     await leave()
+
+
+def test_a_unique_key_has_no_hook_that_these_ways_pass_over() -> None:
+    """They do what `start` and `ended` do; a hook for `enter` or `finish` would have to be called there too."""
+    hook = source("lib/hooks").partition("key = 'unique',")[2].partition("\n    },\n")[0]
+    assert set(re.findall(r"^      (\w+) = function", hook, re.MULTILINE)) == {
+        *("start", "ended"),
+        *("back", "left", "reopen"),
+    }
 
 
 # -- sends
