@@ -1,10 +1,12 @@
 """The handle of a flow: to wait for it, to look at it, to cancel it and to run it again."""
 
+import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
-from aioq.errors import ConfigError, Failure, FlowFailed, JobCancelledError
+from aioq.errors import AioqError, ConfigError, Failure, FlowFailed, JobCancelledError
 from aioq.flows.building import Plan
 from aioq.flows.ends import read_flow_failed
 from aioq.flows.graph import PART, Kind
@@ -19,9 +21,10 @@ from aioq.flows.views import FlowGraph, FlowProgress, indexes_of, progress_of, v
 from aioq.jobs.job import JobInfo, JobState
 from aioq.public import public
 from aioq.results.handle import JobHandle
+from aioq.results.wait_report import QUERY_TIMEOUT
 from aioq.results.waiters import not_found
 from aioq.store.flows import FlowWork
-from aioq.util.durations import Duration
+from aioq.util.durations import Duration, seconds
 from aioq.util.printable import brief
 from aioq.wire.messages import WireOutcome, WireOutcomeKind, decode_failure, decode_reason
 from aioq.wire.signature import ResultType
@@ -100,6 +103,19 @@ class FlowHandle(JobHandle[R_co], eq=False):
             reason = decode_reason(outcome)
             raise JobCancelledError(f"flow {self.id} was cancelled" + (f": {reason}" if reason else ""), self.id)
         return self._decoded(outcome.task, outcome.value)
+
+    async def _ended(self, timeout: Duration | None = None) -> WireOutcome:  # noqa: ASYNC109 - as in `JobHandle`
+        try:
+            return await super()._ended(timeout)
+        except TimeoutError:
+            if timeout is None:
+                raise
+            span, how_far = seconds(timeout, "timeout"), ""
+            with suppress(AioqError, TimeoutError):
+                async with asyncio.timeout(QUERY_TIMEOUT):
+                    progress = await self.progress()
+                    how_far = f": {progress.done} of {progress.total} nodes have ended"
+            raise TimeoutError(f"flow {self.id} has no outcome after {span:g} s; it goes on{how_far}") from None
 
     async def status(self) -> JobState:
         """The flow's state: `running`, until it has `succeeded`, `failed` or was `cancelled`.

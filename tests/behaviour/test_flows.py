@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from aioq import (
     App,
@@ -21,6 +22,7 @@ from aioq import (
     JobNotFoundError,
     NodeState,
     NoJobError,
+    Retry,
     as_completed,
     current_flow,
     current_job,
@@ -28,6 +30,7 @@ from aioq import (
     group,
 )
 from aioq.app import internals_of
+from aioq.cli.main import cli
 from aioq.testing import MemorySession
 from aioq.worker.worker import Worker
 from tests.behaviour.kit import until
@@ -149,7 +152,10 @@ class Mill:
         self.numbers, self.fail = app.task(queue="other")(numbers), app.task(fail)
         self.anything, self.seen, self.all_seen = app.task(anything), app.task(seen), app.task(all_seen)
         self.image, self.note, self.wait, self.add = app.task(image), app.task(note), app.task(wait), app.task(add)
-        self.grow, self.fail_after_graft = app.task(grow), app.task(retry=2)(fail_after_graft)
+        self.grow, self.fail_after_graft = (
+            app.task(grow),
+            app.task(retry=Retry(attempts=2, delay=0))(fail_after_graft),
+        )
 
     async def end(self, handle: JobHandle[Any]) -> Any:
         """The result of a flow or a job."""
@@ -536,6 +542,76 @@ async def test_flows_are_listed_newest_first(mill: Mill) -> None:
     for filters, message in (({"state": "queued"}, "a flow is one of running"), ({"tag": "x"}, "unknown filter")):
         with pytest.raises(ConfigError, match=message):
             mill.app.flows(**filters)  # pyright: ignore[reportArgumentType] - refused
+
+
+async def test_a_wait_that_is_too_long_says_how_far_the_flow_is(mill: Mill) -> None:
+    flow = mill.app.flow("slow")
+    flow.add(mill.say.call("x"), name="fast")
+    flow.add(mill.wait.call(), after=flow["fast"])
+    handle = await flow.send()
+    await until(lambda: mill.ran == ["x", "wait"])
+    with pytest.raises(TimeoutError, match=r"no outcome after 0\.1 s; it goes on: 1 of 2 nodes have"):
+        await handle.result(timeout=0.1)
+    mill.go.set()
+    assert await mill.end(handle) == "waited"
+
+
+async def test_sync_code_sends_and_waits(redis_server: Database, app_name: str) -> None:
+    mill = Mill(app_name, redis_server.url)
+
+    def sync() -> None:
+        flow = mill.app.flow("sync")
+        node = flow.add(mill.say.call("x"), name="one")
+        handle = flow.send_sync(node)
+        assert handle.result_sync(timeout=10) == "x"
+        assert (handle.status_sync(), handle.progress_sync().done) == ("succeeded", 1)
+        assert handle.graph_sync()["one"].state == "succeeded"
+        assert not handle.cancel_sync()
+        assert (mill.say.call("y") | mill.seen).send_sync().result_sync(timeout=10) == "y"
+        assert mill.app.run_sync(mill.app.flows().list()) != []
+        mill.app.run_sync(mill.app.aclose())
+
+    async with on_server(mill):
+        await asyncio.to_thread(sync)
+
+
+async def test_the_command_line_draws_a_flow_and_changes_it(redis_server: Database, app_name: str) -> None:
+    mill = Mill(app_name, redis_server.url)
+
+    async def typed(*command: str) -> tuple[int, list[str]]:
+        where = ["--name", app_name, "--url", redis_server.url]
+        result = await asyncio.to_thread(CliRunner().invoke, cli, [*command, *where])
+        return result.exit_code, result.output.splitlines()
+
+    async with on_server(mill):
+        flow = mill.app.flow("drawn")
+        first = flow.add(mill.say.call("x"), name="first")
+        bad = flow.add(mill.fail.call("no"), after=first, name="bad")
+        other = flow.map(mill.half, [1, 2], name="halves")
+        flow.add(mill.say.call("never"), after=[bad, other], name="last")
+        handle = await flow.send()
+        with pytest.raises(FlowFailed):
+            await mill.end(handle)
+        assert (await typed("flows"))[1][0].split("\t")[:5] == [handle.id, "drawn", "default", "failed", "6 of 6"]
+        assert await typed("flows", "--state", "running") == (0, ["no flow matches"])
+        code, drawn = await typed("flow", handle.id)
+        assert (code, drawn[:3]) == (0, ["flow\tdrawn", "state\tfailed", "ended\t4 of 4 nodes"])
+        assert [" ".join(line.split()[:3]) for line in drawn[3:]] == [
+            "first + succeeded",
+            "└─ bad !",
+            "└─ last x",
+            "halves + succeeded",
+        ]
+        assert drawn[4].endswith("LookupError: no")
+        assert drawn[5].endswith("after halves too")
+        assert drawn[6].endswith("2 children: 2 succeeded")
+        code, said = await typed("flow", handle.id, "--cancel", "--yes")
+        assert (code, said) == (1, [f"aioq: flow {handle.id} is failed: this needs one that has not ended"])
+        assert await typed("flow", handle.id, "--retry") == (0, [f"{handle.id} is run again"])
+        with pytest.raises(FlowFailed):
+            await mill.end(handle)
+        code, (line,) = await typed("flow", handle.id, "--json")
+        assert msgspec.json.decode(line)["nodes"][1]["error"]["message"] == "no"
 
 
 # -- grafts
