@@ -392,12 +392,20 @@ function serving.take_first(each, id, text)
   return true
 end
 
+-- Lets a group wait whose next job this version cannot read: the group gets its token again later, for another
+-- worker may.
+function serving.put_off_unreadable(group, id)
+  unreadable = id
+  Groups.block(q, group)
+  Limits.look_again(q, group, (q.now + Newer.PUT_OFF) * 1000)
+end
+
 -- Takes one of the jobs that wait in a group, if it may run. Returns what becomes of it there: `gone`, `moved` to
 -- another group, or nil if it stays.
 function serving.take(each, id, text)
   if serving.take_first(each, id, text) then return 'gone' end
   local job = Record.unpacked(text)
-  if not job then return not text and 'gone' or nil end
+  if not job then return not text and 'gone' or serving.put_off_unreadable(each.group, id) end
   local waits = Groups.of(job) == each.group and (not job[Field.STATE] or job[Field.STATE] == 'waiting')
   -- The worker may know it: the server has applied its settlement, and the reply was lost. Then it is taken anew.
   local is_met = known[id] and known[id] ~= true
