@@ -256,7 +256,8 @@ class Row:
     def _leave(self, jobs: _Jobs, *, is_known: bool = True) -> None:
         """Nobody waits at a place any more; the server is notified, if it knows the place."""
         self._places.pop(jobs.number, None)
-        self._has_space.set()
+        if not self.is_long:
+            self._has_space.set()
         if is_known:
             self._gone.append(jobs.number)
             self._ask_soon()

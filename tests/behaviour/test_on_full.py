@@ -211,7 +211,7 @@ async def test_more_sends_wait_than_have_places(server: Database, app_name: str)
         for number in range(140):
             tasks.append(asyncio.create_task(waiting.work.send(MOST + number)))
             await asyncio.sleep(0.002)
-        assert await places(waiting.app) == 100
+        assert 100 <= await places(waiting.app) <= 102, "two more may have been on their way"
         tasks[-1].cancel()
         async with serving(waiting.app, queues=["mail"], concurrency=1):
             await asyncio.gather(*tasks[:-1])

@@ -12,6 +12,7 @@ from aioq.store.contract import Limits, NewJob, Store
 from aioq.store.extra import Added, Expiry, Extra
 from aioq.store.memory import MemoryStore
 from aioq.store.pubsub import room_channel
+from aioq.store.redis.store import RedisStore
 from aioq.store.rooms import Place, Room
 from tests.contract.kit import BROKEN, CALL, LONG, QUEUE, WITHIN, Backend, eventually, joined, send, state, take
 from tests.contract.test_timetable import put, tick
@@ -221,3 +222,27 @@ async def test_a_large_row_is_walked_in_steps(redis_store: Store) -> None:
     assert await redis_store.rooms.ask(QUEUE, "one", [*range(120)], []) == [Room(each, 1) for each in range(3)]
     assert await send_at(redis_store, Place("one", 119), "n119") == [False]
     assert [await send_at(redis_store, Place("one", each), f"n{each}") for each in (2, 0, 1)] == [[True]] * 3
+
+
+async def test_a_process_with_a_larger_bound_is_not_held_up_by_one_with_a_smaller(
+    redis_store: Store, redis_backend: Backend
+) -> None:
+    """As while a deployment raises `max_size`."""
+    await fill(redis_store)
+    raised = await redis_backend.open()
+    assert isinstance(raised, RedisStore)
+    own = msgspec.structs.replace(raised._limits, max_size=MOST + 2, waits=True, by_queue=None)
+    raised._limits = msgspec.structs.replace(raised._limits, by_queue={QUEUE: own})
+    one = await Listening.begun(redis_store, redis_backend, "one")
+    two = await Listening.begun(raised, redis_backend, "two")
+    assert await send_at(redis_store, Place("one", 1), "d") == [False]
+    assert await send_at(raised, Place("two", 1), "x", "y", "z") == [True, False, False]
+    worker = await joined(redis_store, "w")
+
+    await take(redis_store, worker, 1)
+    assert await two.hears() == Room(1, 1)
+    assert await send_at(raised, Place("two", 1, behind=1), "y") == [True]
+    assert one.heard_nothing
+
+    await take(redis_store, worker, 2)
+    assert await one.hears() == Room(1, 1)

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from aioq.errors import QueueFullError, SendError, ServerRejectedError, ServerUnavailableError
+from aioq.producer.buffer import SendBatch
 from aioq.producer.delivery import Buffers
 from aioq.producer.rooms import MAX_PLACES
 from aioq.producer.waiting import WaitingBuffer
 from aioq.store.columns import NewJobs
+from aioq.store.contract import NewJob
 from aioq.store.extra import Added, queue_full, refused
 from aioq.store.rooms import Place, Room
 
@@ -174,3 +176,25 @@ async def test_sends_beyond_the_places_wait_and_may_be_cancelled(store: FakeStor
     assert sum(isinstance(each, QueueFullError) for each in ends) == MAX_PLACES + 1
     await turns()
     assert buffer.held == 0
+
+
+async def test_a_place_that_is_left_makes_space_only_below_the_bound(
+    store: FakeStore, buffer: WaitingBuffer
+) -> None:
+    """Batches that were in flight may have got more places than there are meant to be."""
+    sends: list[asyncio.Future[Any]] = []
+    for number in range(MAX_PLACES):
+        sends.append(task_of(buffer.put(f"{number}", b"")))
+        await turns(3)
+    late = SendBatch.entry([NewJob("late", b"")], 0.0, place=buffer.row.place())
+    late.futures = [asyncio.get_running_loop().create_future()]
+    buffer.row.keep(late, await store.enqueue("mail", late))
+    waits = asyncio.ensure_future(buffer.row.space())
+    sends[0].cancel()
+    await turns()
+    assert (buffer.row.is_long, waits.done()) == (True, False)
+    sends[1].cancel()
+    await turns()
+    assert (buffer.row.is_long, waits.done()) == (False, True)
+    await buffer.row.close()
+    await asyncio.gather(*sends, *filter(None, late.futures), return_exceptions=True)
