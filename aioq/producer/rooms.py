@@ -203,12 +203,13 @@ class Row:
             self._ask_soon()  # the server may not know of the place
 
     async def close(self) -> None:
-        """End all waits: nothing more is sent."""
+        """End all waits: nothing more is sent, and what is on its way has its reply."""
         self.is_closed = True
         places, self._places = self._places, {}
         listening = self._listening
         await end([each for each in (self._asking, listening) if each is not None])
-        await end([each.sending for each in places.values() if each.sending is not None])
+        if under_way := [each.sending for each in places.values() if each.sending is not None]:
+            await asyncio.wait(under_way)  # the server may have their jobs; it answers, or is given up in time
         self._asking = self._listening = None
         self._gone += places
         self._has_space.set()
@@ -329,7 +330,7 @@ class Row:
                 is_done = bool(taken) and not behind and not any(isinstance(each, Exception) for each in replies)
                 self._leave(jobs, is_known=not is_done)
                 return
-            if not most:
+            if not most or self.is_closed:
                 jobs.sending = None
                 return
 

@@ -26,6 +26,8 @@ class FakeStore:
     def __init__(self) -> None:
         self.room = 0
         self.error: Exception | None = None
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.sent: list[tuple[Place | None, list[str], bool]] = []
         self.asked: list[tuple[list[int], list[int]]] = []
         self.hear: Callable[[bytes], None] = lambda _: None
@@ -35,6 +37,7 @@ class FakeStore:
 
     async def enqueue(self, _: str, jobs: NewJobs, *, again: bool = False) -> list[Added]:
         self.sent.append((jobs.place, list(jobs.ids), again))
+        await self.answers.wait()
         if self.error is not None:
             raise self.error
         taken, self.room = min(self.room, len(jobs)), max(0, self.room - len(jobs))
@@ -198,3 +201,28 @@ async def test_a_place_that_is_left_makes_space_only_below_the_bound(
     assert (buffer.row.is_long, waits.done()) == (False, True)
     await buffer.row.close()
     await asyncio.gather(*sends, *filter(None, late.futures), return_exceptions=True)
+
+
+async def test_what_is_on_its_way_when_the_app_is_closed_has_its_reply(
+    store: FakeStore, buffer: WaitingBuffer
+) -> None:
+    _, replies = await buffer.put_part(NewJobs.usual(list("abc"), [b""] * 3), 0)
+    await turns()
+    alone = task_of(buffer.put("d", b""))
+    await turns()
+    store.answers.clear()
+    store.room = 1
+    store.hear(b"2 1")
+    store.hear(b"1 2")
+    await turns()
+    closing = asyncio.ensure_future(buffer.row.close())
+    await turns()
+    assert not closing.done()
+    store.answers.set()
+    await closing
+    assert await alone is True
+    with pytest.raises(QueueFullError, match="the App was closed meanwhile") as error:
+        await replies
+    assert error.value.job_ids == ("a", "b", "c")
+    await turns()
+    assert buffer.held == 0
