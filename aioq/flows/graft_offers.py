@@ -31,7 +31,7 @@ def accepted(state: FlowState, index: int, outcome: WaitReply, offers: Sequence[
     """
     if not isinstance(outcome, bytes):
         return None
-    named = (decode_outcome(outcome).headers or {}).get(GRAFT_HEADER, "")
+    named = _named(outcome)
     count = next((count for first, count in offers if str(first) == named), 0)
     if not count:
         return None
@@ -53,6 +53,19 @@ def accepted(state: FlowState, index: int, outcome: WaitReply, offers: Sequence[
         if layout.node(each).kind is Kind.HOLE:
             state.set(each, SKIPPED)
     return graft
+
+
+def names_graft(outcome: bytes) -> bool:
+    """Whether an outcome names what its attempt has added.
+
+    Raises:
+        WireError: it cannot be read.
+    """
+    return bool(_named(outcome))
+
+
+def _named(outcome: bytes) -> str:
+    return (decode_outcome(outcome).headers or {}).get(GRAFT_HEADER, "")
 
 
 def _check(state: FlowState, graft: Graft) -> None:

@@ -119,6 +119,8 @@ class Layout:
         Raises:
             NeedsError: its part has to be read before.
         """
+        if index < self.head.static:  # most of them, in fewer calls
+            return self.parts[index // PART][index % PART]
         number, place = self._part_of(index)
         if number < 0:
             return self.node(place)

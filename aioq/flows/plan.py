@@ -24,7 +24,7 @@ from collections.abc import Mapping
 
 from aioq.errors import WireError
 from aioq.flows.ends import outcome_of
-from aioq.flows.graft_offers import accepted
+from aioq.flows.graft_offers import accepted, names_graft
 from aioq.flows.inputs import LOST
 from aioq.flows.layout import Layout, NeedsError
 from aioq.flows.memo import Stage, decode_memo, encode_memo
@@ -90,6 +90,9 @@ class _Plan:
         """The step."""
         work, walk, memo = self._work, self._walk, self._memo
         taken = 0
+        for item in work.items:  # first: an end may be looked at because of an item from before it
+            if item.startswith("graft "):
+                self._do(item)
         for item in work.items:
             if walk.room <= 0:
                 break
@@ -144,8 +147,10 @@ class _Plan:
         """Do an item that an earlier step has left, or that a worker has added."""
         stage, (index, *rest) = self._memo.stage, numbers
         if word == "graft":
-            if stage is Stage.RUNNING:
-                self._memo.offers.setdefault(index, []).append((rest[0], rest[1]))
+            if index < len(self._state.states) and self._state.states[index] == RUNS:
+                offers = self._memo.offers.setdefault(index, [])
+                if (rest[0], rest[1]) not in offers:
+                    offers.append((rest[0], rest[1]))
         elif word in {"on", "look"}:
             if index < len(self._state.states):
                 (self._walk.look if word == "look" else self._walk.go_on)(*numbers)
@@ -183,11 +188,27 @@ class _Plan:
         if found.state is None:
             self._walk.fail(index, *LOST)
         elif found.state.ended:
-            grafts = found.state is JobState.SUCCEEDED and self._memo.offers.pop(index, None)
+            if found.state is JobState.SUCCEEDED and self._may_be_offered(index, found):
+                self._walk.further.append(state.item(index))
+                return
+            grafts = self._memo.offers.pop(index, None) if found.state is JobState.SUCCEEDED else None
             if grafts and not (state.is_stopped(index) and not self._layout.is_exempt(index)):
                 self._graft(index, found, grafts)
             else:
                 self._walk.end(index, _ENDS[found.state])
+
+    def _may_be_offered(self, index: int, found: NodeEnd) -> bool:
+        """Whether what a node has added may be named by an item that has not come yet.
+
+        It was asked for before the node ended, so then it is among those that are still in the list.
+        """
+        if not self._work.further or index in self._memo.offers:
+            return False
+        outcome = found.outcome or self._outcomes.get(found.job_id)
+        if outcome is None and found.job_id not in self._outcomes:
+            # Of all of them at once: this is so where more than 500 items wait, and large results are among them.
+            raise NeedsError(outcomes=[each.job_id for each in self._work.ended if _is_large(each)])
+        return isinstance(outcome, bytes) and names_graft(outcome)
 
     def _graft(self, index: int, found: NodeEnd, offers: list[tuple[int, int]]) -> None:
         """A node has succeeded, and has added nodes in one of its attempts."""
@@ -320,6 +341,11 @@ class _Plan:
             return False
         self._memo.stage = Stage.OVER
         return True
+
+
+def _is_large(end: NodeEnd) -> bool:
+    """Whether a job has an outcome that did not come with the work."""
+    return end.outcome is None and end.state is not None and end.state.ended
 
 
 _STAGES = {"again": Stage.AGAIN, "forget": Stage.ENDED}

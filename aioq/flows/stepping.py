@@ -18,7 +18,7 @@ from aioq.flows.layout import Layout, NeedsError
 from aioq.flows.plan import plan
 from aioq.jobs.job import JobState
 from aioq.store.contract import Store
-from aioq.store.flows import MOST_CHANGES, MOST_TAKEN, FlowStep, FlowWork
+from aioq.store.flows import MOST_CHANGES, MOST_TAKEN, Applied, FlowStep, FlowWork
 from aioq.store.outcomes import LATER, WaitReply
 from aioq.store.relay import relay
 from aioq.util.log import logger
@@ -26,7 +26,7 @@ from aioq.wire.messages import encode_failure
 
 log = logger("aioq.flows")
 
-MOST_LAYOUTS, MOST_PARTS = 256, 1_000
+MOST_LAYOUTS, MOST_PARTS = 1_000, 1_000
 """Of how many flows a process keeps the nodes, and how many parts (of up to 500 nodes) it keeps in all."""
 
 PARTS_AT_ONCE, OUTCOMES_AT_ONCE = 20, 500
@@ -45,12 +45,14 @@ class Round:
 
     Attributes:
         taken: how many flows were taken.
-        moved: whether a step has released jobs, or ended a flow; if not, it has only noted ends.
+        more: the flows in which there is more work: they are to be taken again at once.
+        noted: those in which the step has only noted ends.
         targets: the queues to which jobs are to be relayed.
     """
 
     taken: int
-    moved: bool = False
+    more: Sequence[str] = ()
+    noted: Sequence[str] = ()
     targets: Sequence[str] = ()
 
 
@@ -66,6 +68,7 @@ class Stepper:
         self._store = store
         self._home = home
         self._layouts: OrderedDict[str, Layout] = OrderedDict()
+        self._parts = 0
         self._logged: set[str] = set()
 
     async def round(self, flow_ids: Sequence[str] = (), count: int = MOST_TAKEN) -> Round:
@@ -81,12 +84,13 @@ class Stepper:
 
         Cancellation: between two calls; what was taken is due again some seconds later.
         """
-        works = await self._store.flows.take(self._home, count, flow_ids)
+        works = await self._store.flows.take(self._home, max(count, len(flow_ids)), flow_ids)
         steps = [step for work in works if (step := await self._decided(work)) is not None]
-        applied = await self._applied(steps)
-        targets = {job.queue: None for step in applied for job in step.jobs if job.queue != self._home}
-        moved = any(step.jobs or step.end or step.further or step.forget for step in applied)
-        return Round(len(works), moved or len(applied) < len(works), [*targets])
+        done = await self._applied(steps)
+        targets = {job.queue: None for step, each in done if each for job in step.jobs if job.queue != self._home}
+        more = [step.flow_id for step, each in done if each is not Applied.DONE]
+        noted = [step.flow_id for step, each in done if each and _only_notes(step)]
+        return Round(len(works), more, noted, [*targets])
 
     # -- deciding -------------------------------------------------------------------------------------------------
 
@@ -119,7 +123,9 @@ class Stepper:
     async def _plan(self, work: FlowWork) -> FlowStep:
         layout = self._layouts.get(work.flow_id)
         if layout is None:
-            layout = self._layouts[work.flow_id] = Layout(decode_head(work.head))
+            layout = Layout(decode_head(work.head))
+            self._drop_layouts()
+            self._layouts[work.flow_id] = layout
         self._layouts.move_to_end(work.flow_id)
         outcomes: dict[str, WaitReply] = {}
         while True:
@@ -129,8 +135,8 @@ class Stepper:
                 await self._read(work.flow_id, layout, needs, outcomes)
                 continue
             if step.over:
+                self._parts -= len(layout.parts)
                 del self._layouts[work.flow_id]
-            self._drop_layouts()
             return step
 
     async def _read(self, flow_id: str, layout: Layout, needs: NeedsError, outcomes: dict[str, WaitReply]) -> None:
@@ -142,37 +148,42 @@ class Stepper:
                 if part is None:
                     raise WireError(f"part {number} of its definition has vanished from the server")
                 layout.add(number, decode_part(part))
+                self._parts += 1
         if needs.outcomes:
             outcomes |= await outcomes_of(self._store, self._home, sorted(needs.outcomes))
 
     def _drop_layouts(self) -> None:
-        """Keep the nodes of the flows that were last looked at; those of the last one in any case."""
-        parts = sum(len(each.parts) for each in self._layouts.values())
-        while len(self._layouts) > 1 and (len(self._layouts) > MOST_LAYOUTS or parts > MOST_PARTS):
-            parts -= len(self._layouts.popitem(last=False)[1].parts)
+        """Keep the nodes of the flows that were last looked at."""
+        while self._layouts and (len(self._layouts) >= MOST_LAYOUTS or self._parts > MOST_PARTS):
+            self._parts -= len(self._layouts.popitem(last=False)[1].parts)
 
     # -- writing --------------------------------------------------------------------------------------------------
 
-    async def _applied(self, steps: Sequence[FlowStep]) -> list[FlowStep]:
-        """Apply steps. Returns those that were not too late."""
-        applied: list[FlowStep] = []
+    async def _applied(self, steps: Sequence[FlowStep]) -> list[tuple[FlowStep, Applied]]:
+        """Apply steps. Returns what has become of each, without those that the server refuses."""
+        applied: list[tuple[FlowStep, Applied]] = []
         for group in _groups(steps):
             try:
                 done = await self._store.flows.apply(self._home, group)
             except ServerRejectedError:
                 if len(group) == 1:
                     raise
-                done = [await self._is_applied(step) for step in group]
-            applied += [step for step, is_done in zip(group, done, strict=True) if is_done]
+                done = [await self._applied_alone(step) for step in group]
+            applied += [(step, each) for step, each in zip(group, done, strict=True) if each is not None]
         return applied
 
-    async def _is_applied(self, step: FlowStep) -> bool:
+    async def _applied_alone(self, step: FlowStep) -> Applied | None:
         """Apply one step; if the server refuses it, that is logged, so that it holds up no other flow."""
         try:
             return (await self._store.flows.apply(self._home, [step]))[0]
         except ServerRejectedError as error:
             self._log_once(step.flow_id, "flow %s: the server refuses a step: %s", error)
-            return False
+            return None
+
+
+def _only_notes(step: FlowStep) -> bool:
+    """Whether a step has done nothing but to note that jobs have ended."""
+    return step.taken > 0 and not (step.jobs or step.end or step.further or step.cancel or step.forget)
 
 
 def _groups(steps: Sequence[FlowStep]) -> list[list[FlowStep]]:
@@ -241,7 +252,7 @@ async def advance(store: Store, home: str, flow_id: str, *, is_enough: Callable[
         for _ in range(MOST_ROUNDS):
             done = await stepper.round([flow_id])
             await relay_all(store, home, done.targets)
-            if not done.moved or is_enough():
+            if not done.more or is_enough():
                 return
     except ServerError as error:
         log.debug("flow %s: its workers go on: %s", flow_id, error)

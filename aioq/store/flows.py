@@ -17,6 +17,7 @@ The flow itself has a record too, under its id: it is in the state `waiting` unt
 flow's outcome. So whoever waits for a job can wait for a flow.
 """
 
+import enum
 import re
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -188,6 +189,18 @@ class FlowStep(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     reopen: bool = False
 
 
+class Applied(enum.IntEnum):
+    """What has become of a step.
+
+    `MORE`: it was applied, and there is more work in its flow. The caller takes it again at once, by its id;
+    others find it a moment later.
+    """
+
+    REFUSED = 0
+    DONE = 1
+    MORE = 2
+
+
 class FlowSummary(msgspec.Struct, frozen=True, gc=False):
     """A flow in a list.
 
@@ -241,8 +254,8 @@ class Flows(Protocol):
         """Parts of a definition; None for those that are not there."""
         ...
 
-    async def apply(self, home: str, steps: Sequence[FlowStep]) -> list[bool]:
-        """Apply steps; False for each flow in which another step was applied since, or that is not known.
+    async def apply(self, home: str, steps: Sequence[FlowStep]) -> list[Applied]:
+        """Apply steps; `REFUSED` for each flow in which another one was applied since, or that is not known.
 
         A step is applied as a whole or not at all, and gives the flow free for others. Of a step that was not
         applied because the server refused it, jobs may be there already: the same step, or another one that

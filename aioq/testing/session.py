@@ -208,9 +208,10 @@ class MemorySession:
 
     async def _take_steps(self, queue: str, flow_ids: Sequence[str]) -> None:
         stepper = Stepper(self._store, queue)
-        while (done := await stepper.round(flow_ids)).taken:
+        while flow_ids:
+            done = await stepper.round(flow_ids)
             await relay_all(self._store, queue, done.targets)
-            flow_ids = ()
+            flow_ids = done.more
 
     async def _attend(self, queue: str, operation: str) -> None:
         if self._app_parts.attend is not None:

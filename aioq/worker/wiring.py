@@ -51,6 +51,7 @@ from aioq.worker.placement import Placement
 from aioq.worker.queue_duties import QueueDuties
 from aioq.worker.run.call import Caller
 from aioq.worker.run.environment import RunEnvironment
+from aioq.worker.run.flow_inputs import offer_graft
 from aioq.worker.run.limits import hold_keys
 from aioq.worker.run.run import CANCELLED, Run
 from aioq.worker.shares import Share
@@ -114,7 +115,7 @@ class Duties:
         self.executor = Executor(
             RunEnvironment(
                 *(app_parts.tasks, settings, state, Lending(app_parts.app, app_parts.waits)),
-                None if self.logs is None else self.logs.lines_of,
+                *(None if self.logs is None else self.logs.lines_of, partial(offer_graft, store)),
             ),
             self.caller,
             self.slots,

@@ -65,7 +65,7 @@ def step(work: FlowWork, **more: object) -> FlowStep:
 async def released(store: Store, *nodes: NodeJob, of: int = 3) -> FlowWork:
     """Begin a flow, release these nodes, and take it again."""
     work = await begun(store, of)
-    assert await store.flows.apply(QUEUE, [step(work, jobs=nodes)]) == [True]
+    assert all(await store.flows.apply(QUEUE, [step(work, jobs=nodes)]))
     for target in {each.queue for each in nodes} - {QUEUE}:
         await relay(store.outbox, QUEUE, target)
     return work

@@ -692,7 +692,7 @@ async def end_flow(store: RedisStore, flow_id: str) -> None:
         ending = step(work, cancel=ids, forget=ids, cancel_outcome=REASON, ttl_ms=HOUR, over=last)
         if last:
             ending = msgspec.structs.replace(ending, end=(JobState.CANCELLED, REASON))
-        assert await store.flows.apply(QUEUE, [ending]) == [True]
+        assert all(await store.flows.apply(QUEUE, [ending]))
 
 
 async def set_some_aside(store: RedisStore) -> None:

@@ -13,6 +13,7 @@ from aioq.store.flows import (
     DEFINITION_KEPT_MS,
     MOST_CHANGES,
     MOST_OUTCOME_BYTES,
+    Applied,
     NodeEnd,
     held_outcome,
     node_item,
@@ -106,7 +107,7 @@ async def test_two_do_not_take_the_same_flow(store: Store) -> None:
     assert sorted(len(each) for each in both) == [0, 1]
     (work,) = next(each for each in both if each)
 
-    assert await store.flows.apply(QUEUE, [step(work, look_ms=work.now_ms + LONG)]) == [True]
+    assert all(await store.flows.apply(QUEUE, [step(work, look_ms=work.now_ms + LONG)]))
     assert (await taken(store)).rev == work.rev + 1
 
 
@@ -147,12 +148,12 @@ async def test_a_step_writes_states_parts_and_further_items(store: Store) -> Non
     one = step(
         *(work,), nodes=8, states=[(0, b">s"), (5, b"m")], parts={1: b"graft"}, memo=b"\x00\xff", further=further
     )
-    assert await store.flows.apply(QUEUE, [one]) == [True]
+    assert all(await store.flows.apply(QUEUE, [one]))
 
     work = await taken(store)
     assert (work.states, work.nodes, work.parts, work.memo) == (b">s...m..", 8, 2, b"\x00\xff")
     assert (work.items, work.further) == (further[:MOST_CHANGES], 700)
-    assert await store.flows.apply(QUEUE, [step(work, taken=300)]) == [True]
+    assert all(await store.flows.apply(QUEUE, [step(work, taken=300)]))
     assert (await taken(store)).items == further[300:800]
 
 
@@ -201,7 +202,7 @@ async def test_results_are_kept_as_long_as_the_flow_needs_them(store: Store, que
     ]  # it is too large to come with the others
     assert await store.flows.outcomes(QUEUE, [job_id(0)]) == [LARGE]
 
-    assert await store.flows.apply(QUEUE, [step(work, forget=[job_id(0)], ttl_ms=0)]) == [True]
+    assert all(await store.flows.apply(QUEUE, [step(work, forget=[job_id(0)], ttl_ms=0)]))
     assert await store.flows.outcomes(QUEUE, [job_id(0)]) == [MISSING]
 
 
@@ -282,7 +283,7 @@ async def test_a_step_cancels_jobs_wherever_they_are(store: Store) -> None:
     work = await taken(store)
     cancelled = [job_id(n) for n in range(5)]
     one = step(work, cancel=cancelled, cancel_outcome=REASON, ttl_ms=LONG, jobs=[node(4, OTHER)])
-    assert await store.flows.apply(QUEUE, [one]) == [True]
+    assert all(await store.flows.apply(QUEUE, [one]))
     await relay(store.outbox, QUEUE, OTHER)
     await relay(store.outbox, OTHER, QUEUE)
     await store.settle(QUEUE, "w", [Settlement(running.id, running.claim, Verb.CANCELLED, REASON, ttl_ms=LONG)])
@@ -295,20 +296,20 @@ async def test_a_step_ends_the_flow_and_whoever_waits_gets_its_outcome(store: St
     work = await begun(store)
     assert await store.wait(QUEUE, "channel", [FLOW]) == [None]
     one = step(work, end=(JobState.SUCCEEDED, LARGE), ttl_ms=LONG)
-    assert await store.flows.apply(QUEUE, [one]) == [True]
+    assert all(await store.flows.apply(QUEUE, [one]))
     assert await store.wait(QUEUE, "channel", [FLOW]) == [LARGE]
     work = await taken(store)
     assert (work.state, work.items) == (JobState.SUCCEEDED, [])
 
     again = step(work, end=(JobState.FAILED, BROKEN), ttl_ms=LONG)
-    assert await store.flows.apply(QUEUE, [again]) == [True]
+    assert all(await store.flows.apply(QUEUE, [again]))
     assert await store.wait(QUEUE, "channel", [FLOW]) == [LARGE]
 
 
 @pytest.mark.parametrize("door", ["cancel", "delete"])
 async def test_a_flow_learns_that_its_own_record_has_ended(store: Store, door: str) -> None:
     work = await begun(store)
-    assert await store.flows.apply(QUEUE, [step(work)]) == [True]
+    assert all(await store.flows.apply(QUEUE, [step(work)]))
     if door == "cancel":
         assert await store.cancel(QUEUE, [FLOW], REASON, LONG) == [JobState.WAITING]
     else:
@@ -323,7 +324,7 @@ async def test_a_flow_that_is_over_expires_with_all_that_it_has(store: Store) ->
     await run(store, ttl_ms=LONG)
     work = await taken(store)
     one = step(work, end=(JobState.SUCCEEDED, THREE), forget=[job_id(0)], ttl_ms=30, over=True)
-    assert await store.flows.apply(QUEUE, [one]) == [True]
+    assert all(await store.flows.apply(QUEUE, [one]))
     assert await store.flows.take(QUEUE, flow_ids=[FLOW]) == []
     assert await store.wait(QUEUE, "c", [FLOW]) == [THREE]
     await asyncio.sleep(0.05)
@@ -346,13 +347,13 @@ async def test_a_flow_that_is_over_is_run_again(store: Store) -> None:
     assert (work.over, work.items, work.state) == (True, ["retry"], JobState.FAILED)
     assert await store.flows.apply(QUEUE, [step(work)]) == [False]  # only one that opens it
     one = step(work, reopen=True, keep=[job_id(0), job_id(1)], jobs=[node(2)])
-    assert await store.flows.apply(QUEUE, [one]) == [True]
+    assert all(await store.flows.apply(QUEUE, [one]))
 
     assert await store.wait(QUEUE, "c", [FLOW]) == [None]
     assert await run(store) == [job_id(2)]
     work = await taken(store)
     assert (work.over, work.state, [each.index for each in work.ended]) == (False, JobState.WAITING, [2])
-    assert await store.flows.apply(QUEUE, [step(work, end=(JobState.SUCCEEDED, THREE), ttl_ms=LONG)]) == [True]
+    assert all(await store.flows.apply(QUEUE, [step(work, end=(JobState.SUCCEEDED, THREE), ttl_ms=LONG)]))
     assert await store.wait(QUEUE, "c", [FLOW]) == [THREE]
 
 
@@ -362,7 +363,7 @@ async def test_what_is_asked_of_a_flow_that_is_over_is_done_with(store: Store) -
     await store.flows.apply(QUEUE, [ending])
     assert await store.flows.request(QUEUE, FLOW, "cancel") is True
     work = await taken(store)
-    assert await store.flows.apply(QUEUE, [step(work, over=True, ttl_ms=LONG)]) == [True]
+    assert all(await store.flows.apply(QUEUE, [step(work, over=True, ttl_ms=LONG)]))
     assert await store.flows.take(QUEUE, flow_ids=[FLOW]) == []
     found = await store.flows.read(QUEUE, FLOW)
     assert found is not None
@@ -374,7 +375,7 @@ async def test_an_item_of_work_is_added_by_anybody(store: Store) -> None:
     work = await begun(store)
     assert await store.flows.request(QUEUE, FLOW, "cancel no money") is True
     assert await store.flows.take(QUEUE, flow_ids=[FLOW]) == []  # whoever holds it does this too
-    assert await store.flows.apply(QUEUE, [step(work)]) == [True]
+    assert all(await store.flows.apply(QUEUE, [step(work)]))
     assert (await taken(store)).items == ["cancel no money"]
 
 
@@ -456,7 +457,7 @@ async def test_many_flows_are_taken_and_applied_at_once(store: Store) -> None:
     works = await store.flows.take(QUEUE, 40, names)
     assert [each.flow_id for each in works] == names
     steps = [step(each, jobs=[node(n, flow_id=each.flow_id) for n in range(3)]) for each in works]
-    assert await store.flows.apply(QUEUE, steps) == [True] * 30
+    assert all(await store.flows.apply(QUEUE, steps))
     assert len(await run(store)) == 90
     assert len(await store.flows.take(QUEUE, 25, names)) == 25
 
@@ -465,7 +466,7 @@ async def test_a_node_that_ends_after_its_flow_is_nothing_to_anybody(store: Stor
     await released(store, node(0))
     work = await taken(store)
     one = step(work, end=(JobState.FAILED, BROKEN), ttl_ms=LONG, over=True)
-    assert await store.flows.apply(QUEUE, [one]) == [True]
+    assert all(await store.flows.apply(QUEUE, [one]))
     await run(store, ttl_ms=0)
     assert await store.flows.outcomes(QUEUE, [job_id(0)]) == [MISSING]
     assert await store.flows.take(QUEUE, flow_ids=[FLOW]) == []
@@ -476,3 +477,17 @@ async def test_a_place_in_an_unknown_flow_does_no_harm(store: Store) -> None:
     await store.enqueue(QUEUE, [NewJob("job", CALL, extra=extra)])
     assert await run(store, ttl_ms=0) == ["job"]
     assert await store.info(QUEUE, ["job"]) == [None]
+
+
+async def test_a_step_says_whether_there_is_more_work(store: Store) -> None:
+    work = await begun(store)
+    (further,) = await store.flows.apply(QUEUE, [step(work, further=["look 0"])])
+    assert further is Applied.MORE
+    work = await taken(store)
+    await store.flows.request(QUEUE, FLOW, "cancel")  # while the flow is held
+    (meanwhile,) = await store.flows.apply(QUEUE, [step(work)])
+    assert meanwhile is Applied.MORE
+    (done,) = await store.flows.apply(QUEUE, [step(await taken(store))])
+    assert done is Applied.DONE
+    (late,) = await store.flows.apply(QUEUE, [step(work)])
+    assert late is Applied.REFUSED

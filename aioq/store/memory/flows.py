@@ -20,6 +20,7 @@ from aioq.store.flows import (
     MOST_OUTCOME_BYTES,
     MOST_TAKEN,
     WAITS_TO_BEGIN,
+    Applied,
     FlowStart,
     FlowStep,
     FlowSummary,
@@ -178,11 +179,11 @@ class QueueFlows:
             for each in flows
         ]
 
-    def apply(self, step: FlowStep) -> bool:
-        """Apply a step; False if another one was applied since, or the flow is not known."""
+    def apply(self, step: FlowStep) -> Applied:
+        """Apply a step, unless another one was applied since, or the flow is not known."""
         flow = self._flows.get(step.flow_id)
         if flow is None or flow.rev != step.rev or (flow.over and not (step.reopen or step.over)):
-            return False
+            return Applied.REFUSED
         if step.reopen:
             self._reopen(flow)
         self._change_jobs(step)
@@ -204,7 +205,7 @@ class QueueFlows:
             self._set_timer(flow, self._now if flow.items or step.look_ms is None else step.look_ms)
         else:
             self._timers.stop(FLOW, flow.id)
-        return True
+        return Applied.MORE if flow.items else Applied.DONE
 
     def _change_jobs(self, step: FlowStep) -> None:
         for node in step.jobs:
@@ -363,7 +364,7 @@ class MemoryFlows:
         with self._at(home) as locked:
             return locked.flows.parts(flow_id, numbers)
 
-    async def apply(self, home: str, steps: Sequence[FlowStep]) -> list[bool]:
+    async def apply(self, home: str, steps: Sequence[FlowStep]) -> list[Applied]:
         """Apply steps."""
         with self._at(home) as locked:
             return [locked.flows.apply(step) for step in steps]

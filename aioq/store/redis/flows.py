@@ -15,6 +15,7 @@ from aioq.store.flows import (
     MOST_CHANGES,
     MOST_OUTCOME_BYTES,
     MOST_TAKEN,
+    Applied,
     FlowStart,
     FlowStep,
     FlowSummary,
@@ -92,9 +93,9 @@ class RedisFlows:
             if len(found) >= len(numbers):
                 return found
 
-    async def apply(self, home: str, steps: Sequence[FlowStep]) -> list[bool]:
+    async def apply(self, home: str, steps: Sequence[FlowStep]) -> list[Applied]:
         """Apply steps."""
-        applied: list[bool] = []
+        applied: list[Applied] = []
         limits = self._limits.of(home)
         first: list[Arg] = [
             limits.tombstone_ms,
@@ -105,7 +106,7 @@ class RedisFlows:
         ]
         for some in _in_changes(steps):
             args = [*first, *(arg for step in some for arg in step_args(home, step))]
-            applied += [each == 1 for each in await self._call_confirmed("flow_apply", home, args)]
+            applied += map(Applied, await self._call_confirmed("flow_apply", home, args))
         return applied
 
     async def outcomes(self, home: str, job_ids: Sequence[str]) -> list[WaitReply]:

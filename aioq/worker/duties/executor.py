@@ -126,8 +126,8 @@ class Executor(BatchExecution):
     def submit(self, queue: str, worker: str, claimed: Claimed, *, at_once: bool = False) -> None:
         """Run a claimed job, now or when a slot is free; its slot is counted as taken already.
 
-        With `at_once` it runs up to its first wait before this returns, if this Python can do that: for a job that
-        comes alone, and so delays no other one. It does not overtake a job that was claimed before.
+        With `at_once` it runs up to its first wait before this returns, if this Python can do that and no job that
+        was claimed before waits: for a job that comes alone.
         """
         run = Run(queue, worker, claimed)
         if self._is_duplicate(run):
@@ -208,9 +208,8 @@ class Executor(BatchExecution):
     def _is_duplicate(self, run: Run) -> bool:
         """Whether the worker already has this job; if so, it is handled here and not run a second time.
 
-        This happens when the server has forgotten the first claim, for example after a failover to a replica that
-        lagged. The present run goes on under the new claim. If the id belongs to another send by now, the new job
-        is delayed until the present run has ended.
+        The server may have forgotten the first claim, as after a failover. The present run goes on under the new
+        claim. If the id belongs to another send by now, the new job waits for the end of the present run.
         """
         present = self._running.get(run.key)
         if present is None and self._batches.items:
@@ -298,6 +297,8 @@ class Executor(BatchExecution):
             asyncio_task.set_name(f"{run.name}[{run.claimed.id}]")
             try:
                 run.result = await self._caller.call(run, self._begin)
+                if run.envelope is not None and run.envelope.flow is not None:
+                    await self._environment.offer(run)
             except BaseException as error:
                 self._failed(run, error)
             if os.getpid() != self._pid:

@@ -1,17 +1,16 @@
 """Duty: takes steps in the flows of a queue (`aioq.flows.stepping`).
 
 It does nothing until it is woken: by the promoter, when a step is due; or at once, when this worker has settled a
-job of a flow. Then it goes on until no step is due. All workers of a queue do so; a flow that one of them has
-taken is left to it.
+job of a flow. Then it goes on until there is nothing to do in that flow. All workers of a queue do so; a flow that
+one of them has taken is left to it.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from aioq.errors import ServerError
 from aioq.flows.stepping import Stepper
 from aioq.store.contract import Store
-from aioq.store.flows import MOST_TAKEN
 from aioq.store.upkeep import Promotion
 from aioq.util.aio import Backoff
 from aioq.util.log import logger
@@ -19,8 +18,11 @@ from aioq.util.log import logger
 log = logger("aioq.worker")
 
 GATHER = 0.005
-"""Seconds for which more ends are awaited after a round that has only noted some: at the end of many jobs that one
-waits for. Each round costs two calls. A guess."""
+"""Seconds for which more ends are awaited in a flow after a step that has only noted some: where one job waits for
+many others. Each step costs two calls. A guess."""
+
+MOST_AT_ONCE = 100
+"""The most flows of one round."""
 
 MOST_PAUSE = 5.0
 """The longest pause after an error, in seconds."""
@@ -40,20 +42,23 @@ class FlowSteps:
         self._stepper = Stepper(store, queue)
         self._relay = relay
         self._wanted: dict[str, None] = {}
+        self._gathering: dict[str, bool] = {}  # flows in which ends are awaited, and whether there were any
         self._changed = asyncio.Event()
         self._lock = asyncio.Lock()
         self._backoff = Backoff(most=MOST_PAUSE)
 
     def request(self, promotion: Promotion) -> None:
         """Take the steps that are due, as a promotion says."""
-        if promotion.flows:
-            self._wanted.update(dict.fromkeys(promotion.flows))
-            self._changed.set()
+        for flow_id in promotion.flows:
+            self.wake(flow_id)
 
     def wake(self, flow_id: str) -> None:
-        """A job of a flow has ended."""
-        self._wanted[flow_id] = None
-        self._changed.set()
+        """A job of a flow has ended, or a step is due in it."""
+        if flow_id in self._gathering:
+            self._gathering[flow_id] = True
+        else:
+            self._wanted[flow_id] = None
+            self._changed.set()
 
     async def run(self) -> None:
         """Take steps until cancelled."""
@@ -63,35 +68,50 @@ class FlowSteps:
                 await self._go_on()
             except ServerError as error:
                 log.warning("queue %s: could not take steps in its flows: %s", self._queue, error)
-                self._changed.set()
                 await asyncio.sleep(self._backoff.next())
+                self._changed.set()
             else:
                 self._backoff = Backoff(most=MOST_PAUSE)
 
     async def drain(self) -> bool:
         """Take the steps that are due; returns whether there were any: then there may be jobs."""
-        if not self._changed.is_set() and not self._lock.locked():
-            return False
-        try:
-            return await self._go_on()
-        except ServerError as error:
-            log.warning("queue %s: could not take steps in its flows: %s", self._queue, error)
-            return False
-
-    async def _go_on(self) -> bool:
-        """Take steps in the flows that are wanted, and then until none is due."""
         found = False
+        while self._wanted or any(self._gathering.values()) or self._lock.locked():
+            found = True
+            try:
+                await self._go_on()
+            except ServerError as error:
+                log.warning("queue %s: could not take steps in its flows: %s", self._queue, error)
+                break
+            if any(self._gathering.values()):
+                await asyncio.sleep(GATHER)
+        return found
+
+    async def _go_on(self) -> None:
+        """Take steps in the flows that are wanted, until there is nothing to do in them."""
         async with self._lock:
-            while True:
-                self._changed.clear()
-                wanted = [*self._wanted][:MOST_TAKEN]
-                done = await self._stepper.round(wanted)
-                for flow_id in wanted:  # only now: after an error they are wanted still
-                    self._wanted.pop(flow_id, None)
-                if not done.taken and not wanted:
-                    return found
-                found = True
+            self._changed.clear()
+            while self._wanted:
+                taken = [*self._wanted][:MOST_AT_ONCE]
+                for flow_id in taken:
+                    del self._wanted[flow_id]
+                try:
+                    done = await self._stepper.round(taken)
+                except ServerError:
+                    self._wanted.update(dict.fromkeys(taken))
+                    raise
                 if done.targets:
                     self._relay(done.targets)
-                if not done.moved:
-                    await asyncio.sleep(GATHER)
+                self._gather(done.noted)
+                for flow_id in done.more:
+                    self.wake(flow_id)
+
+    def _gather(self, flow_ids: Iterable[str]) -> None:
+        """Leave flows alone for a moment, so that many ends come together."""
+        for flow_id in flow_ids:
+            self._gathering[flow_id] = self._wanted.pop(flow_id, 0) is None
+            asyncio.get_running_loop().call_later(GATHER, self._gathered, flow_id)
+
+    def _gathered(self, flow_id: str) -> None:
+        if self._gathering.pop(flow_id):
+            self.wake(flow_id)

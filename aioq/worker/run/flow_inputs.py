@@ -1,10 +1,12 @@
-"""Jobs of flows: the results of other jobs come into the arguments before the function is called."""
+"""Jobs of flows: results of others come into the arguments before the call; what it adds is stored after it."""
 
 import asyncio
 
 import msgspec
 
 from aioq.errors import ArgumentError, ServerUnavailableError, WireError
+from aioq.flows.graft_offers import GRAFT_HEADER
+from aioq.flows.grafts import offer
 from aioq.flows.inputs import inputs_of, jobs_of, spliced, spliced_array, values_of
 from aioq.flows.stepping import outcomes_of
 from aioq.jobs.retry import Snooze
@@ -73,6 +75,28 @@ async def _outcomes(store: Store, home: str, job_ids: list[str]) -> dict[str, Wa
             if loop.time() > until:
                 raise Snooze(PUT_OFF) from None
             await asyncio.sleep(backoff.next())
+
+
+async def offer_graft(store: Store, run: Run) -> None:
+    """Store what a run has added to its flow; the outcome names it then.
+
+    Raises:
+        ServerRejectedError: the server refuses it; or the error that a call does not fit its task.
+    """
+    context, backoff = run.context, Backoff()
+    assert context is not None
+    while True:
+        try:
+            named = await offer(context, store)
+            break
+        except ServerUnavailableError:
+            await asyncio.sleep(backoff.next())
+    if named is not None:
+        envelope = run.envelope
+        assert envelope is not None
+        headers = {**(envelope.options.headers or {}), GRAFT_HEADER: named}
+        options = msgspec.structs.replace(envelope.options, headers=headers)
+        run.envelope = msgspec.structs.replace(envelope, options=options)
 
 
 def _spliced(envelope: Envelope, flow: FlowCall, outcomes: dict[str, WaitReply]) -> Envelope:

@@ -18,7 +18,7 @@
 --       keep (job ids); and the errors in words of both outcomes, cancel_text and end_text
 --     - the memo; the states, the parts, and the envelopes, each joined
 --     - the outcome of those that are cancelled, and that of the flow
--- REPLY: per step 1, or 0 if it was not applied
+-- REPLY: per step 1, 2 if there is more work in its flow, or 0 if it was not applied
 local limits, about, result_ttl = {tombstone = tonumber(ARGV[1])}, ARGV[2], tonumber(ARGV[3])
 local dead_ttl, marks = tonumber(ARGV[4]), ARGV[5]
 
@@ -170,6 +170,7 @@ local function apply(step)
     Flows.close(q, flow, step.ttl, dead_ttl)
   elseif redis.call('LLEN', Keys.flow_work(q, flow)) > 0 then
     Timer.set(q, Timer.FLOW, flow, q.now + Flows.GRACE)
+    return 2
   elseif step.look then
     Timer.set(q, Timer.FLOW, flow, step.look)
   else
