@@ -126,8 +126,7 @@ class Executor(BatchExecution):
     def submit(self, queue: str, worker: str, claimed: Claimed, *, at_once: bool = False) -> None:
         """Run a claimed job, now or when a slot is free; its slot is counted as taken already.
 
-        With `at_once` it runs up to its first wait before this returns, if this Python can do that and no job that
-        was claimed before waits: for a job that comes alone.
+        With `at_once` it runs up to its first wait before this returns, for a job that comes alone (Python 3.12).
         """
         run = Run(queue, worker, claimed)
         if self._is_duplicate(run):
@@ -209,7 +208,7 @@ class Executor(BatchExecution):
         """Whether the worker already has this job; if so, it is handled here and not run a second time.
 
         The server may have forgotten the first claim, as after a failover. The present run goes on under the new
-        claim. If the id belongs to another send by now, the new job waits for the end of the present run.
+        one; a job of another send waits for its end.
         """
         present = self._running.get(run.key)
         if present is None and self._batches.items:
