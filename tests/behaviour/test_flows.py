@@ -617,6 +617,23 @@ async def test_the_command_line_draws_a_flow_and_changes_it(redis_server: Databa
 # -- grafts
 
 
+async def test_a_running_node_adds_others_at_any_depth(mill: Mill) -> None:
+    flow = mill.app.flow("grafts")
+    grown = flow.add(mill.grow.call(2))
+    flow.add(mill.seen.call(grown.result), name="after")
+    flow.add(mill.say.call("end"), after=flow["after"])
+    assert await mill.end(await flow.send()) == "end"
+    assert mill.ran[-1] == "end"
+    assert sorted(mill.ran) == ["1a", "1b", "2a", "2b", "end", "grow 0", "grow 1", "grow 2"]
+
+
+async def test_an_attempt_that_fails_has_added_nothing(mill: Mill) -> None:
+    flow = mill.app.flow("grafts")
+    flow.add(mill.fail_after_graft.call())
+    assert await mill.end(await flow.send()) == "done"
+    assert mill.ran == ["graft 2"]
+
+
 async def test_current_flow_is_for_jobs_of_flows(mill: Mill) -> None:
     found: list[Exception] = []
 
