@@ -255,3 +255,14 @@ async def test_a_process_that_is_killed_while_it_waits_holds_up_nobody(
         async with asyncio.timeout(8):
             await task
         assert int(await waiting.app.jobs(queue="mail", state="queued").count()) == MOST
+
+
+async def test_sync_code_waits_too(server: Database, app_name: str) -> None:
+    waiting = Waiting(server.url, app_name)
+    async with waiting.app:
+        handles = await waiting.work.send_many([(number,) for number in range(MOST)])
+        sent = asyncio.create_task(asyncio.to_thread(waiting.work.send_sync, 10))
+        await until_places(waiting.app, 1)
+        assert not sent.done()
+        await handles[0].cancel()
+        assert (await sent).id

@@ -287,3 +287,20 @@ async def test_a_job_knows_its_slots(project: Project, executor: str) -> None:
     await project.ready_worker("shop:app")
     async with shop.app:
         assert await (await shop.render.send()) == 3
+
+
+async def test_a_worker_that_is_too_small_for_a_job_of_another_queue_runs_it_alone(
+    server: Database, app_name: str
+) -> None:
+    heavy = Heavy(server.url, app_name)
+    async with heavy.app, serving(heavy.app, queues=["other"], concurrency=2) as worker:
+        large, small = heavy.tasks[4].options(queue="other"), heavy.tasks[1].options(queue="other")
+        await small.send("a")
+        await heavy.begins("a")
+        await large.send("large")
+        await until(lambda: worker._duties.slots.used == 5, "its claim")
+        assert heavy.begun == ["a"]
+        heavy.release("a")
+        await heavy.begins("large")
+        heavy.release("large")
+        await until(lambda: worker._duties.slots.used == 0, "all slots are free")
