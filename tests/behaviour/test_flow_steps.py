@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aioq import App, Retry, current_job
+from aioq import App, Batch, BatchItem, Retry, current_job
 from aioq.flows.graph import Kind, Node
 from aioq.testing import MemorySession
 from aioq.wire.messages import WireOutcomeKind, decode_failure, decode_reason
@@ -225,3 +225,15 @@ async def test_the_records_of_nodes_are_kept_until_the_flow_has_ended(
     assert await state_of(app, "default", f"{flow}.000") == "succeeded"
     await session.advance(2)
     assert await state_of(app, "default", f"{flow}.000") is None
+
+
+async def test_a_job_of_a_batch_gets_its_inputs(app: App, tasks: Tasks, session: MemorySession) -> None:
+    @app.task(name="sizes", batch=Batch(size=10, wait=1))
+    async def sizes(items: list[BatchItem[str]]) -> list[int]:
+        return [len(each.value) for each in items]
+
+    nodes = [node(tasks.large), node(sizes, put(0), inputs=(0,)), node(tasks.join, "short")]
+    nodes += [node(sizes, put(0), inputs=(2,)), Node(kind=Kind.JOIN, inputs=(1, 3))]
+    flow = await begin(app, "default", nodes, [4])
+    await session.drain()
+    assert await result_of(app, "default", flow) == [200_000, 5]

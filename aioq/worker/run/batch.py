@@ -110,7 +110,10 @@ class Batches:
 
         Cancellation: the function is cancelled, and this raises CancelledError, unless that was the timeout.
         """
-        items = run.items or []
+        for item in tuple(run.items or ()):
+            if item.lacks_inputs:
+                await self._read_inputs(item)
+        items = [item for item in run.items or () if self._is_here(item)]
         if not items:
             return
         call = BatchCall(run, self._caller, begin, self._is_here)
@@ -123,6 +126,14 @@ class Batches:
         lines = [self._flush(item.queue, item.worker, item.claimed.id, item.claimed.claim) for item in items]
         if writing := [task for task in lines if task is not None]:
             await asyncio.wait(writing, timeout=GRACE)
+
+    async def _read_inputs(self, item: Run) -> None:
+        """Read the results that a job of a flow uses; if that fails, it ends alone."""
+        try:
+            await self._caller.read_inputs(item)
+        except Exception as error:
+            item.error = error
+            self._end(item)
 
     def _is_here(self, item: Run) -> bool:
         return self.items.get(item.key) is item

@@ -165,6 +165,11 @@ class Caller:
         finally:
             here.jobs -= 1
 
+    async def read_inputs(self, run: Run) -> None:
+        """Read the results that a job of a batch uses."""
+        if self._hold_keys is not None:
+            await self._hold_keys(run)
+
     async def call_batch(self, run: Run, begin: Begin) -> Any:
         """Run the function of a batch, without middleware: its jobs have that around them."""
         assert run.task is not None

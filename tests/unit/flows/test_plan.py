@@ -301,6 +301,17 @@ def test_a_graft_that_fails_cancels_what_comes_after() -> None:
     assert "node 'x' failed: Boom" in failure(made)
 
 
+@pytest.mark.parametrize("size", [1, 500])
+@pytest.mark.parametrize("large", [False, True])
+def test_an_earlier_look_at_a_node_does_not_lose_what_it_has_grafted(size: int, large: bool) -> None:
+    made = flow(job("a"), job("b", 0))
+    made.size, made.large = size, large
+    made.items.append(f"0 {FLOW}.000")  # as the sweep does
+    made.succeed(f"{FLOW}.000", "A", graft=[job("x")])
+    made.drain()
+    assert made.states == b"g.>"
+
+
 def test_a_failed_attempt_has_grafted_nothing() -> None:
     made = flow(job("a"))
     made.items.append("graft 0 4294967299 7")
