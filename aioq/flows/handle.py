@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
-from aioq.errors import AioqError, ConfigError, Failure, FlowFailed, JobCancelledError
+from aioq.errors import AioqError, ArgumentError, ConfigError, Failure, FlowFailed, JobCancelledError
 from aioq.flows.building import Plan
 from aioq.flows.ends import read_flow_failed
 from aioq.flows.graph import PART, Kind
@@ -207,6 +207,8 @@ class FlowHandle(JobHandle[R_co], eq=False):
             ArgumentError: the reason is no string.
             JobNotFoundError: there is no such flow.
         """
+        if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance] - types do not hold at run time
+            raise ArgumentError(f"cancel({brief(reason)}): the reason is a text")
         if (await self._read()).work.state not in {JobState.WAITING, JobState.RUNNING}:
             return False
         await self._request(cancel_item(reason))

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from aioq import (
     App,
+    ArgumentError,
     ConfigError,
     Failure,
     FlowFailed,
@@ -484,6 +485,8 @@ async def test_a_cancelled_flow_runs_nothing_more(mill: Mill) -> None:
     flow.add(mill.say.call("clean"), after=first, always=True)
     handle = await flow.send()
     await until(lambda: "wait" in mill.ran)
+    with pytest.raises(ArgumentError, match=r"cancel\(3\): the reason is a text"):
+        await handle.cancel(3)  # pyright: ignore[reportArgumentType] - refused
     assert await handle.cancel("enough")
     with pytest.raises(JobCancelledError, match=f"flow {handle.id} was cancelled: enough"):
         await mill.end(handle)
