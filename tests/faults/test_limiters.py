@@ -54,8 +54,7 @@ async def look_for_too_many(app: Any, found: list[int]) -> None:
 
 
 @pytest.mark.fault(
-    "R17",
-    variant="limiters",
+    "R17 limiters",
     fault="under jobs that take tokens and hold places of app-wide limiters: SIGKILL of a worker, SIGSTOP of a "
     "worker for two leases, SIGKILL of the server with `appendfsync always`",
     passes="never more places than there are, by the server's record and by the ledger (what a stopped process "

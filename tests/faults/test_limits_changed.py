@@ -155,8 +155,7 @@ async def look_for_too_many(app: Any, sends: ChangedSends, changes: Changes, fou
 
 
 @pytest.mark.fault(
-    "R17",
-    variant="changed",
+    "R17 changed",
     fault="under sends of jobs whose limits drop or cancel (`on_limit`), of limits that an operator raises, "
     "lowers, pauses and resumes meanwhile, and of keys in turn: SIGKILL of a worker, SIGKILL of the server with "
     "`appendfsync always`",
