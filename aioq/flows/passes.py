@@ -68,7 +68,7 @@ class Passes:
             if state == RUNS:
                 self._walk.cancelled.append(self._state.job_id(index))
             else:
-                self._walk.end(index, CASCADED)
+                self._walk.drop(index)
 
     def again(self, start: int) -> bool:
         """Set back what has failed or was cancelled, for another run. Returns whether all nodes are done."""

@@ -30,7 +30,7 @@ from aioq.flows.layout import Layout, NeedsError
 from aioq.flows.memo import Stage, decode_memo, encode_memo
 from aioq.flows.passes import Passes
 from aioq.flows.release import Releases
-from aioq.flows.rules import CANCELLED, CASCADED, FAILED, GRAFTED, RUNS, SUCCEEDED, UNENDED
+from aioq.flows.rules import CANCELLED, CASCADED, FAILED, GRAFTED, RUNS, SUCCEEDED, UNENDED, WAITS
 from aioq.flows.state import FlowState
 from aioq.flows.walk import Walk
 from aioq.jobs.job import JobState
@@ -84,6 +84,7 @@ class _Plan:
         }
         self._walk = Walk(self._state, Releases(self._state, home, known), self._outcomes)
         self._passes = Passes(self._state, self._walk)
+        self._early: list[int] = []
         self._reopen = self._over = False
 
     def step(self) -> FlowStep:
@@ -102,6 +103,7 @@ class _Plan:
         self._keep_time()
         walk.settle()
         walk.leave()
+        self._look_again()
         end = self._end(is_last=is_last)
         over = self._is_over(is_last=is_last)
         return FlowStep(
@@ -180,11 +182,17 @@ class _Plan:
         if index < 0:
             self._cancelled_by_hand()
             return
-        if index >= len(state.states) or state.states[index] != RUNS or job_id != state.job_id(index):
-            return
         found = self._ends.get(job_id)
-        if found is None:
+        if index >= len(state.states) or job_id != state.job_id(index) or found is None:
             return
+        if state.states[index] == WAITS:
+            self._early.append(index)
+        elif state.states[index] == RUNS:
+            self._ended(index, found)
+
+    def _ended(self, index: int, found: NodeEnd) -> None:
+        """This is what the record of a node's job says, which was under way."""
+        state = self._state
         if found.state is None:
             self._walk.fail(index, *LOST)
         elif found.state.ended:
@@ -209,6 +217,16 @@ class _Plan:
             # Of all of them at once: this is so where more than 500 items wait, and large results are among them.
             raise NeedsError(outcomes=[each.job_id for each in self._work.ended if _is_large(each)])
         return isinstance(outcome, bytes) and names_graft(outcome)
+
+    def _look_again(self) -> None:
+        """Leave ends to the next step that came early: a step had created those jobs, and was refused half-way.
+
+        The same is released by this step, or by one that follows from what it leaves.
+        """
+        states, is_still = self._state.states, self._walk.is_still and not self._work.further
+        for index in self._early:
+            if states[index] == RUNS or (states[index] == WAITS and not is_still):
+                self._walk.further.append(self._state.item(index))
 
     def _graft(self, index: int, found: NodeEnd, offers: list[tuple[int, int]]) -> None:
         """A node has succeeded, and has added nodes in one of its attempts."""

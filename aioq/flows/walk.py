@@ -3,7 +3,7 @@
 It stops when a step has enough in it. What is left to do then stands in items of work for the next step.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -88,6 +88,25 @@ class Walk:
                 if self._state.states[child] == WAITS:
                     self.change(child, state)
 
+    def drop(self, index: int) -> None:
+        """Cancel a node that waits, because it is stopped."""
+        node = self._layout.node(index)
+        if node.kind is Kind.JOB:
+            self._withdraw([index])
+        elif node.kind is Kind.MAP:
+            self._withdraw(self._children_of(index)[: node.window or None])
+        self.end(index, CASCADED)
+
+    def _withdraw(self, waiting: Sequence[int]) -> None:
+        """Cancel jobs which a step may have created that was then refused half-way, so that the nodes still wait.
+
+        There are seldom any: where there is no record, nothing is cancelled. Another run of a node gets another
+        job, since this one has ended.
+        """
+        for index in waiting[: max(self.room, 0)]:
+            self.cancelled.append(self._state.job_id(index))
+            self._state.set_back(index)
+
     def _children_of(self, index: int) -> range:
         """The children of a map, as far as they are known."""
         children = self._state.children(index)
@@ -120,6 +139,8 @@ class Walk:
             verdict = self._state.verdict(index)
             if verdict is Verdict.RUN:
                 self._start(index)
+            elif verdict is Verdict.CASCADE and self._state.is_stopped(index):
+                self.drop(index)
             elif verdict is not None:
                 self.end(index, CASCADED if verdict is Verdict.CASCADE else SKIPPED)
 
@@ -186,7 +207,7 @@ class Walk:
         if children is None:
             return
         if state.is_stopped(index) and not self._layout.is_exempt(index):
-            self._stop_children(children)
+            self._stop_children(node, children)
         first, last = children.first, children.first + children.count
         waiting = state.states.count(b".", first, last)
         running = unended(state.states[first:last]) - waiting
@@ -201,12 +222,13 @@ class Walk:
             states = bytes(state.states[first:last])
             self.end(index, SUCCEEDED if judge_children(node.require, node.ignore, states) else CASCADED)
 
-    def _stop_children(self, children: Children) -> None:
+    def _stop_children(self, node: Node, children: Children) -> None:
         """Those that were not released are not to be."""
-        states = self._state.states
-        for child in range(children.first + children.released, children.first + children.count):
-            if states[child] == WAITS:
-                self._state.set(child, CASCADED)
+        states, last = self._state.states, children.first + children.count
+        waiting = [child for child in range(children.first + children.released, last) if states[child] == WAITS]
+        self._withdraw(waiting[: node.window or None])
+        for child in waiting:
+            self._state.set(child, CASCADED)
         children.released = children.count
 
     def _release_children(self, index: int, node: Node, children: Children, count: int) -> bool:

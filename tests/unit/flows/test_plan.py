@@ -11,7 +11,7 @@ from aioq.flows.ends import read_flow_failed
 from aioq.flows.graph import ELEMENT, INPUT, Head, Kind, Node
 from aioq.jobs.job import JobState
 from aioq.wire.messages import ENCODER, decode_failure, decode_outcome, decode_reason
-from tests.unit.flows.simulated import FLOW, Simulated
+from tests.unit.flows.simulated import FLOW, Record, Simulated
 
 
 def put(position: int) -> msgspec.msgpack.Ext:
@@ -402,6 +402,84 @@ def test_the_time_limit_of_a_part_ends_that_part() -> None:
     run(made)
     assert made.states == b"cxxsx"
     assert "node 'a' was cancelled" in failure(made)
+
+
+def half(made: Simulated) -> None:
+    """A step is refused half-way: its jobs are there, and nothing else of it."""
+    for each in made.plan(made.work()).jobs:
+        made.records.setdefault(each.job.id, Record(each))
+
+
+def cancelled(made: Simulated) -> None:
+    """Cancel the flow, and carry out what is cancelled."""
+    made.items.append("cancel enough")
+    made.drain()
+    for job_id in made.live:
+        assert made.records[job_id].cancelled, job_id
+        made.cancelled(job_id)
+    made.drain()
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [job("a"), job("b", inputs=[0])],
+        [job("a"), Node(kind=Kind.JOIN, after=(0,)), job("b", inputs=[1])],
+        [
+            job("a"),
+            job("map", 0, kind=Kind.MAP, first=2, count=9, window=3),
+            *[Node(args=args(n)) for n in range(9)],
+        ],
+    ],
+)
+def test_a_job_of_a_step_that_was_refused_is_cancelled_with_the_flow(nodes: Sequence[Node]) -> None:
+    made = flow(*nodes, static=len(nodes))
+    made.succeed(f"{FLOW}.000", 1)
+    half(made)
+    early = made.live
+    assert early
+    cancelled(made)
+    assert made.over
+    assert all(each.expires for each in made.records.values())
+
+    made.items.append("retry")
+    run(made)
+    assert not set(early) & set(made.released)
+    assert set(made.states) == {ord("s")}
+
+
+def test_children_of_a_map_that_were_released_by_a_step_that_was_refused_are_cancelled() -> None:
+    elements = [Node(args=args(n)) for n in range(9)]
+    made = flow(job("map", kind=Kind.MAP, first=1, count=9, window=3), *elements, static=10)
+    made.succeed(made.live[0], 1)
+    half(made)
+    assert len(made.live) == 3
+    cancelled(made)
+    assert made.states == b"xsccxxxxxx"
+    assert all(each.expires for each in made.records.values())
+
+
+def test_a_job_of_a_step_that_was_refused_is_cancelled_when_the_time_is_over() -> None:
+    made = flow(job("a"), job("b", inputs=[0]), timeout_ms=1_000)
+    made.succeed(f"{FLOW}.000", 1)
+    half(made)
+    made.now_ms += 2_000
+    made.step()
+    assert [made.records[each].cancelled for each in made.live] == [True]
+    made.drain()
+    assert made.end is not None
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_an_end_that_comes_before_the_step_that_has_released_its_job_is_seen(large: bool) -> None:
+    made = flow(job("a"), job("b", inputs=[0]))
+    made.large = large
+    made.succeed(f"{FLOW}.000", 1)
+    half(made)
+    made.succeed(f"{FLOW}.001", 2)
+    made.drain()
+    assert made.states == b"ss"
+    assert made.over
 
 
 def test_a_job_whose_record_has_vanished_has_failed() -> None:
