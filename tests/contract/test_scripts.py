@@ -134,6 +134,26 @@ def test_every_part_is_needed_and_comes_once_and_after_all_that_it_needs() -> No
         assert set(needs_of(source(f"lib/{part}"))) <= set(PARTS[:position]), part
 
 
+PLAIN_UNTIL = {
+    "settle": (
+        "then return end_lone(waiters)",
+        {"Hooks", "Unique", "UniqueText", "LimitText", "Limits", "Numbers", "Finish"},
+    ),
+    "enqueue": ("then return note_all()", {"Adding", "Dispatch", "UniqueText", "Hooks"}),
+    "enqueue_one": ("then return queue()", {"Dispatch"}),
+}
+"""By script, where it is done with a plain job for which no worker waits, and what is of no use until then."""
+
+
+@pytest.mark.parametrize("name", PLAIN_UNTIL)
+def test_a_script_makes_what_a_plain_job_does_not_need_only_after_that(name: str) -> None:
+    """Without functions each call makes its definitions again: those of hooks take as long as a settle."""
+    done, later = PLAIN_UNTIL[name]
+    before = script(name).text.decode().partition(done)[0]
+    assert before != script(name).text.decode()
+    assert [table for table in sorted(later) if f"local {table} =" in before] == []
+
+
 @pytest.mark.parametrize("name", LUA)
 def test_a_script_or_part_says_which_parts_it_uses(name: str) -> None:
     """By name or through others: so a part gets its values through its functions' parameters only."""

@@ -8,9 +8,9 @@
 -- the job is in the held set or its entry is pending; so the next claim with known jobs, or the recovery, finds
 -- it.
 --
--- NEEDS: call, keys, msgpack, record_text_write, record_text_read, record, lanes, standing, timers, hooks, leases
--- NEEDS: history, pauses, due, entries, newer, held_set, events, groups, limits
--- NEEDS: batches, record_text_unique, record_text_limited, rooms
+-- NEEDS: call, keys, record_text_write, record_text_read, record, lanes, standing, timers, hooks, leases, history
+-- NEEDS: pauses, due, entries, newer, held_set, events, groups, limits, batches, record_text_limited, rooms
+-- NEEDS: lane_reads, record_text_claim
 -- USES: reads batch, body, bucket, counters, fetched, flow, group, halted, held, holders, job, lanes, leftovers,
 --   limits, listening, named, paused, places, scheduled, schedules, senders, standing, timers, tokens, unique,
 --   waiting, watched, workers; writes batch, blocked, bucket, counters, events, flowwork, group, held, holders,
@@ -71,40 +71,13 @@ if recheck then
   for _, id in ipairs(held) do known[id] = true end
 end
 
--- The time in a record's text whose last byte is at this position.
-local function time_at(text, last)
-  local a, b, c, d, e, f = string.byte(text, last - 5, last)
-  return ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
-end
-
--- For a fresh record: its envelope, the time of sending, and the record of its first run; and if it has a unique
--- key, that and until when it is held. Nil for any other record. `run` is the result of `run_by`, followed by
--- STARTED.
-local function begin_first(text, run)
-  local kind, first, sent, rest = start_of(text)
-  if not kind then
-    local envelope, at, record, key, till = UniqueText.begin_first(text or '', run)
-    if not envelope then return nil end
-    return envelope, time_at(text, at + TIME - 1), record, {key, till}
-  end
-  local envelope = string.sub(text, first, sent - 1)
-  if kind == ARRAY_2 and #text == rest - 1 then
-    return envelope, time_at(text, rest - 1), BEGIN_ARRAY_8 .. string.sub(text, 2) .. run
-  end
-  local watched = rest + #UNRUN
-  if kind ~= ARRAY_11 or string.sub(text, rest, watched - 1) ~= UNRUN then return nil end
-  if not ends_with_string(text, watched) then return nil end
-  local record = string.sub(text, 1, rest - 1) .. run .. UNWATCHED .. string.sub(text, watched)
-  return envelope, time_at(text, rest - 1), record
-end
-
 local number = q.micros -- of this claim, see lib/record.lua
 local reply, taken, bytes, skipped, delivered = {0, number, 0}, 0, 0, 0, 0
 local marked, held = {}, {}
 -- What serves groups of jobs that wait (lib/groups.lua): functions, the groups `served` and the places of tokens
 -- `spent` since the last `write_taken`; by group, what was read `ahead`; and what a token that `counts` is for.
 local serving, NONE = {served = {}, spent = {}, ahead = {}, counts = {}}, {}
-Limits.begin_claim(q)
+Permits.begin_claim(q)
 -- By stream, the jobs of paused tasks that this call sets aside; the stream that it takes jobs from; and whether
 -- an entry of what was set aside names a job that stays there.
 local put_aside, source, stays, is_accepting = {}, '', false, false
@@ -193,7 +166,7 @@ function serving.run(id, job, envelope, orphan, batch)
   local past = {claims, job[Field.ATTEMPTS] or 0, job[Field.CRASHES] or 0, job[Field.INTERRUPTIONS] or 0}
   if job[Field.READY] then past[5] = job[Field.READY] end
   if job[Field.EXTRA] then past[5], past[6] = job[Field.READY] or 0, job[Field.EXTRA].tags end
-  local lock, limits = job[Field.EXTRA] and job[Field.EXTRA].unique, Limits.of(job)
+  local lock, limits = job[Field.EXTRA] and job[Field.EXTRA].unique, Use.of(job)
   local is_unique = lock and not Unique.asks(lock)
   if is_unique or limits then past[6], past[7] = past[6] or {}, is_unique and 1 or 0 end
   if limits then past[8] = 1 end
@@ -322,7 +295,7 @@ local function take_other(id, text, is_held, lane)
     return false
   end
   if not unknown and is_set_aside(id, envelope, is_held, job[Field.CLAIM]) then return false end
-  if Limits.of(job) and not job[Field.STATE] then
+  if Use.of(job) and not job[Field.STATE] then
     if is_held or Hooks.has_expired(q, id, job[Field.EXTRA]) then return false end -- its entry is met later
     -- One that was never claimed comes after those that wait, also if it was delivered to somebody else before.
     if not Limits.admit(q, id, job, Keys.is_front(source) and job[Field.CLAIM]) then
@@ -346,7 +319,7 @@ local function take(id, text, is_held, lane)
   elseif known[id] == 'aside' then
     stays = true -- the call has met it before, in another entry
   elseif text ~= nil and known[id] ~= 'taken' and known[id] ~= 'waits' then
-    local envelope, sent, record, lock = begin_first(text, run)
+    local envelope, sent, record, lock = ClaimText.begin(text, run)
     if envelope and not is_set_aside(id, envelope, is_held) then
       known[id] = 'taken'
       if lock and lock[2] == 'started' then Hooks.give_back(q, id, lock) end
@@ -362,8 +335,8 @@ function serving.wake(each)
   if each.is_stuck then return end
   local has_more, room = each.has_more or each.met < #each.ids, q.rooms[each.group]
   if has_more and room and room <= 0 then return Groups.block(q, each.group) end
-  local numbers = Limits.numbers_of(q, each.group, each.limit)
-  if has_more and numbers[2] == 0 and Limits.room(q, each.group, numbers, each.limit) <= 0 then
+  local numbers = Numbers.of_group(q, each.group, each.limit)
+  if has_more and numbers[2] == 0 and Permits.room(q, each.group, numbers, each.limit) <= 0 then
     return Groups.block(q, each.group)
   end
   Limits.wake(q, each.group)
@@ -392,7 +365,7 @@ local function write_taken()
   for stream, ids in pairs(put_aside) do Lanes.write_all(q, stream, ids, 1) end
   put_aside = {}
   if #held > 0 then redis.call('SADD', Keys.held(q, worker), unpack(held)) end
-  if next(q.given) then Limits.write_given(q) end
+  if next(q.given) then Permits.write_given(q) end
   if #held > 0 then
     Record.set_all(marked)
     marked, held = {}, {}
@@ -409,13 +382,13 @@ end
 -- Takes a job as most are, whose record is read as text, if it may run; returns whether it has.
 function serving.take_first(each, id, text)
   if not text or pauses or known[id] and known[id] ~= true then return false end
-  each.tail, each.lone = each.tail or LimitText.tail_of(each.group), each.lone or Limits.lone_of(q, each.limit)
+  each.tail, each.lone = each.tail or LimitText.tail_of(each.group), each.lone or Numbers.lone_of(q, each.limit)
   local envelope, sent, limits, record = LimitText.begin_first(text, each.tail, run)
-  local numbers = envelope and Limits.lone_numbers(q, limits, each.lone)
-  if not numbers or Limits.room(q, each.group, numbers, each.limit) <= 0 then return false end
+  local numbers = envelope and Numbers.lone_numbers(q, limits, each.lone)
+  if not numbers or Permits.room(q, each.group, numbers, each.limit) <= 0 then return false end
   q.admitted[id], known[id] = true, 'taken'
-  if numbers[1] > 0 then Limits.hold(q, each.group, id) end
-  add_to_reply(id, envelope, time_at(text, sent), 2, record)
+  if numbers[1] > 0 then Permits.hold(q, each.group, id) end
+  add_to_reply(id, envelope, ClaimText.time_at(text, sent), 2, record)
   return true
 end
 
@@ -444,7 +417,7 @@ function serving.take(each, id, text)
   end
   source = job[Field.LANE] or Keys.NORMAL
   if is_set_aside(id, envelope, false, false) then
-    Limits.give_back(q, id, Limits.of(job))
+    Limits.give_back(q, id, Use.of(job))
     job[Field.STATE], job[Field.EXTRA].waits = false, nil
     each.queued = each.queued or {}
     each.queued[id] = job
@@ -461,8 +434,8 @@ end
 
 -- Reads the ids of as many jobs of a group as may run, of a lane and of those that are served before it.
 function serving.read(group, lane, limit)
-  local numbers, most = Limits.simple(q, limit), nil
-  if numbers then most = Limits.simple_room(q, group, numbers) else most = Limits.most(q, group, limit) end
+  local numbers, most = Numbers.simple(q, limit), nil
+  if numbers then most = Permits.simple_room(q, group, numbers) else most = Limits.most(q, group, limit) end
   if most > count - taken then most = count - taken end
   local each = {group = group, limit = limit, gone = {}, ids = NONE, met = 0}
   if most > 0 then each.ids, each.has_more = Groups.first(q, group, lane, most) end
@@ -499,9 +472,9 @@ function serving.group(group, lane)
   if not each or q.joined[group] then each = serving.read(group, lane, Groups.limit_of(group)) end
   each.texts = each.texts or texts_of(q, each.ids)
   serving.served[#serving.served + 1] = each
-  local first = each.limit == Limits.FAIR and Record.unpacked(each.texts[each.ids[1]])
-  if first and Limits.weight(first) > 1 then
-    each.ids, each.has_more = Groups.first(q, group, lane, math.min(count - taken, Limits.weight(first)))
+  local first = each.limit == Use.FAIR and Record.unpacked(each.texts[each.ids[1]])
+  if first and Use.weight(first) > 1 then
+    each.ids, each.has_more = Groups.first(q, group, lane, math.min(count - taken, Use.weight(first)))
     each.texts = texts_of(q, each.ids)
   end
   for _, id in ipairs(each.ids) do
@@ -594,30 +567,6 @@ local function take_all(stream, ids, lane)
   return first
 end
 
-local function read(lane, id, most)
-  local got = redis.pcall('XREADGROUP', 'GROUP', Keys.GROUP, worker, 'COUNT', most, 'STREAMS', lane, id)
-  if is_unreadable(got) then
-    if string.find(got.err, 'WRONGTYPE', 1, true) then return {} end -- the blocking read logs this
-    redis.call('XGROUP', 'CREATE', lane, Keys.GROUP, '0', 'MKSTREAM')
-    return read(lane, id, most)
-  end
-  return got and got[1] and got[1][2] or {}
-end
-
--- Deletes entries that were delivered. Only pending entries have to stay, and they do so for a short time. Entries
--- that cannot be deleted now are deleted another time.
-local function trim(lane, last, is_empty)
-  local pending = redis.pcall('XPENDING', lane, Keys.GROUP)
-  if pending.err then return end
-  if pending[1] > 0 then
-    redis.pcall('XTRIM', lane, 'MINID', '~', pending[2])
-  elseif is_empty then
-    redis.pcall('XTRIM', lane, 'MAXLEN', 0)
-  else
-    redis.pcall('XTRIM', lane, 'MINID', '~', last)
-  end
-end
-
 -- Sets aside what is left of an entry that was delivered to this worker, if some of that has to be; returns
 -- whether it was. The others of the entry that a claim may take are set aside with those, to keep their order: the
 -- next claims look there for them.
@@ -672,20 +621,17 @@ redis.pcall('ZREM', q.base .. Keys.IDLE, worker)
 local was_woken, is_served = ARGV[4] == 'standing' and Standing.leave(q, worker), false
 if lost then return {-2} end
 
-local function keys_of(set)
-  local keys = {}
-  for key in pairs(set) do keys[#keys + 1] = key end
-  return keys
-end
 if recheck and not missed and redis.call('EXISTS', Keys.held(q, worker)) == 0 then
-  HeldSet.restore(q, worker, keys_of(known))
+  local ids = {}
+  for id in pairs(known) do ids[#ids + 1] = id end
+  HeldSet.restore(q, worker, ids)
 end
 
 -- Jobs that already belong to this worker come before new ones, however long the lanes are.
 if recheck then
   for _, name in ipairs(is_paused and {} or Keys.LANES) do
     repeat
-      local entries = read(Keys.lane(q, name), '0', MOST)
+      local entries = LaneReads.read(q, worker, Keys.lane(q, name), '0', MOST)
       for _, entry in ipairs(entries) do
         if delivered >= DELIVERED_LIMIT then break end
         local named = ids_of(entry)
@@ -702,27 +648,6 @@ if recheck then
     end
   end
   write_taken()
-end
-
--- Puts back the jobs from position `first` on of entries that were taken only in part. They come before all others
--- of the lane, so they go to its `rest`. That is empty then, because it is always read to its end. In the front,
--- where each entry names one job, the group goes back, as if their entries had not been read: pushed to the front,
--- these jobs would come after others of it. `lasts` has the position of each entry's last job. Returns the last
--- entry that is done with, and whether the stream has others.
-local function put_back(name, ids, first, names, lasts)
-  if first > #ids then return names[#names], false end
-  if not Keys.is_front(name) then
-    Lanes.push_all(q, Keys.rest_of(Keys.lane_of(name)), ids, first)
-    return names[#names], Keys.is_rest(name)
-  end
-  local done = #names
-  while done > 0 and lasts[done] >= first do done = done - 1 end
-  if done > 0 and lasts[done] == first - 1 then
-    redis.call('XGROUP', 'SETID', Keys.lane(q, name), Keys.GROUP, names[done])
-    return names[done], true
-  end
-  for i = first, #ids do Lanes.push(q, Keys.lane_of(name), ids[i], true) end
-  return names[#names], true
 end
 
 -- Takes the jobs of tasks that are not paused any more from what was set aside of a stream. Those that were not
@@ -761,7 +686,7 @@ end
 local function serve(name)
   local lane, most = Keys.lane(q, name), Keys.is_rest(name) and ALL or 1
   while not is_full() do
-    local entries = read(lane, '>', most)
+    local entries = LaneReads.read(q, worker, lane, '>', most)
     local is_empty = #entries < most
     if #entries > 0 then
       is_served = true
@@ -772,9 +697,10 @@ local function serve(name)
         for _, id in ipairs(named) do ids[#ids + 1] = id end
         names[i], lasts[i] = entry[1], #ids
       end
-      local last, has_others = put_back(name, ids, take_all(name, ids, Keys.lane_of(name)), names, lasts)
+      local left = take_all(name, ids, Keys.lane_of(name))
+      local last, has_others = LaneReads.put_back(q, name, ids, left, names, lasts)
       redis.call('XACK', lane, Keys.GROUP, unpack(names))
-      trim(lane, last, is_empty and not has_others)
+      LaneReads.trim(lane, last, is_empty and not has_others)
       -- As many entries as are needed if each names as many jobs as these do; more if none of these jobs was
       -- taken.
       local wanted = taken == before and MOST or math.ceil((count - taken) * #entries / math.max(#ids, 1))

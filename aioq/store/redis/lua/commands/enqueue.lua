@@ -45,6 +45,59 @@ local prefix, width, ends = ARGV[7], tonumber(ARGV[8]), ARGV[9]
 -- The `places` of jobs of which some have a unique key and the others nothing but their calls; nil for any others.
 local locks = places and #places == 2 * #sizes and places or nil
 
+-- The keys of the records of plain jobs and these, in turn; nil if an envelope needs a key of its own.
+local function plain_records()
+  local keys, records, tail = Keys.job(q, prefix), {}, after_fresh(q, watched)
+  local start, last, head = 1, nil, nil
+  for i, size in ipairs(sizes) do
+    if size > BODY_LIMIT then return nil end
+    if size ~= last then last, head = size, before_fresh(size, watched) end
+    records[2 * i - 1] = keys .. string.sub(ends, (i - 1) * width + 1, i * width)
+    records[2 * i] = head .. string.sub(envelopes, start, start + size - 1) .. tail
+    start = start + size
+  end
+  return records
+end
+
+-- Adds all jobs if none of their ids exists; returns whether it has.
+local function add_all(records)
+  local entries = Lanes.push_alike(q, Keys.NORMAL, prefix, width, ends)
+  if redis.call('MSETNX', unpack(records)) == 1 then return true end
+  redis.call('XDEL', Keys.lane(q, Keys.NORMAL), unpack(entries))
+  return false
+end
+
+-- Most sends are like this: plain jobs, or unique ones, whose ids cannot be used twice.
+local usual = not again and not nonces and (locks or not places) and width > 0 and #sizes <= CHUNK and not most
+local marks = ARGV[10]
+
+-- The id and the envelope of each job.
+local function cut_all()
+  local ids, texts, start = width == 0 and cmsgpack.unpack(ends) or {}, {}, 1
+  for i, size in ipairs(sizes) do
+    ids[i] = ids[i] or prefix .. string.sub(ends, (i - 1) * width + 1, i * width)
+    texts[i] = string.sub(envelopes, start, start + size - 1)
+    start = start + size
+  end
+  return ids, texts
+end
+
+-- Notes that all jobs were added; `worker` is the one that has a lone job already.
+local function note_all(worker)
+  if marks == '' then return {} end
+  if string.find(marks, 's', 1, true) then History.count_sent(q, #sizes) end
+  if Events.are_recorded(q, marks) then
+    Events.add_calls(q, 'q', '', cut_all())
+    if worker then Events.add_calls(q, 'b', worker, cut_all()) end
+  end
+  return {}
+end
+
+if usual and not locks then
+  local records = plain_records()
+  if records and add_all(records) then return note_all() end
+end
+
 -- Takes the unique keys of all jobs if nobody has one of them; returns their names, else nil. Who has a key may
 -- have vanished, which the general way finds out.
 local function take_keys()
@@ -58,20 +111,6 @@ local function take_keys()
     end
   end
   return redis.call('MSETNX', unpack(taken)) == 1 and names or nil
-end
-
--- The keys of the jobs' records and these, in turn; nil if an envelope needs a key of its own.
-local function plain_records()
-  local keys, records, tail = Keys.job(q, prefix), {}, after_fresh(q, watched)
-  local start, last, head = 1, nil, nil
-  for i, size in ipairs(sizes) do
-    if size > BODY_LIMIT then return nil end
-    if size ~= last then last, head = size, before_fresh(size, watched) end
-    records[2 * i - 1] = keys .. string.sub(ends, (i - 1) * width + 1, i * width)
-    records[2 * i] = head .. string.sub(envelopes, start, start + size - 1) .. tail
-    start = start + size
-  end
-  return records
 end
 
 -- Gives the jobs that have a unique key the records of such jobs.
@@ -100,47 +139,21 @@ local function dispatch_lone(id, text, name)
   return worker
 end
 
--- Adds all jobs if none of their ids exists; returns whether it has, and the worker that has a lone job already.
-local function add_all()
-  local names = locks and take_keys()
-  if locks and not names then return false end
+-- The same as `add_all` where some jobs have a unique key; also returns the worker that has a lone job already.
+local function add_unique()
+  local names = take_keys()
+  if not names then return false end
   local records = plain_records()
-  if not records then return false end
-  if names then add_locks(records) end
-  local worker = names and #sizes == 1 and dispatch_lone(prefix .. ends, records[2], names[1])
-  if worker then return true, worker end
-  local entries = Lanes.push_alike(q, Keys.NORMAL, prefix, width, ends)
-  if redis.call('MSETNX', unpack(records)) == 1 then return true end
-  redis.call('XDEL', Keys.lane(q, Keys.NORMAL), unpack(entries))
-  if names then redis.call('DEL', unpack(names)) end
+  add_locks(records)
+  local worker = #sizes == 1 and dispatch_lone(prefix .. ends, records[2], names[1])
+  if worker or add_all(records) then return true, worker end
+  redis.call('DEL', unpack(names))
   return false
 end
 
--- Most sends are like this: plain jobs, or unique ones, whose ids cannot be used twice.
-local usual = not again and not nonces and (locks or not places) and width > 0 and #sizes <= CHUNK and not most
-local marks = ARGV[10]
-
--- The id and the envelope of each job.
-local function cut_all()
-  local ids, texts, start = width == 0 and cmsgpack.unpack(ends) or {}, {}, 1
-  for i, size in ipairs(sizes) do
-    ids[i] = ids[i] or prefix .. string.sub(ends, (i - 1) * width + 1, i * width)
-    texts[i] = string.sub(envelopes, start, start + size - 1)
-    start = start + size
-  end
-  return ids, texts
-end
-
-local is_added, worker = false, nil
-if usual then is_added, worker = add_all() end
-if is_added then
-  if marks == '' then return {} end
-  if string.find(marks, 's', 1, true) then History.count_sent(q, #sizes) end
-  if Events.are_recorded(q, marks) then
-    Events.add_calls(q, 'q', '', cut_all())
-    if worker then Events.add_calls(q, 'b', worker, cut_all()) end
-  end
-  return {}
+if usual and locks then
+  local is_added, worker = add_unique()
+  if is_added then return note_all(worker) end
 end
 
 if locks then

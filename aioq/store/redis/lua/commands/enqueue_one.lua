@@ -31,7 +31,21 @@ local function note(worker)
   Events.add_calls(q, 'q', '', {id}, {envelope})
   if worker then Events.add_calls(q, 'b', worker, {id}, {envelope}) end
 end
-if some_wait and redis.call('EXISTS', key) == 0 then
+-- Queues it. The record is written last: if that fails, there is only an entry without a record, which is ignored.
+local function queue()
+  local lane = Keys.lane(q, Keys.NORMAL)
+  local entry = redis.call('XADD', lane, '*', 'job', id)
+  if some_wait then Standing.added(q, 1, 1) end
+  if redis.call('MSETNX', key, fresh(q, envelope, watched)) == 1 then
+    if marks ~= '' then note() end
+    return 1
+  end
+  redis.call('XDEL', lane, entry)
+  return 0
+end
+if not some_wait then return queue() end
+
+if redis.call('EXISTS', key) == 0 then
   local function running(run) return first_run(q, envelope, watched, run) end
   local worker = Dispatch.one(q, id, envelope, '', running)
   if worker then
@@ -39,14 +53,4 @@ if some_wait and redis.call('EXISTS', key) == 0 then
     return 1
   end
 end
-
--- The record is written last: if that fails, there is only an entry without a record, which is ignored.
-local lane = Keys.lane(q, Keys.NORMAL)
-local entry = redis.call('XADD', lane, '*', 'job', id)
-if some_wait then Standing.added(q, 1, 1) end
-if redis.call('MSETNX', key, fresh(q, envelope, watched)) == 1 then
-  if marks ~= '' then note() end
-  return 1
-end
-redis.call('XDEL', lane, entry)
-return 0
+return queue()

@@ -11,7 +11,7 @@ local group = job and Groups.of(job)
 local ahead = group and redis.pcall('ZRANK', Keys.group(q, group), ARGV[1])
 if not ahead or is_unreadable(ahead) then return {} end
 
-local numbers, paused, due = Limits.numbers_of(q, group), Limits.paused_until(q, group), Limits.due(q, group)
+local numbers, paused, due = Numbers.of_group(q, group), Numbers.paused_until(q, group), Limits.due(q, group)
 local held = redis.call('ZCARD', Keys.holders(q, group))
 local why, at = 'turn', 0
 if paused then

@@ -11,29 +11,29 @@
 --   a MessagePack array, or when the pause ends in ms (0 if it does not end by itself)
 -- REPLY: 1 if there were such numbers, or was such a pause, before; else 0
 local act, name, group, value = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local noted = Limits.noted(q, name) or {false, 0, false, false}
+local noted = Numbers.noted(q, name) or {false, 0, false, false}
 local before = 0
 if act == 'put' or act == 'remove' then
   before = noted[3] and 1 or 0
   noted[3] = act == 'put' and cmsgpack.unpack(value)
-  Limits.note(q, name, noted)
+  Numbers.note(q, name, noted)
 else
   local field = group ~= '' and group or name
   local at = redis.call('HGET', q.base .. Keys.HALTED, field)
   before = at and (at == '0' or tonumber(at) > q.now) and 1 or 0
   if act == 'pause' then
     redis.call('HSET', q.base .. Keys.HALTED, field, value)
-    redis.call('PEXPIRE', q.base .. Keys.HALTED, Limits.KEPT)
+    redis.call('PEXPIRE', q.base .. Keys.HALTED, Numbers.KEPT)
   else
     redis.call('HDEL', q.base .. Keys.HALTED, field)
   end
   noted[4] = redis.call('EXISTS', q.base .. Keys.HALTED) == 1
-  Limits.note(q, name, noted)
+  Numbers.note(q, name, noted)
 end
 if group ~= '' then
   Limits.wake(q, group, nil, nil, true)
 else
-  Limits.look_at_all(q, name)
-  if act == 'pause' and value ~= '0' then Limits.look_at_all(q, name, tonumber(value)) end
+  Numbers.look_at_all(q, name)
+  if act == 'pause' and value ~= '0' then Numbers.look_at_all(q, name, tonumber(value)) end
 end
 return before

@@ -11,7 +11,7 @@
 local id = ARGV[2]
 local job = Record.load(q, id)
 if not Record.is_run_by(job, ARGV[1], ARGV[3]) then return 0 end
-if Limits.of(job) then return 1 end -- the same call again, after a lost reply
+if Use.of(job) then return 1 end -- the same call again, after a lost reply
 
 Record.widen(job, Field.EXTRA)
 job[Field.EXTRA] = job[Field.EXTRA] or {}

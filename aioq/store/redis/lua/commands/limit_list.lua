@@ -4,8 +4,9 @@
 -- USES: reads blocked, group, halted, limits, tokens
 -- KEYS: 1 base key
 -- ARGV: none
--- REPLY: {what is noted of each limit, as name and value in turn (lib/limits.lua); what is paused now, as a limit
---   or a group and until when in turn; and by limit, how many of its keys have jobs that wait, as name and number}
+-- REPLY: {what is noted of each limit, as name and value in turn (lib/limit_numbers.lua); what is paused now, as a
+--   limit or a group and until when in turn; and by limit, how many of its keys have jobs that wait, as name and
+--   number}
 -- The most tokens that are looked at.
 local MOST = 5000
 local function all(key)

@@ -17,7 +17,7 @@ for i = 2, #ARGV do
   local group = ARGV[i]
   local each = {count(Keys.holders(q, group)), count(Keys.group(q, group)), 0}
   each[3] = Limits.due(q, group)
-  each[4] = string.format('%.0f', Limits.paused_until(q, group) or -1)
+  each[4] = string.format('%.0f', Numbers.paused_until(q, group) or -1)
   local holders = ARGV[1] ~= '0' and redis.pcall('ZRANGE', Keys.holders(q, group), 0, ARGV[1] - 1, 'WITHSCORES')
   for _, item in ipairs(holders and not is_unreadable(holders) and holders or {}) do each[#each + 1] = item end
   reply[#reply + 1] = each

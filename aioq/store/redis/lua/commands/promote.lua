@@ -1,7 +1,7 @@
 -- Handles what is due: queues scheduled jobs, and ends jobs that have expired or whose call is gone.
 --
 -- NEEDS: call, keys, record_text_read, record, results, lanes, timers, hooks, history, finish, due, newer, outbox
--- NEEDS: moves, limits, batches, waiting, rooms
+-- NEEDS: moves, limits, batches, waiting, rooms, limit_sweep
 -- USES: reads batch, blocked, body, bucket, fetched, flow, group, halted, held, holders, job, lanes, leftovers,
 --   limits, named, outbox, paused, places, schedule, scheduled, schedules, senders, standing, timers, tokens,
 --   unique, waiting, workers; writes batch, blocked, body, bucket, counters, flowwork, group, history, holders,
@@ -123,7 +123,7 @@ local function handle(timer)
     return
   elseif kind == Timer.LIMIT then
     local cursor, name = string.match(id, '^(%S+) (.*)$')
-    local following = Limits.look_at_some(q, name, cursor)
+    local following = Sweep.look_at_some(q, name, cursor)
     redis.call('ZREM', q.base .. Keys.TIMERS, timer)
     if following ~= '0' then Timer.set(q, Timer.LIMIT, following .. ' ' .. name, q.now) end
     return

@@ -1,7 +1,7 @@
 -- Takes or renews a worker's lease, and notes when the server last answered its fetcher: a worker with a valid
 -- lease is alive, and one that fetches does its work.
 --
--- NEEDS: call, keys, timers, leases, pauses, due, events, limits, waiting
+-- NEEDS: call, keys, timers, leases, pauses, due, events, waiting, limit_sweep
 -- USES: reads about, batch, blocked, bucket, cancel, counters, dead, fetched, flow, group, halted, held, holders,
 --   job, lanes, leases, leftovers, limits, paused, scheduled, schedules, standing, timers, tokens, unique,
 --   waiting, watched, workers; writes about, answer, batch, blocked, bucket, cancel, counters, events, fetched,
@@ -181,7 +181,7 @@ local function sweep()
     if not lease_end then restore_lease(some[i]) end
   end
   forget_leftovers()
-  Limits.sweep(q)
+  Sweep.groups(q)
   Waiting.sweep(q)
   local dead = redis.pcall('ZCARD', q.base .. Keys.DEAD)
   if type(dead) == 'number' and dead > tonumber(ARGV[4]) then wanted = 1 end

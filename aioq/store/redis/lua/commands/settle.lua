@@ -30,29 +30,25 @@ local function use_claim(claim)
   unwatched_run = run .. UNWATCHED
 end
 
--- The usual settle: a job has succeeded in its first run. Writes its record and returns its waiters, or false for
--- none; and what is to be given back: its unique key, its limits. Returns nil for any other settle, and writes
--- nothing. `i` is where the job's arguments begin.
+-- Whether a job has succeeded in the usual way. `i` is where its arguments begin, `text` its record.
+local function is_usual(i, id, text)
+  if not text or ARGV[i + 3] ~= '' or usual_ttl <= 0 or usual_ttl < limits.tombstone then return false end
+  return #ARGV[i + 2] <= BODY_LIMIT and not string.find(id, '@', 1, true)
+end
+local function write_done(i, id, before, sent, after)
+  local record = before .. sent .. done .. packed(ARGV[i + 2]) .. ended .. after
+  redis.call('SET', Keys.job(q, id), record, 'PX', ARGV[6]) -- a number is slow to pass
+end
+
+-- The usual settle: a plain job has succeeded in its first run. Writes its record and returns its waiters, or
+-- false for none. Returns nil for any other settle, and writes nothing.
 local function settle_first(i, id, text)
-  local outcome = ARGV[i + 2]
-  if not text or ARGV[i + 3] ~= '' or usual_ttl <= 0 or usual_ttl < limits.tombstone then return nil end
-  if #outcome > BODY_LIMIT or string.find(id, '@', 1, true) then return nil end
+  if not is_usual(i, id, text) then return nil end
   use_claim(ARGV[i + 1])
   local sent, waiters = read_first(text, run)
-  local before, after, key, uses = BEFORE_DONE, '', nil, nil
-  if not sent and string.find(text, LimitText.OF_OTHERS, 1, true) then
-    sent, waiters, after = LimitText.read_first(text, unwatched_run)
-    before, uses = LimitText.BEFORE_DONE, sent and Limits.uses_in(q, after)
-    if not uses then return nil end
-    after = LimitText.AFTER_DONE .. after
-  elseif not sent then
-    sent, waiters, after, key = UniqueText.read_first(text, unwatched_run)
-    if not sent then return nil end
-    before = UniqueText.BEFORE_DONE
-  end
-  local record = before .. sent .. done .. packed(outcome) .. ended .. after
-  redis.call('SET', Keys.job(q, id), record, 'PX', ARGV[6]) -- a number is slow to pass
-  return waiters, key, uses
+  if not sent then return nil end
+  write_done(i, id, BEFORE_DONE, sent, '')
+  return waiters
 end
 
 local function wait_again()
@@ -62,21 +58,46 @@ end
 -- One job alone needs no tables; docs/design.md, "Commands are functions of the server if it has any". Its outcome
 -- is small enough for a result message. The held set is written after the record.
 local FIRST = 11
-if #ARGV == FIRST + 3 then
-  local id, outcome = ARGV[FIRST], ARGV[FIRST + 2]
-  local text = redis.pcall('GET', Keys.job(q, id))
-  local waiters, key, uses = settle_first(FIRST, id, type(text) == 'string' and text)
-  if waiters ~= nil then
-    if key then Hooks.give_back_all(q, {id}, {key}) end
-    if uses then Limits.give_back(q, id, uses) end
-    History.begin(q, ARGV[8], worker, {id}, ARGV[9])
-    History.note_succeeded(q, {'s'}, 1, '')
-    History.write(q)
-    redis.call('SREM', Keys.held(q, worker), id)
-    if waiters then Results.send(waiters, Results.message(1, Results.entry(id, outcome))) end
-    wait_again()
-    return {}
+local lone, lone_text = #ARGV == FIRST + 3 and ARGV[FIRST], nil
+local function end_lone(waiters)
+  History.begin(q, ARGV[8], worker, {lone}, ARGV[9])
+  History.note_succeeded(q, {'s'}, 1, '')
+  History.write(q)
+  redis.call('SREM', Keys.held(q, worker), lone)
+  if waiters then Results.send(waiters, Results.message(1, Results.entry(lone, ARGV[FIRST + 2]))) end
+  wait_again()
+  return {}
+end
+if lone then
+  lone_text = redis.pcall('GET', Keys.job(q, lone))
+  lone_text = type(lone_text) == 'string' and lone_text
+  local waiters = settle_first(FIRST, lone, lone_text)
+  if waiters ~= nil then return end_lone(waiters) end
+end
+
+-- The same as `settle_first` for a job that has nothing but a unique key, or limits, in EXTRA; also returns what
+-- is to be given back: the key, or nil, and the limits. It is not above, for a script would make all that it needs
+-- there for each plain job.
+local function settle_first_with_extra(i, id, text)
+  if not is_usual(i, id, text) then return nil end
+  use_claim(ARGV[i + 1])
+  if string.find(text, LimitText.OF_OTHERS, 1, true) then
+    local sent, waiters, after = LimitText.read_first(text, unwatched_run)
+    local uses = sent and Numbers.uses_in(q, after)
+    if not uses then return nil end
+    write_done(i, id, LimitText.BEFORE_DONE, sent, LimitText.AFTER_DONE .. after)
+    return waiters, nil, uses
   end
+  local sent, waiters, after, key = UniqueText.read_first(text, unwatched_run)
+  if not sent then return nil end
+  write_done(i, id, UniqueText.BEFORE_DONE, sent, after)
+  return waiters, key, nil
+end
+if lone then
+  local waiters, key, uses = settle_first_with_extra(FIRST, lone, lone_text)
+  if key then Hooks.give_back_all(q, {lone}, {key}) end
+  if uses then Limits.give_back(q, lone, uses) end
+  if waiters ~= nil then return end_lone(waiters) end
 end
 
 local refused, settled, others = {}, {}, {}
@@ -102,7 +123,8 @@ for at, id in ipairs(ids) do
   if is_full then
     leave(i)
   else
-    local waiters, key, uses = settle_first(i, id, texts[id])
+    local waiters, key, uses = settle_first(i, id, texts[id]), nil, nil
+    if waiters == nil then waiters, key, uses = settle_first_with_extra(i, id, texts[id]) end
     if uses then Limits.give_back(q, id, uses) end
     if waiters == nil then
       others[#others + 1] = i
@@ -237,7 +259,7 @@ local function settle_other(i)
   if mine and Record.has_ended(job) then
     -- The same settle again, after a lost reply: all is done already, except perhaps what comes last.
     Finish.expire_body(q, id, job, redis.call('PTTL', Keys.job(q, id)))
-    if Limits.of(job) then Limits.give_back(q, id, Limits.of(job)) end
+    if Use.of(job) then Limits.give_back(q, id, Use.of(job)) end
     settled[#settled + 1] = id
   elseif not mine or job[Field.STATE] ~= 'running' then
     refused[#refused + 1] = position(i)

@@ -4,8 +4,8 @@
 -- groups, and their records last, all at once. If a script fails before, there are only entries or due times
 -- without a record, which are ignored: no job has a record without being queued.
 --
--- NEEDS: keys, msgpack, record_text_write, record, lanes, hooks, dead, unique, successors
--- NEEDS: series, limits, finish, cancellation, record_text_limited
+-- NEEDS: keys, msgpack, record_text_write, record, lanes, hooks, dead, unique, successors, series, limits, finish
+-- NEEDS: cancellation, record_text_limited, limit_conflicts
 local Adding = {}
 
 -- What is added by one call: `jobs` are those that were prepared, and `added` the same by their ids. `watched` is
@@ -98,13 +98,13 @@ end
 
 -- Decides about a job under limits: it waits in its group, is dropped, or another one is cancelled for it.
 function Adding.arrive(q, batch, job)
-  local use = batch.ttl and Limits.crowded(q, job.extra.limits)
-  local how = use and use[Limits.ON_LIMIT] or 'wait'
-  local victim = how ~= 'wait' and (how == 'drop' and job.id or Limits.victim(q, use, batch.chosen))
+  local use = batch.ttl and Conflicts.crowded(q, job.extra.limits)
+  local how = use and use[Use.ON_LIMIT] or 'wait'
+  local victim = how ~= 'wait' and (how == 'drop' and job.id or Conflicts.victim(q, use, batch.chosen))
   local ending = batch.ending -- the jobs that are to end because of a limit, in turn with the limit's name
   if victim then
     batch.chosen[victim] = true
-    ending[#ending + 1], ending[#ending + 2] = victim, use[Limits.NAME]
+    ending[#ending + 1], ending[#ending + 2] = victim, use[Use.NAME]
   end
   if not q.waits then Limits.begin_arrivals(q) end
   Limits.arrive(q, job.id, job.lane, job.extra, how ~= 'wait' and how ~= 'drop')
@@ -136,7 +136,7 @@ end
 -- Why limits end jobs, by their outcomes.
 function Adding.reasons(batch)
   local texts, ending = {}, batch.ending
-  for i = 2, #ending, 2 do texts[Limits.outcome(ending[i])] = Limits.reason(ending[i]) end
+  for i = 2, #ending, 2 do texts[Conflicts.outcome(ending[i])] = Conflicts.reason(ending[i]) end
   return texts
 end
 
@@ -145,7 +145,7 @@ function Adding.end_all(q, batch)
   local limits, ending = {tombstone = batch.tombstone}, batch.ending
   for i = 1, #ending, 2 do
     local id, job = ending[i], Record.load(q, ending[i])
-    local outcome = Limits.outcome(ending[i + 1])
+    local outcome = Conflicts.outcome(ending[i + 1])
     if job and batch.added[id] then
       Finish.finish(q, limits, id, job, 'cancelled', outcome, batch.ttl, {keeps_call = true})
     elseif job then

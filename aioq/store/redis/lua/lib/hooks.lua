@@ -90,8 +90,8 @@ Hooks.all = once(function()
       reopen = function() return false end,
     },
     {
-      -- `extra.limits` is a list, see lib/limits.lua. A job that comes back to its lane holds nothing: the claim
-      -- that meets it there asks for its permits, or lets it wait in its group.
+      -- `extra.limits` is a list, see lib/limit_use.lua. A job that comes back to its lane holds nothing: the
+      -- claim that meets it there asks for its permits, or lets it wait in its group.
       key = 'limits',
       back = function(q, id, _, extra, way)
         if way ~= 'return' then Limits.give_back(q, id, extra.limits, after_run[way] or holds_on[way]) end

@@ -26,7 +26,7 @@ Keys.TIMERS = ':timers'
 -- The jobs that follow another one (lib/hooks.lua), wait in a group (lib/groups.lua) or for a batch.
 Keys.WAITING = ':waiting'
 -- The entries that have the tokens of groups; the numbers of limits, and until when limits and keys are paused.
--- See lib/groups.lua and lib/limits.lua.
+-- See lib/groups.lua and lib/limit_numbers.lua.
 Keys.TOKENS, Keys.LIMITS, Keys.HALTED = ':tokens', ':limits', ':halted'
 -- The sends that wait for room, by when they came, and what is known of each; see lib/rooms.lua.
 Keys.SENDERS, Keys.PLACES = ':senders', ':places'

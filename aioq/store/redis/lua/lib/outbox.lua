@@ -22,16 +22,22 @@ local Outbox = {}
 -- For how long a stream without entries is kept, in ms: longer than INBOX is after the last delivery.
 Outbox.EMPTY_TTL = 90000000
 
--- Adds an entry, and returns its id. One worker is woken if it is not known when the next timer is due.
+-- Adds an entry, and returns its id. One worker is woken if it is not known when the next timer is due. That is
+-- done once a call for a target.
 function Outbox.add(q, target, kind, id, data)
+  local key = Keys.outbox(q, target)
+  local function append() return redis.call('XADD', key, '*', 'kind', kind, 'id', id, 'data', data or '') end
+  q.sent_to = q.sent_to or {}
+  if q.sent_to[target] then return append() end
   local head = redis.call('ZRANGE', q.base .. Keys.SCHEDULED, 0, 0, 'WITHSCORES')
   local set = redis.pcall('ZADD', q.base .. Keys.TIMERS, 'NX', q.now, Timer.RELAY .. ' ' .. target)
   if not is_unreadable(set) and set == 1 then
     redis.call('ZADD', q.base .. Keys.SCHEDULED, 'LT', q.now, Timer.FIRST)
     if not head[1] or q.now < tonumber(head[2]) then Lanes.push(q, Keys.NORMAL, '', false) end
   end
-  local entry = redis.call('XADD', Keys.outbox(q, target), '*', 'kind', kind, 'id', id, 'data', data or '')
-  redis.call('PERSIST', Keys.outbox(q, target))
+  local entry = append()
+  redis.call('PERSIST', key)
+  q.sent_to[target] = true
   return entry
 end
 

@@ -49,7 +49,7 @@ Record.kinds_in_extra = once(function()
   }
 end)
 
--- The types of the items of each limit; see lib/limits.lua.
+-- The types of the items of each limit; see lib/limit_use.lua.
 Record.KINDS_IN_LIMIT = {
   'string', 'string', 'number', 'number', 'number', 'number', 'number', 'string', 'boolean', 'number', 'number',
   'number',
