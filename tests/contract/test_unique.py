@@ -449,6 +449,29 @@ async def test_a_job_that_is_followed_and_comes_back_is_run_before(store: Store,
     assert ids(await take(store, "w")) == ["b"]
 
 
+@pytest.mark.parametrize("others", [0, 1, 2, 5])
+async def test_a_job_that_a_start_lets_follow_is_run(store: Store, others: int) -> None:
+    """The claim that starts the one before queues it, in a lane that the claim has read to its end."""
+    await started(store)
+    await put(store, job("a", "latest", until="started"))
+    parked = await take_one(store, "w")
+    await put(store, job("x", "latest"))
+    await take_one(store, "w")
+    assert await put(store, job("b", "latest", call=LARGE)) == [True]
+    await put(store, *(NewJob(f"c{number}", CALL) for number in range(others)))
+    assert await settle(store, "w", parked, Verb.PARK, BROKEN, delay_ms=1, ttl_ms=LONG)
+
+    async def is_back() -> bool:
+        await store.promote(QUEUE, 10)
+        return await state(store, "a") is JobState.QUEUED
+
+    await eventually(is_back)
+    assert (await owner(store), await state(store, "b")) == ("a", JobState.WAITING)
+    assert "a" in (taken := ids(await take(store, "w")))
+    assert "b" in taken + ids(await take(store, "w"))
+    assert await owner(store) == "b"
+
+
 async def test_a_job_that_waits_for_its_retry_is_replaced(store: Store) -> None:
     await started(store)
     await put(store, latest("a"))

@@ -735,6 +735,9 @@ for name, waits in pairs(batches.met) do
 end
 if next(batches.met) then write_taken() end
 
+-- A job that was started may have let another one follow, in a lane that was read before.
+if q.has_followed then serving.has_more = true end
+
 -- Wakes as many workers as there are jobs that this call has put aside, and left there for others.
 if is_full() then
   for _ = 1, math.min(for_others, Lanes.SHARING) do Lanes.push(q, Keys.NORMAL, '', false) end

@@ -220,7 +220,8 @@ function Hooks.is_followed(q, id, job)
   return owner == id and following and Unique.is_alive(q, lock[1], following)
 end
 
--- Lets a job hold a key that nobody holds any more, and queues it; without such a job the key is free.
+-- Lets a job hold a key that nobody holds any more, and queues it; without such a job the key is free. A claim
+-- reads in `q.has_followed` that a lane has a job again.
 function Hooks.let_follow(q, key, following)
   local alive, job = false, nil
   if following then alive, job = Unique.is_alive(q, key, following) end
@@ -238,6 +239,7 @@ function Hooks.let_follow(q, key, following)
     Lanes.schedule(q, following, due, job[Field.LANE] or nil)
   else
     Lanes.push(q, job[Field.LANE], following, false)
+    q.has_followed = true
     History.note_ready(q, job)
   end
   job[Field.STATE] = later and 'scheduled'

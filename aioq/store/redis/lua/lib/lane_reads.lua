@@ -15,14 +15,15 @@ function LaneReads.read(q, worker, lane, id, most)
 end
 
 -- Deletes entries that were delivered. Only pending entries have to stay, and they do so for a short time. Entries
--- that cannot be deleted now are deleted another time.
+-- that cannot be deleted now are deleted another time. What the claim itself has added meanwhile stays.
 function LaneReads.trim(lane, last, is_empty)
   local pending = redis.pcall('XPENDING', lane, Keys.GROUP)
   if pending.err then return end
   if pending[1] > 0 then
     redis.pcall('XTRIM', lane, 'MINID', '~', pending[2])
   elseif is_empty then
-    redis.pcall('XTRIM', lane, 'MAXLEN', 0)
+    local time, number = string.match(last, '^(%d+)-(%d+)$')
+    redis.pcall('XTRIM', lane, 'MINID', time .. '-' .. string.format('%.0f', number + 1))
   else
     redis.pcall('XTRIM', lane, 'MINID', '~', last)
   end
