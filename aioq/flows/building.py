@@ -9,7 +9,7 @@ from aioq.errors import ArgumentError, ConfigError
 from aioq.flows.checks import check_arguments
 from aioq.flows.encoding import results_in
 from aioq.flows.graph import Kind
-from aioq.flows.node import FlowNode, NodeResult, Planned, Require, owner_of, planned
+from aioq.flows.node import FlowNode, NodeResult, Planned, Require, owner_of, planned, read_once
 from aioq.flows.results import ListResult
 from aioq.flows.steps import Placement
 from aioq.producer.call import Call
@@ -127,7 +127,7 @@ class Plan:
                 f"flow {self.name!r}: window={brief(window)}: expected a number of nodes; 0 for no bound"
             )
         node = self._planned(where, Kind.MAP, bare.task.rpartition(".")[2])
-        node.call, node.make, node.items, node.star, node.window = bare, make, items, star, window
+        node.call, node.make, node.items, node.star, node.window = bare, make, read_once(items), star, window
         node.returns = ListResult.of_all(bare.signature.returns, ignore=node.ignore)
         if isinstance(items, NodeResult):
             self.own(items.node, node.name)

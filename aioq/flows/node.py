@@ -1,6 +1,6 @@
 """The nodes of a flow that is being built, and the objects that stand for their results in arguments of others."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NoReturn, TypeVar, cast
 
@@ -67,6 +67,36 @@ class Planned:
     def is_given(self) -> bool:
         """Whether it is a map over items that are given with the flow."""
         return self.kind is Kind.MAP and not isinstance(self.items, NodeResult)
+
+
+class ReadOnce:
+    """An iterator over the items of a map, which gives them once only, while a flow can be sent several times.
+
+    Args:
+        iterator: what gives the items; also an asynchronous one.
+    """
+
+    def __init__(self, iterator: Iterator[Any] | AsyncIterator[Any]) -> None:
+        self._iterator: Iterator[Any] | AsyncIterator[Any] | None = iterator
+
+    def take(self, where: str) -> Iterator[Any] | AsyncIterator[Any]:
+        """The iterator, the first time.
+
+        Raises:
+            ArgumentError: it was read before.
+        """
+        iterator, self._iterator = self._iterator, None
+        if iterator is None:
+            raise ArgumentError(
+                f"{where}: its items are an iterator, which has been read by an earlier send: "
+                "build the flow again, or give a list"
+            )
+        return iterator
+
+
+def read_once(items: object) -> object:
+    """Items of a map, of which an iterator is given once only."""
+    return ReadOnce(cast("Iterator[Any]", items)) if isinstance(items, Iterator | AsyncIterator) else items
 
 
 @public

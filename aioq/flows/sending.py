@@ -17,7 +17,7 @@ from aioq.flows.encoding import Element, NodeEncoder
 from aioq.flows.graph import PART, VERSION, Head, Kind, Node, encode_head, encode_part
 from aioq.flows.handle import FlowHandle, known_nodes
 from aioq.flows.ids import node_id
-from aioq.flows.node import NodeResult, Planned
+from aioq.flows.node import NodeResult, Planned, ReadOnce
 from aioq.flows.options import FlowOptions
 from aioq.flows.stepping import advance
 from aioq.jobs.context import JobContext, job_here
@@ -293,7 +293,8 @@ class Sending:
         """The children of a map over given items, at most as many at a time as a part has."""
         part: list[Node] = []
         number = first
-        async for item in _each(mine.items):
+        where = f"flow {self._flow.name!r}: node {mine.name!r}"
+        async for item in _each(mine.items.take(where) if isinstance(mine.items, ReadOnce) else mine.items):
             node = await self._encoded(mine, cast("Any", mine.make)(item), number)
             part.append(_as_child(node, template))
             number += 1

@@ -295,6 +295,23 @@ async def test_a_flow_is_sent_again_as_another_one(mill: Mill) -> None:
     assert [await mill.end(first), await mill.end(second)] == ["x", "x"]
 
 
+async def test_an_iterator_is_read_by_one_send_only(mill: Mill) -> None:
+    async def later() -> AsyncIterator[int]:
+        yield 2
+
+    for items in (iter([2]), (n for n in [2]), later()):
+        flow = mill.app.flow("again")
+        flow.map(mill.half, items)
+        assert await mill.end(await flow.send()) == [1.0]
+        outer = mill.app.flow("outer")
+        outer.add(flow)
+        for again in (flow, outer):
+            with pytest.raises(
+                ArgumentError, match=r"node '(half|again)': its items are an iterator, which has been read"
+            ):
+                await again.send()
+
+
 async def test_options_of_a_node(mill: Mill) -> None:
     flow = mill.app.flow("options", headers={"by": "me"})
     node = flow.add(mill.say.options(queue="other", tags=["t"], headers={"h": "1"}, delay=0.1).call("x"))
