@@ -127,7 +127,13 @@ class Plan:
                 f"flow {self.name!r}: window={brief(window)}: expected a number of nodes; 0 for no bound"
             )
         node = self._planned(where, Kind.MAP, bare.task.rpartition(".")[2])
-        node.call, node.make, node.items, node.star, node.window = bare, make, read_once(items), star, window
+        node.call, node.make, node.items, node.star, node.window = (
+            bare,
+            make,
+            read_once(cast("object", items)),
+            star,
+            window,
+        )
         node.returns = ListResult.of_all(bare.signature.returns, ignore=node.ignore)
         if isinstance(items, NodeResult):
             self.own(items.node, node.name)

@@ -4,7 +4,7 @@ Until it begins, nothing of it runs. A sender that dies before that leaves parts
 deletes them after an hour. Of a map over an iterator that is given with the flow, one part is in memory at a time.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence, Sized
 from typing import Any, cast
 
 import msgspec
@@ -271,6 +271,8 @@ class Sending:
         states = bytearray(WAITS * len(nodes))
         first = _parts(len(nodes))
         given = [at for at, mine in enumerate(flow.nodes) if mine.is_given]
+        if self._is_small(given):
+            return await self._in_one_part(nodes, given, write)
         for at in given:
             mine = flow.nodes[at]
             states += HOLE_STATE * (first * PART - len(states))
@@ -288,6 +290,30 @@ class Sending:
         parts = [encode_part(nodes[start : start + PART]) for start in range(0, len(nodes), PART)]
         await write(self.home, self.flow_id, 0, parts)
         return first, states
+
+    def _is_small(self, given: list[int]) -> bool:
+        """Whether one part has room for all, the children of maps too, as far as that is known now."""
+        items = [self._flow.nodes[at].items for at in given]
+        return all(isinstance(each, Sized) for each in items) and (
+            len(self._flow.nodes) + sum(len(each) for each in items if isinstance(each, Sized)) <= PART
+        )
+
+    async def _in_one_part(self, nodes: list[Node], given: list[int], write: Write) -> tuple[int, bytearray]:
+        """The same where one part has room for all: no node stands for nothing.
+
+        So a job that is one of thousands may add a map of its own to their flow.
+        """
+        children: list[Node] = []
+        for at in given:
+            mine, first = self._flow.nodes[at], len(nodes) + len(children)
+            async for part in self._children_of(mine, nodes[at], first):
+                children += part
+            count = len(nodes) + len(children) - first
+            nodes[at] = replace(nodes[at], first=first, count=count, require=self._required(mine, count))
+        both = [*nodes, *children]
+        parts = [encode_part(both[start : start + PART]) for start in range(0, len(both), PART)]
+        await write(self.home, self.flow_id, 0, parts)
+        return len(parts), bytearray(WAITS * len(both))
 
     async def _children_of(self, mine: Planned, template: Node, first: int) -> AsyncIterator[list[Node]]:
         """The children of a map over given items, at most as many at a time as a part has."""

@@ -274,6 +274,24 @@ class Marking(Middleware):
         return await forward(marked)
 
 
+@pytest.mark.parametrize(("count", "states"), [(1, 7), (494, 500), (495, 1501)])
+async def test_maps_that_find_room_in_one_part_take_no_more_nodes_than_there_are(count: int, states: int) -> None:
+    async with app.test():
+        flow = app.flow("ingest")
+        first = flow.map(embed, [7], name="first")
+        flow.map(embed, [], name="none", after=first)
+        flow.map(embed, range(count), name="last")
+        flow.map(keep, [first.result], name="uses")
+        found = await stored(await flow.send())
+        assert len(found.states) == len(found.nodes) == states
+        assert (found["none"].count, found["last"].count, found["uses"].count) == (0, count, 1)
+        if states <= 500:
+            assert (found["first"].first, found["last"].first) == (4, 5)
+            assert len(found.parts) == 1
+        assert ext(found.nodes[found["last"].first].args) == [0]
+        assert found.nodes[found["uses"].first].inputs == (0,)
+
+
 async def test_the_middleware_sees_each_call() -> None:
     marked = App("marked", middleware=[Marking()])
 
@@ -286,8 +304,8 @@ async def test_the_middleware_sees_each_call() -> None:
         flow.add(work.call(flow.add(work.call(1)).result), name="end")
         handle = await flow.send()
         found = await stored(handle, marked)
-        headers = [msgspec.msgpack.decode(found.nodes[at].options).get("headers") for at in (1, 2, 500)]
-        assert headers == [{"job": f"{handle.id}.{index}"} for index in ("001", "002", "0dw")]
+        headers = [msgspec.msgpack.decode(found.nodes[at].options).get("headers") for at in (1, 2, 3)]
+        assert headers == [{"job": f"{handle.id}.{index}"} for index in ("001", "002", "003")]
         dropping = marked.flow("drops")
         dropping.add(work.call("drop"), name="gone")
         with pytest.raises(ArgumentError, match=r"flow 'drops': node 'gone': a middleware did not forward"):
