@@ -33,7 +33,7 @@ _TIMEOUT = "timeout=..., in seconds or as a timedelta"
 _EXPIRY = "expires=..., in seconds from when the job is due, or a datetime with a time zone"
 _ALWAYS = "always so: a job is acknowledged when it has ended, and runs again if its worker dies"
 _CONTEXT = "current_job(), inside the task"
-_RATE = "nothing; a queue of its own and `aioq worker -q NAME -c N` bound how many run at once"
+_RATE = 'limits=[Limit("name", by=..., concurrency=..., rate=...)]'
 _URL = 'url="redis://..." (AIOQ_URL in the environment)'
 _NO_BACKEND = "not needed: results are in the same server as the jobs (url=...)"
 _SERIALIZER = (
@@ -52,9 +52,8 @@ _EVERY = "every=..., in seconds or as a timedelta: every=timedelta(hours=1)"
 _TIMING = 'every=30, or cron="*/5 * * * *", whose fields are minute, hour, day of month, month, day of week'
 _APP = 'app = App("shop")'
 _WORKER = "`aioq worker shop.tasks:app`, a command"
-_NO_EVENTS = "nothing: the worker's log (--log-format json), `aioq check` and handle.info() tell"
-_NO_PURGE = "nothing: each job is cancelled by its handle, await app.handle(job_id).cancel()"
-_TOGETHER = "await the handles inside a task: await gather(await task.send_many(...))"
+_EVENTS = "aioq events, aioq top"
+_TOGETHER = 'a.call(1) | b, group(a.call(1), b.call(2)) | c, or app.flow("name")'
 
 WORDS: dict[ApiPart, dict[str, str]] = {
     ApiPart.TASK: {
@@ -314,17 +313,17 @@ WORDS: dict[ApiPart, dict[str, str]] = {
         **dict.fromkeys(("-n", "--hostname", "--name"), "not needed: a worker's name is made of its host and pid"),
         **dict.fromkeys(("--watch",), "--reload"),
         **dict.fromkeys(("--url", "--broker", "-b"), "AIOQ_URL in the environment, or App(url=...)"),
-        **dict.fromkeys(("-E", "--events", "--task-events", "events", "flower", "dashboard"), _NO_EVENTS),
-        "purge": _NO_PURGE,
-        "result": "await app.handle(job_id), in a program",
-        **dict.fromkeys(("call", "send"), "await app.send(name, ...), in a program"),
-        **dict.fromkeys(("inspect", "status", "info"), "aioq check shop.tasks:app, or handle.info()"),
+        **dict.fromkeys(("-E", "--events", "--task-events", "flower", "dashboard"), _EVENTS),
+        "purge": "aioq queue NAME --purge",
+        "result": "aioq job ID",
+        "call": "aioq send NAME",
+        **dict.fromkeys(("inspect", "status", "info"), "aioq workers, aioq queues, aioq job ID"),
         **dict.fromkeys(("run", "start", "multi", "work"), "aioq worker shop.tasks:app"),
     },
     ApiPart.PACKAGE: {
         **dict.fromkeys(("Celery", "Huey", "RedisHuey", "Broker", "RedisBroker", "current_app"), _APP),
         **dict.fromkeys(("shared_task", "actor", "job"), "@app.task"),
-        **dict.fromkeys(("chain", "group", "chord", "signature", "chunks"), _TOGETHER),
+        **dict.fromkeys(("chain", "chord", "signature", "chunks"), _TOGETHER),
         **dict.fromkeys(("crontab", "CronJob", "cron_job"), f"@app.cron(...), app.schedule(...); {_TIMING}"),
         **dict.fromkeys(("Reject", "Ignore"), 'raise Fail("why"), raise Cancel("why")'),
         **dict.fromkeys(("AsyncResult", "GroupResult", "Job"), "app.handle(job_id)"),

@@ -79,7 +79,7 @@ def test_any_other_attribute_is_missing_as_usual():
         (app.handle("j"), "get", "await handle"),
         (app.handle("j"), "forget", "not needed: a result is gone after result_ttl"),
         (app, "broker", "the App opens its own (url=...)"),
-        (app, "chord", "await gather("),
+        (app, "chord", "a.call(1) | b"),
         (app, "beat_schedule", "@app.cron("),
         (app.handle("j"), "revoke", "await handle.cancel()"),
         (app, "on_after_configure", "app.schedule(...)"),
@@ -111,7 +111,7 @@ OPTIONS = {
     "max_age": "expires=..., in seconds",
     "max_retries": "retry=Retry(attempts=...)",
     "attempts": "retry=...",
-    "rate_limit": "queue of its own",
+    "rate_limit": "limits=[Limit(",
     "bind": "current_job()",
     "autoretry_for": "retry=Retry(on=(...))",
     "acks_late": "here it is always so: ",
@@ -122,8 +122,8 @@ OPTIONS = {
     "cron": '@app.cron("*/5 * * * *")',
     "minutes": "@app.every(seconds)",
     "unique_for": "unique=Unique(",
-    "depends_on": "await gather(",
-    "max_concurrency": "queue of its own",
+    "depends_on": "a.call(1) | b",
+    "max_concurrency": "limits=[Limit(",
 }
 
 
@@ -226,7 +226,7 @@ SETTINGS = {
     "CELERY_TASK_ALWAYS_EAGER": "app.test()",
     "beat_schedule": "schedules=",
     "task_routes": "routes={",
-    "rate_limit": "queue of its own",
+    "rate_limit": "limits=[Limit(",
     "on_startup": "@app.lifespan",
 }
 
@@ -256,6 +256,7 @@ def test_no_word_is_a_name_of_aioq_already():
     assert not set(WORDS[ApiPart.OPTION]) & {*NAMES, *TASK_OPTIONS}
     assert not set(WORDS[ApiPart.SCHEDULE]) & set(SCHEDULE_NAMES)
     assert not set(WORDS[ApiPart.PACKAGE]) & set(dir(aioq))
+    assert not set(WORDS[ApiPart.COMMAND]) & set(cli.commands)
     things = ((ApiPart.TASK, add), (ApiPart.APP, app), (ApiPart.HANDLE, app.handle("j")), (ApiPart.JOB, JOB))
     for place, thing in things:
         assert not [word for word in WORDS[place] if hasattr(thing, word)]
@@ -414,7 +415,7 @@ async def test_another_librarys_variable_is_noticed_where_no_server_is_named(
         ("Celery", 'App("shop")'),
         ("shared_task", "@app.task"),
         ("crontab", 'cron="*/5 * * * *"'),
-        ("chain", "await the handles inside a task"),
+        ("chain", "a.call(1) | b"),
         ("Reject", "Fail"),
         ("AsyncResult", "app.handle(job_id)"),
         ("Worker", "`aioq worker shop.tasks:app`"),
@@ -455,9 +456,9 @@ def test_l_is_the_level_of_the_log():
         (["beat"], "No such command 'beat'; here it is not needed: any worker keeps the clock"),
         (["worker", "shop", "-q", "mail,bulk"], "'mail,bulk': one queue at a time: -q mail -q bulk"),
         (["check", "shop", "-q", "mail, bulk"], "one queue at a time: -q mail -q bulk"),
-        (["purge", "shop"], "here it is nothing: "),
-        (["flower"], "here it is nothing: "),
-        (["worker", "shop", "-E"], "here it is nothing: "),
+        (["purge", "shop"], "here it is aioq queue NAME --purge"),
+        (["flower"], "here it is aioq events, aioq top"),
+        (["worker", "shop", "-E"], "here it is aioq events, aioq top"),
         (["wroker"], "No such command 'wroker'. (Did you mean one of: 'worker', 'workers'?)"),
         (["worker", "shop", "--burts"], "No such option '--burts'. Did you mean '--burst'?"),
     ],
