@@ -179,6 +179,36 @@ async def test_the_share_of_a_queue_holds_for_large_jobs_too(server: Database, a
         assert heavy.most <= 3
 
 
+async def test_a_large_job_that_its_share_holds_up_holds_up_no_other_queue(
+    server: Database, app_name: str
+) -> None:
+    heavy = Heavy(server.url, app_name)
+    returned: list[int] = []
+
+    @heavy.app.task(queue="bulk")
+    async def bulk(number: int) -> None:
+        returned.append(number)
+
+    @heavy.app.task(queue="bulk", slots=4)
+    async def large_bulk(number: int) -> None:
+        returned.append(number)
+
+    shares = {"queues": ["mail", "bulk"], "queue_slots": {"mail": 4}}
+    async with heavy.app, serving(heavy.app, concurrency=8, **shares) as worker:
+        await heavy.send(1, "small")
+        await heavy.begins("small")
+        await heavy.send(4, "large")
+        await until(lambda: worker._duties.slots.used == 5, "its claim")
+        await bulk.send_many([(number,) for number in range(20)])
+        await until(lambda: len(returned) == 20, "the end of the other queue's jobs")
+        assert returned == [*range(20)], "in their order: none went back"
+        await large_bulk.send(20)
+        heavy.release("small")
+        await heavy.begins("large")
+        await until(lambda: len(returned) == 21, "the end of the other queue's large job")
+        heavy.release()
+
+
 async def test_a_job_that_waits_for_another_lends_all_its_slots(server: Database, app_name: str) -> None:
     app = App(app_name, url=server.url, log_level="warning")
     seen: list[str] = []

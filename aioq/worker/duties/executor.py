@@ -137,7 +137,7 @@ class Executor(BatchExecution):
             self._release(run)
         elif self._weights is None and len(self._running) - self._lending.lent >= self._slots.total:
             self._backlog.append(run)
-        elif self._weights is not None and (self._backlog or not self._fits(run)):
+        elif self._weights is not None and not self._may_start(run):
             self._wait(run)
         else:
             self._start(run, at_once=at_once)
@@ -158,13 +158,8 @@ class Executor(BatchExecution):
             run.reason = run.reason or reason
             self._cancel(run, stop)
             return
-        if self._cancel_item((queue, worker, job_id), stop, reason):
-            return
-        for waiting in self._backlog:
-            if waiting.key == (queue, worker, job_id):
-                self._backlog.remove(waiting)
-                self._release(waiting)  # the server cancels it, because it knows of the request
-                return
+        if not self._cancel_item((queue, worker, job_id), stop, reason):
+            self._cancel_waiting((queue, worker, job_id))
 
     def abandon(self, queue: str, worker: str) -> dict[str, int]:
         """The lease of `worker` is lost: cancel the jobs that were claimed under it, and write no outcome of them.

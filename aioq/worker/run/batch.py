@@ -225,7 +225,7 @@ class BatchExecution(WaitingRuns):
             self._weigh(run)
         if self._stopping:
             self._release(run)
-        elif (self._weights is not None and self._backlog) or not self._fits(run):
+        elif not (self._has_room(run) if self._weights is None else self._may_start(run)):
             self._wait(run)
         else:
             self._start(run)

@@ -9,6 +9,7 @@ for long: another worker may have the slots. None of that counts as an attempt o
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Iterable
 
 from aioq.jobs.shards import queue_of_shard
 from aioq.util.log import logger
@@ -54,28 +55,49 @@ class WaitingRuns(ABC):
         if run.slots > 1 or self._slots.weights:
             self._slots.note_weight(run.queue, run.slots)
 
-    def _fits(self, run: Run) -> bool:
-        """Whether a run may start: its slots are free, those of its queue too, and no job waits for several.
+    def _may_start(self, run: Run) -> bool:
+        """Whether a run that was claimed last may start: its slots are free, and it overtakes nothing."""
+        return self._next_of((*self._backlog, run)) == len(self._backlog)
+
+    def _next_of(self, runs: Iterable[Run]) -> int | None:
+        """Which of these runs, in the order of their claims, is the first that may start.
+
+        One that is held up by the share of its queue alone keeps its slots, and holds up that queue alone.
+        """
+        kept, held_up = 0, set[str]()
+        for at, run in enumerate(runs):
+            if not self._has_room(run, kept):
+                return None
+            queue = queue_of_shard(run.queue)
+            if queue not in held_up and self._share_has_room(run, queue):
+                return at
+            held_up.add(queue)
+            kept += run.slots
+        return None
+
+    def _has_room(self, run: Run, kept: int = 0) -> bool:
+        """Whether so many slots are free, beside those that are `kept` for others.
 
         One that needs more than there are runs alone; this worker's own tasks do not (`check_weights`).
         """
-        used = len(self._running) + self._heavier - self._lending.lent
-        total = self._slots.total
-        if used + run.slots > total and used > 0:
-            return False
-        most = total if self._weights is None else self._slots.total_for(run.queue)
-        if most >= total:
+        used = len(self._running) + self._heavier - self._lending.lent + kept
+        return used <= 0 or used + run.slots <= self._slots.total
+
+    def _share_has_room(self, run: Run, queue: str) -> bool:
+        most = self._slots.total if self._weights is None else self._slots.total_for(run.queue)
+        if most >= self._slots.total:
             return True
-        queue = queue_of_shard(run.queue)
         own = sum(each.slots for each in self._running.values() if queue_of_shard(each.queue) == queue)
         own -= self._lending.lent_in(queue)
         return own <= 0 or own + run.slots <= most
 
     def _wait(self, run: Run) -> None:
-        """Let a run wait for its slots; if a job waits for several, later ones go back."""
-        if any(each.slots > 1 for each in self._backlog):
-            self._release(run)
-            return
+        """Let a run wait for its slots; if it comes after a job that waits for several, it goes back."""
+        queue = queue_of_shard(run.queue)
+        for each in self._backlog:
+            if each.slots > 1 and (queue_of_shard(each.queue) == queue or not self._has_room(each)):
+                self._release(run)
+                return
         self._backlog.append(run)
         self._time_patience()
 
@@ -89,8 +111,10 @@ class WaitingRuns(ABC):
             if self._weights is None:  # most workers are like this
                 while self._backlog and len(self._running) - self._lending.lent < self._slots.total:
                     self._start(self._backlog.popleft())
-            while self._backlog and self._weights is not None and self._fits(self._backlog[0]):
-                self._start(self._backlog.popleft())
+            while self._weights is not None and (at := self._next_of(self._backlog)) is not None:
+                run = self._backlog[at]
+                del self._backlog[at]
+                self._start(run)
         finally:
             self._starting_backlog = False
         if self._patience_ends is not None and (not self._backlog or self._backlog[0] is not before):
@@ -112,6 +136,15 @@ class WaitingRuns(ABC):
             self._patience = min(self._patience * 2, MOST_PATIENCE)
             log.debug("%d jobs go back: there are no slots for them in time", len(self._backlog))
             self._give_up_waiting()
+
+    def _cancel_waiting(self, key: RunKey) -> None:
+        """Give back a run that waits and is cancelled: the server cancels it, because it knows of the request."""
+        for run in self._backlog:
+            if run.key == key:
+                self._backlog.remove(run)
+                self._release(run)
+                self._start_backlog()
+                return
 
     def _give_up_waiting(self) -> None:
         """Give back all that waits."""
