@@ -87,7 +87,7 @@ class Plan:
         """Add a node that is no job: it waits for others, and its value is the list of their results."""
         mine = self._planned(where, Kind.JOIN, "group")
         mine.inputs = [planned(self.own(node, mine.name)).index for node in nodes]
-        mine.returns = ListResult.of_each([self.nodes[at] for at in mine.inputs])
+        mine.returns = ListResult.of_each([self.nodes[at] for at in mine.inputs], ignore=where.require != "all")
         return self._add(mine)
 
     def mapped(
@@ -134,7 +134,7 @@ class Plan:
             star,
             window,
         )
-        node.returns = ListResult.of_all(bare.signature.returns, ignore=node.ignore)
+        node.returns = ListResult.of_all(bare.signature.returns, ignore=node.ignore or where.require != "all")
         if isinstance(items, NodeResult):
             self.own(items.node, node.name)
         return self._add(node)

@@ -16,6 +16,7 @@ from aioq.flows.memo import Memo
 from aioq.flows.node import FlowNode, owner_of
 from aioq.flows.node_handle import NodeHandle
 from aioq.flows.reading import Seen, read_flow
+from aioq.flows.results import is_nothing
 from aioq.flows.stepping import advance
 from aioq.flows.views import FlowGraph, FlowProgress, indexes_of, progress_of, view_of
 from aioq.jobs.job import JobInfo, JobState
@@ -102,7 +103,8 @@ class FlowHandle(JobHandle[R_co], eq=False):
         if outcome.kind is WireOutcomeKind.CANCELLED:
             reason = decode_reason(outcome)
             raise JobCancelledError(f"flow {self.id} was cancelled" + (f": {reason}" if reason else ""), self.id)
-        return self._decoded(outcome.task, outcome.value)
+        value: Any = None if is_nothing(outcome.value) else self._decoded(outcome.task, outcome.value)
+        return value
 
     async def _ended(self, timeout: Duration | None = None) -> WireOutcome:  # noqa: ASYNC109 - as in `JobHandle`
         try:

@@ -13,6 +13,7 @@ from aioq.wire.signature import ANY_RESULT, ResultType
 
 _LIST = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _FAILURE = msgspec.msgpack.Decoder(Failure)
+_NIL = b"\xc0"
 
 
 class ListResult(ResultType):
@@ -30,9 +31,10 @@ class ListResult(ResultType):
         self._is_one = is_one
 
     @staticmethod
-    def of_each(nodes: Sequence[Planned]) -> "ListResult":
-        """The list of the results of these nodes."""
-        return ListResult([(node.returns or ANY_RESULT, node.ignore) for node in nodes], is_one=False)
+    def of_each(nodes: Sequence[Planned], *, ignore: bool = False) -> "ListResult":
+        """The list of the results of these nodes; `ignore`: any of them may have failed."""
+        each = [(node.returns or ANY_RESULT, ignore or node.ignore) for node in nodes]
+        return ListResult(each, is_one=False)
 
     @staticmethod
     def of_all(returns: ResultType, *, ignore: bool) -> "ListResult":
@@ -40,11 +42,13 @@ class ListResult(ResultType):
         return ListResult([(returns, ignore)], is_one=True)
 
     def decode(self, data: msgspec.Raw | bytes) -> Any:
-        """Decode a list into the types of its items.
+        """Decode a list into the types of its items; None for a group or a map that was not needed.
 
         Raises:
             WireError: the stored result is not of that type.
         """
+        if is_nothing(data):
+            return None
         try:
             items = _LIST.decode(data)
         except UNREADABLE as error:
@@ -61,12 +65,19 @@ class ListResult(ResultType):
         return iter(self._each)
 
 
+def is_nothing(value: msgspec.Raw | bytes) -> bool:
+    """Whether this is the result of a node that was not needed."""
+    return bytes(value) == _NIL
+
+
 def decoded(returns: ResultType, value: msgspec.Raw | bytes, *, ignore: bool) -> Any:
-    """The result of a node; where its failure may be ignored, also a `Failure`.
+    """The result of a node; where its failure may be ignored, also a `Failure`; None if it was not needed.
 
     Raises:
         WireError: the stored result is not of that type.
     """
+    if is_nothing(value):
+        return None
     if ignore:
         try:
             return _FAILURE.decode(value)

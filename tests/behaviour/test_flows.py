@@ -380,6 +380,30 @@ async def test_how_many_must_succeed(mill: Mill, require: Any, works: bool) -> N
         await mill.end(handle)
 
 
+async def test_what_was_not_needed_is_nothing_in_the_result_of_the_flow(mill: Mill) -> None:
+    flow = mill.app.flow("ends")
+    flow.add(mill.say.call("a"), name="a", on_failure=mill.half.call(1))
+    skipped = flow["a.on_failure"]
+    flow.map(mill.half, [1, 2], after=skipped)
+    flow.add(group(mill.half.call(1), mill.half.call(2)), after=skipped)
+    flow.add(mill.half.call(3), after=skipped)
+    assert await mill.end(await flow.send()) == ["a", None, None, None]
+    only = mill.app.flow("only")
+    only.add(mill.say.call("b"), name="b", on_failure=mill.half.call(1))
+    end = only.add(mill.half.call(3), after=only["b.on_failure"])
+    assert await mill.end(await only.send(end)) is None
+
+
+async def test_failures_that_a_group_or_a_map_tolerates_are_in_its_result(mill: Mill) -> None:
+    flow = mill.app.flow("tolerant")
+    flow.add(group(mill.half.call(1), mill.half.call("x")), require="any")  # pyright: ignore[reportArgumentType] - it fails
+    flow.map(mill.half, [3, "y"], require=1)  # pyright: ignore[reportArgumentType] - likewise
+    (one, failed), (three, failed_too) = await mill.end(await flow.send())
+    assert (one, three) == (0.5, 1.5)
+    assert isinstance(failed, Failure)
+    assert isinstance(failed_too, Failure)
+
+
 async def test_callbacks_of_nodes_and_of_the_flow(mill: Mill) -> None:
     flow = mill.app.flow(
         "calls", on_failure=[mill.say.call("flow failed"), mill.anything], on_success=mill.anything
