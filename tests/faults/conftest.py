@@ -123,12 +123,12 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 @pytest.fixture
-def make_rig(tmp_path: Path, ledger: Ledger, app_name: str) -> Iterator[Callable[[str], Rig]]:
+def make_rig(tmp_path: Path, ledger: Ledger, app_name: str) -> Iterator[Callable[..., Rig]]:
     """Make a rig that uses the server at a URL; once a case."""
     rigs: list[Rig] = []
 
-    def make(url: str) -> Rig:
-        rigs.append(Rig(Project(tmp_path / "project", url, app_name), ledger))
+    def make(url: str, module: str = "work") -> Rig:
+        rigs.append(Rig(Project(tmp_path / "project", url, app_name), ledger, module))
         return rigs[-1]
 
     yield make

@@ -36,7 +36,7 @@ class Rig:
     def __init__(self, project: Project, ledger: Ledger, module: str = "work") -> None:
         self.project = project
         self.ledger = ledger
-        self._module = module
+        self.module = module
         self._tasks: Any = None
         project.settings["FAULTS_LEDGER"] = str(ledger.path)
         project.write(f"{module}.py", (PROJECTS / f"{module}.py").read_text())
@@ -45,7 +45,7 @@ class Rig:
     def tasks(self) -> Any:
         """The module of the tasks, to send from."""
         if self._tasks is None:
-            self._tasks = self.project.load(self._module)
+            self._tasks = self.project.load(self.module)
         return self._tasks
 
     def clear(self) -> None:
@@ -115,7 +115,7 @@ class Crew:
     def __init__(self, rig: Rig, count: int, *arguments: str, **settings: str) -> None:
         self._rig = rig
         self._count = count
-        self._arguments = ("work:app", "--log-level", "warning", *arguments)
+        self._arguments = (f"{rig.module}:app", "--log-level", "warning", *arguments)
         self._settings = settings
         self.workers: list[Process] = []
         self._kills: set[asyncio.Task[None]] = set()
