@@ -1,6 +1,7 @@
 """What the cases share in which many things happen at once: sends of random jobs, and workers broken meanwhile."""
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -29,7 +30,11 @@ class Sends(ABC):
         sent: how many calls were sent.
         cancelled: how many of the jobs were cancelled afterwards.
         is_over: whether they are to stop.
+        most: so many jobs without an outcome are enough; nothing more is sent until there are fewer, for a
+            backlog that grows with the case's length would not end after it.
     """
+
+    most: float = math.inf
 
     def __init__(self, rig: Rig, load: Load, case: Case, keys: int) -> None:
         self.rig = rig
@@ -51,7 +56,8 @@ class Sends(ABC):
     async def go_on(self) -> None:
         """Send, one call after the other."""
         while not self.is_over:
-            await self.send()
+            if self._load.waiting < self.most:
+                await self.send()
             await asyncio.sleep(self.chance.uniform(0, 0.1))
 
     def next_number(self) -> int:

@@ -33,6 +33,8 @@ class Held(NamedTuple):
 class LimitedSends(Sends):
     """Sends of jobs that take a token and hold a place: always more than there are places."""
 
+    most = 12 * PLACES
+
     async def send(self) -> None:
         handle = await self._send(self.next_number(), self.chance.uniform(0.1, 0.3))
         await self.cancel_some(handle)

@@ -57,6 +57,8 @@ class LimitedSends(Sends):
         pairs: two jobs of one key that nobody else uses: one that a fault is to meet, and one that waits for it.
     """
 
+    most = 1000
+
     def __init__(self, rig: Rig, load: Load, case: Case, keys: int) -> None:
         super().__init__(rig, load, case, keys)
         self._hot = 20 if case.full else 3
@@ -103,10 +105,15 @@ class LimitedSends(Sends):
         return [(name, 0 if name == "api" else self.key_of[job]) for name in names]
 
 
-async def change_in_bulk(app: Any) -> None:
-    """Change what is there, as somebody does who operates it."""
+async def change_in_bulk(app: Any, sends: LimitedSends) -> None:
+    """Change what is there, as somebody does who operates it.
+
+    A dead job that is retried begins anew, and some fail each time: were they retried after the last send too,
+    they would keep the others from their end, and be left themselves.
+    """
     await (await app.jobs(queue="default", state="scheduled").run_now())
-    await (await app.jobs(queue="default", state="failed").retry())
+    if not sends.is_over:
+        await (await app.jobs(queue="default", state="failed").retry())
     await (await app.jobs(queue="default", state="waiting", tag=UNWANTED).cancel())
 
 
@@ -153,7 +160,7 @@ async def test_no_limit_is_exceeded_whatever_is_broken(
     too_many: list[Group] = []
 
     async with crew.at_work():
-        changes = again_and_again(lambda: change_in_bulk(app), 0.5)
+        changes = again_and_again(lambda: change_in_bulk(app, sends), 0.5)
         looks = again_and_again(lambda: look_for_too_many(app, sends, too_many), 0.3)
         async with meanwhile(lambda: changes), meanwhile(lambda: looks):
             async with asyncio.TaskGroup() as senders:
@@ -171,7 +178,7 @@ async def test_no_limit_is_exceeded_whatever_is_broken(
                 sends.is_over = True
             await load.ended(limit=120 if case.full else 60)
         with rig.client() as client:
-            await no_keys(rig, client)
+            await no_keys(rig, client, load)
     of_rate = await starts_by_record(app, sends)
     await app.aclose()
 
@@ -194,13 +201,13 @@ async def test_no_limit_is_exceeded_whatever_is_broken(
         assert slowest <= lease + (2 if case.full else 15)
 
 
-async def no_keys(rig: Rig, client: Any) -> None:
+async def no_keys(rig: Rig, client: Any, load: Load) -> None:
     """Wait until nothing is left of keys; sweeps look at a few of them at a time."""
     try:
         await condition(lambda: not keys_of(rig, client), 60, "the end of all keys")
     except AssertionError as error:
         left = keys_of(rig, client)
-        raise AssertionError(f"{len(left)} are left: {left[:20]}") from error
+        raise AssertionError(f"{len(left)} are left, and {load.hanging} jobs: {left[:20]}") from error
 
 
 def keys_of(rig: Rig, client: Any) -> list[str]:

@@ -191,7 +191,7 @@ async def test_limits_are_changed_while_processes_are_broken(
             sends.is_over = True
         await load.ended(limit=120 if case.full else 40)
         with rig.client() as client:
-            await no_keys(rig, client)
+            await no_keys(rig, client, load)
     dropped = await dropped_by_limits(app, sends)
     await app.aclose()
 
