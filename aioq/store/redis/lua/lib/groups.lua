@@ -11,7 +11,7 @@
 -- TOKENS notes the entry that has a token, by lane and group. So whoever gives a group a token looks whether that
 -- entry is there; an entry that was claimed is not noted any more. A token has a serial number, and one that is
 -- met counts only if it is the noted one, or the noted one is gone: so there is one in the end, whatever was lost.
--- While a claim runs, tokens are gathered in `q.tokens`, because the claim trims the lanes once it has read them.
+-- While a claim runs, tokens are gathered in `q.tokens`, because the claim might meet them itself.
 -- A settle and an enqueue gather them too: so those of many groups share entries, and are noted by one command.
 -- Meanwhile what is noted of groups without a token is gathered in `q.marks`.
 --
