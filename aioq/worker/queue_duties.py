@@ -40,8 +40,7 @@ class QueueDuties:
         await self.promoter.catch_up()
         more = await self.operations.drain()
         more = await self.flows.drain() or more
-        await self.relays.drain()
-        return more
+        return await self.relays.drain() or more
 
     def beside_fetching(self) -> list[Coroutine[Any, Any, None]]:
         """What runs for the queue beside its fetcher."""

@@ -27,7 +27,7 @@ from aioq.worker.app_parts import AppParts, worker_queues
 from aioq.worker.duties.cancellation import Canceller
 from aioq.worker.duties.control import Control, ControlVerb
 from aioq.worker.duties.dispatch import Receiver
-from aioq.worker.duties.drain import Burst
+from aioq.worker.duties.drain import Burst, Hurry
 from aioq.worker.duties.executor import Executor
 from aioq.worker.duties.fetcher import ClaimReply, Fetcher
 from aioq.worker.duties.flows import FlowSteps
@@ -264,11 +264,11 @@ class Duties:
             full_for=self.slots.full_for,
         )
 
-    async def wait_empty(self) -> None:
-        """Return when a check of the queues has found no job, no job runs, and all hooks have been called."""
+    async def wait_empty(self, *, or_paused: bool = True, hurry: Hurry | None = None) -> None:
+        """Return when there is nothing to do and to run, and all hooks have been called; see `Burst.wait`."""
         more = True
         while more:
-            await self.burst.wait(or_paused=True)
+            await self.burst.wait(or_paused=or_paused, hurry=hurry)
             more = any([await duties.catch_up() for duties in tuple(self.queues.values())])
         await self.hooks.drain()
 

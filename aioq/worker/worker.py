@@ -219,7 +219,9 @@ class Worker:
         self._dropped.append(asyncio.create_task(placement.keep_finding()))
         enders: list[asyncio.Task[Any]] = [asyncio.create_task(self._stop.wait())]
         if self._burst_mode:
-            enders.append(asyncio.create_task(duties.burst.wait(hurry=partial(self._hurry_batches, store))))
+            enders.append(
+                asyncio.create_task(duties.wait_empty(or_paused=False, hurry=partial(self._hurry_batches, store)))
+            )
         self._serving.set()
         self._first_end.watch(enders)
         self.steering.begin(duties)

@@ -21,6 +21,7 @@ from aioq import (
     JobCancelledError,
     JobHandle,
     JobNotFoundError,
+    JobState,
     NodeState,
     NoJobError,
     Retry,
@@ -293,6 +294,27 @@ async def test_a_flow_is_sent_again_as_another_one(mill: Mill) -> None:
     first, second = await flow.send(), await flow.send()
     assert first.id != second.id
     assert [await mill.end(first), await mill.end(second)] == ["x", "x"]
+
+
+async def test_a_worker_that_ends_when_its_queues_are_empty_ends_flows_of_several(
+    redis_server: Database, app_name: str
+) -> None:
+    mill = Mill(app_name, redis_server.url)
+    other = mill.half.options(queue="other")
+    async with mill.app:
+        handles = [
+            await (mill.numbers.call(9) | mill.anything | mill.anything.options(queue="other") | mill.total).send()
+            for _ in range(3)
+        ]
+        flow = mill.app.flow("map")
+        flow.add(mill.total.call(flow.map(other, flow.add(mill.numbers.call(9)).result).result))
+        handles.append(await flow.send())
+        worker = Worker(
+            internals_of(mill.app).app_parts(), queues=["default", "other"], concurrency=10, burst=True
+        )
+        with anyio.fail_after(20):
+            await worker.run()
+        assert [await handle.status() for handle in handles] == [JobState.SUCCEEDED] * 4
 
 
 async def test_an_iterator_is_read_by_one_send_only(mill: Mill) -> None:

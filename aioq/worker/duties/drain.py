@@ -16,6 +16,9 @@ from aioq.util.log import logger
 
 log = logger("aioq.worker")
 
+Hurry = Callable[[], Awaitable[bool]]
+"""Queues jobs that wait for others; returns whether there were any."""
+
 
 class Burst:
     """Knows when all queues of a worker are empty.
@@ -65,7 +68,7 @@ class Burst:
         """The last running job has ended."""
         self._changed.set()
 
-    async def wait(self, *, or_paused: bool = False, hurry: Callable[[], Awaitable[bool]] | None = None) -> None:
+    async def wait(self, *, or_paused: bool = False, hurry: Hurry | None = None) -> None:
         """Return when the queues are empty, or no job runs because the worker is paused; may be called again.
 
         Args:

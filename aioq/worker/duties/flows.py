@@ -46,6 +46,7 @@ class FlowSteps:
         self._changed = asyncio.Event()
         self._lock = asyncio.Lock()
         self._backoff = Backoff(most=MOST_PAUSE)
+        self._stepped = False
 
     def request(self, promotion: Promotion) -> None:
         """Take the steps that are due, as a promotion says."""
@@ -74,10 +75,8 @@ class FlowSteps:
                 self._backoff = Backoff(most=MOST_PAUSE)
 
     async def drain(self) -> bool:
-        """Take the steps that are due; returns whether there were any: then there may be jobs."""
-        found = False
+        """Take the steps that are due; returns whether any was taken since the last call: there may be jobs."""
         while self._wanted or any(self._gathering.values()) or self._lock.locked():
-            found = True
             try:
                 await self._go_on()
             except ServerError as error:
@@ -85,13 +84,15 @@ class FlowSteps:
                 break
             if any(self._gathering.values()):
                 await asyncio.sleep(GATHER)
-        return found
+        stepped, self._stepped = self._stepped, False
+        return stepped
 
     async def _go_on(self) -> None:
         """Take steps in the flows that are wanted, until there is nothing to do in them."""
         async with self._lock:
             self._changed.clear()
             while self._wanted:
+                self._stepped = True
                 taken = [*self._wanted][:MOST_AT_ONCE]
                 for flow_id in taken:
                     del self._wanted[flow_id]

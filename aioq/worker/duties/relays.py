@@ -54,6 +54,7 @@ class Relays:
         self._wanted: dict[str, None] = {}
         self._moved: list[MovedJob] = []
         self._changed = asyncio.Event()
+        self._relayed = False
 
     def request(self, promotion: Promotion) -> None:
         """Do what a promotion asks for."""
@@ -77,11 +78,17 @@ class Relays:
         finally:
             await end(self._tasks.values())
 
-    async def drain(self) -> None:
-        """Wait for what is being relayed; not for long, because a queue may not be reached."""
+    async def drain(self) -> bool:
+        """Wait for what is being relayed; not for long, because a queue may not be reached.
+
+        Returns:
+            Whether something was relayed since this was called last: then other queues may have jobs.
+        """
         self._start()
         if self._tasks:
             await asyncio.wait(self._tasks.values(), timeout=DRAIN_TIMEOUT)
+        relayed, self._relayed = self._relayed, False
+        return relayed
 
     def _start(self) -> None:
         for target in [each for each in self._wanted if each not in self._tasks]:
@@ -114,6 +121,7 @@ class Relays:
                 log.warning("queue %s: queue %s refuses what is meant for it: %s", self._queue, target, error)
                 await asyncio.sleep(REFUSED_PAUSE)
             else:
+                self._relayed = True
                 return
 
     async def _look(self, moved: Sequence[MovedJob]) -> None:
@@ -131,6 +139,7 @@ class Relays:
         found = await outbox.look(target, self._queue, jobs)
         if found.notifies:
             await relay(outbox, target, self._queue)
+            self._relayed = True
         # A record in the other queue is deleted only after its end was applied here: then this changes nothing.
         for job_id in await outbox.lost(self._queue, target, found.gone) if found.gone else ():
             log.warning(
