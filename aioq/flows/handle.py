@@ -15,6 +15,7 @@ from aioq.flows.layout import Layout
 from aioq.flows.memo import Memo
 from aioq.flows.node import FlowNode, owner_of
 from aioq.flows.node_handle import NodeHandle
+from aioq.flows.plan import MOST_RETRIES
 from aioq.flows.reading import Seen, read_flow
 from aioq.flows.results import is_nothing
 from aioq.flows.stepping import advance
@@ -25,6 +26,7 @@ from aioq.results.handle import JobHandle
 from aioq.results.wait_report import QUERY_TIMEOUT
 from aioq.results.waiters import not_found
 from aioq.store.flows import FlowWork
+from aioq.util.aio import Backoff
 from aioq.util.durations import Duration, seconds
 from aioq.util.printable import brief
 from aioq.wire.messages import WireOutcome, WireOutcomeKind, decode_failure, decode_reason
@@ -222,16 +224,22 @@ class FlowHandle(JobHandle[R_co], eq=False):
         What has succeeded stays as it is. The attempts of the failed nodes are counted anew.
 
         Returns:
-            False if it was not set back: it has not failed.
+            False if it was not set back: it has not failed, or was retried 200 times.
 
         Raises:
             JobNotFoundError: there is no such flow, or it has failed longer ago than it is kept (`flow_ttl`).
         """
-        if (await self._read()).work.state is not JobState.FAILED:
+        seen = await self._read()
+        if seen.work.state is not JobState.FAILED or seen.memo.retries >= MOST_RETRIES:
             return False
         await self._request(RETRY)
+        backoff = Backoff()
+        with suppress(TimeoutError):  # then it is carried out later
+            async with asyncio.timeout(RETRY_TIMEOUT):
+                while (await self._read()).memo.retries == seen.memo.retries:
+                    await asyncio.sleep(backoff.next())  # somebody has taken it, who notes its end
+                    await advance(await self._source.store(), await self._locate(), self.id)
         self._outcome = None
-        await self._read()
         return True
 
     async def move(self, *, queue: str) -> bool:
@@ -281,6 +289,9 @@ def cancel_item(reason: str) -> str:
     """The item of work that cancels a flow."""
     return f"cancel {reason}".rstrip()
 
+
+RETRY_TIMEOUT = 10.0
+"""Seconds for which a retry is awaited, so that the flow does not show its old end: twice `HOLD_MS`."""
 
 RETRY = "retry"
 """The item of work that runs the failed nodes of a flow again."""

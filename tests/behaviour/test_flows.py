@@ -317,6 +317,23 @@ async def test_a_worker_that_ends_when_its_queues_are_empty_ends_flows_of_severa
         assert [await handle.status() for handle in handles] == [JobState.SUCCEEDED] * 4
 
 
+async def test_a_retry_returns_when_the_old_end_is_gone_also_if_somebody_has_taken_the_flow(
+    redis_server: Database, app_name: str
+) -> None:
+    mill = Mill(app_name, redis_server.url)
+    async with mill.app:
+        handle = await (mill.fail.call() | mill.say).send()
+        await Worker(internals_of(mill.app).app_parts(), queues=["default"], concurrency=10, burst=True).run()
+        assert await handle.status() is JobState.FAILED
+        flows = (await internals_of(mill.app).store()).flows
+        await flows.request("default", handle.id, "look 99")
+        assert await flows.take("default", 1, [handle.id], hold_ms=500)
+        assert await handle.retry()
+        assert await handle.status() is JobState.RUNNING
+        with pytest.raises(TimeoutError, match="0 of 2 nodes"):
+            await handle.result(timeout=0.1)
+
+
 async def test_an_iterator_is_read_by_one_send_only(mill: Mill) -> None:
     async def later() -> AsyncIterator[int]:
         yield 2
