@@ -249,6 +249,11 @@ def _plain(where: str, value: object) -> object:
         return int(value)  # 7 and 7.0 are one key
     if isinstance(value, _PLAIN):
         return value
+    if hasattr(type(value), "instead_of_encoding"):  # as what stands for a result has it
+        raise ArgumentError(
+            f"{where}: its key is made of {brief(value)}, which is not known when the flow is sent; take the key "
+            "from another argument, or leave the limit to a job that this one sends"
+        )
     raise ArgumentError(
         f"{where}: its key is made of a {type(value).__qualname__}: expected a text, a number, a time, a UUID, "
         "None, or a tuple of these; make one with a function: by=lambda arguments: ..."

@@ -130,7 +130,8 @@ class KeyMaker:
         except Exception as error:
             got = type(value).__qualname__
             raise ArgumentError(
-                f"{self._where}: no unique key can be made of the arguments: {error}; got {got}"
+                f"{self._where}: no unique key can be made of the arguments: {error}; got {got}. Give one that "
+                "does not depend on them: options(unique_key=...)"
             ) from error
         if FLOAT in encoded:
             encoded = self._encoder.encode(_with_whole_numbers(msgspec.msgpack.decode(encoded)))

@@ -7,7 +7,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from aioq import App, ArgumentError, Call, ConfigError, Flow, FlowHandle, PayloadTooLargeError, Unique, group
+from aioq import (
+    App,
+    ArgumentError,
+    Call,
+    ConfigError,
+    Flow,
+    FlowHandle,
+    Limit,
+    PayloadTooLargeError,
+    Unique,
+    group,
+)
 from aioq.flows.graph import INPUT, Kind, Node, decode_head, decode_part
 from aioq.internals import Internals
 from aioq.jobs.middleware import Middleware, Outgoing
@@ -50,6 +61,10 @@ async def keep(value: Any) -> None: ...
 
 @app.task(unique=Unique(by="x"))
 async def once(x: Any) -> int: ...
+
+
+@app.task(limits=[Limit("x", by="x", concurrency=1)])
+async def limited(x: Any) -> int: ...
 
 
 @other_app.task
@@ -453,6 +468,19 @@ async def test_what_is_refused_when_it_is_sent_and_nothing_stays(case: str) -> N
         with pytest.raises(error, match=message):
             await flow.send()
         assert not [each async for each in app.flows()]
+
+
+async def test_keys_cannot_be_made_of_results() -> None:
+    async with app.test():
+        for task, match in [
+            (limited, r"made of <the result of node rows>, which is not known"),
+            (once, r"Give one that does not depend on them: options\(unique_key=\.\.\.\)"),
+        ]:
+            flow = app.flow("keys")
+            first = flow.add(parse.call(b"x"), name="rows")
+            flow.add(task.call(first.result))
+            with pytest.raises(ArgumentError, match=match):
+                await flow.send()
 
 
 async def test_a_result_is_no_value_yet() -> None:
