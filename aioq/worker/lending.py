@@ -2,8 +2,8 @@
 
 While it waits, other jobs may use its slot, and for a plain function also its place among the threads. When it
 goes on, it takes both back at once, even if more jobs run then than there are slots: it is in memory in any case.
-So the number of lent slots is bounded, at ten times the worker's slots. Further waiting jobs keep their slots
-until another one has finished waiting.
+So the number of jobs that lend is bounded, at ten times the worker's slots. Further waiting jobs keep their
+slots until another one has finished waiting.
 """
 
 import asyncio
@@ -20,8 +20,8 @@ from aioq.worker.slots import Slots
 log = logger("aioq.worker")
 
 LENT_PER_SLOT = 10
-"""How many slots a worker lends at the most, as a multiple of its slots. A guess: a job that waits costs only
-memory, and a task that starts hundreds of such jobs at once deserves a warning."""
+"""How many jobs of a worker lend their slots at the most, as a multiple of its slots. A guess: a job that waits
+costs only memory, and a task that starts hundreds of such jobs at once deserves a warning."""
 
 WARN_EVERY = 60.0
 """Seconds between two warnings that no more slots are lent. A guess: often enough for a search for the cause."""
@@ -68,6 +68,7 @@ class Lending:
     def __init__(self, app: object = None, waits: Waits | None = None) -> None:
         self.app = app
         self.lent = 0
+        self._lenders = 0
         self._waits = waits or Waits()
         self._waiting: dict[JobContext, _Waiting] = {}
         self._not_lent: dict[JobContext, None] = {}  # waiting jobs that keep their slots, at the bound
@@ -163,17 +164,23 @@ class Lending:
                 self._lend_threads(-1)
             self._lend_next()
 
+    @property
+    def _is_at_bound(self) -> bool:
+        """Whether no further job may lend: jobs count, however many slots each has."""
+        return self._lenders >= LENT_PER_SLOT * self._slots.total
+
     def _lend(self, job: JobContext, waiting: _Waiting) -> None:
         if waiting.left_behind:  # it has given back its slot, and only occupies its thread
             waiting.thread_lent = True
             self._lend_threads(1)
             return
-        if self.lent >= LENT_PER_SLOT * self._slots.total:
+        if self._is_at_bound:
             self._not_lent[job] = None
             self._warn()
             return
         waiting.slot_lent = True
         self.lent += waiting.slots
+        self._lenders += 1
         if waiting.in_thread:
             waiting.thread_lent = True
             self._lend_threads(1)
@@ -184,11 +191,12 @@ class Lending:
         if waiting.slot_lent:
             waiting.slot_lent = False
             self.lent -= waiting.slots
+            self._lenders -= 1
             self._slots.take(waiting.slots, waiting.queue)
 
     def _lend_next(self) -> None:
         """A lent slot was taken back: lend the slot of the first waiting job that could not lend its own."""
-        while self._not_lent and self.lent < LENT_PER_SLOT * self._slots.total:
+        while self._not_lent and not self._is_at_bound:
             job = next(iter(self._not_lent))
             del self._not_lent[job]
             if not self._waiting[job].left_behind:
@@ -206,5 +214,5 @@ class Lending:
                 "queue %s: %d jobs wait for others, which is %d times the slots; further ones keep their slot "
                 "while they wait, so that the jobs they wait for may find none. They are of %s. Have fewer of "
                 "them at once, or more slots (--concurrency)",
-                *(queue, self.lent, LENT_PER_SLOT, names),
+                *(queue, self._lenders, LENT_PER_SLOT, names),
             )

@@ -21,9 +21,10 @@ def job(number: int) -> JobContext:
 
 
 class Lender:
-    """A worker whose jobs are those that `runs` names; each holds a slot."""
+    """A worker whose jobs are those that `runs` names; each holds a slot, or `each` of them."""
 
-    def __init__(self, total: int, *, in_thread: bool = False) -> None:
+    def __init__(self, total: int, *, in_thread: bool = False, each: int = 1) -> None:
+        self.each = each
         self.slots = Slots(total)
         self.runs: set[JobContext] = set()
         self.left: set[JobContext] = set()
@@ -36,6 +37,7 @@ class Lender:
             lend_threads=self._lend_threads,
             on_lent=self._on_lent,
             has_left=lambda context: context in self.left,
+            slots_of=lambda _: each,
         )
 
     def _lend_threads(self, count: int) -> None:
@@ -47,13 +49,13 @@ class Lender:
     def start(self, number: int = 0) -> JobContext:
         context = job(number)
         self.runs.add(context)
-        self.slots.take(1)
+        self.slots.take(self.each, "q")
         return context
 
     def finish(self, context: JobContext) -> None:
         self.runs.discard(context)
         self.lending.drop(context)
-        self.slots.give_back()
+        self.slots.give_back(self.each, "q")
 
     def begin(self, context: JobContext, child: str = "child") -> None:
         self.lending.begin(context, "q", child, held=False)
@@ -75,6 +77,17 @@ async def test_a_thread_that_its_job_has_left_lends_its_place_while_it_waits():
     lender.left.clear()
     lender.begin(parent)
     assert lender.threads == 0
+
+
+async def test_the_bound_is_about_jobs_however_many_slots_each_has(caplog: pytest.LogCaptureFixture):
+    lender = Lender(1, each=3)
+    parents = [lender.start(number) for number in range(LENT_PER_SLOT + 1)]
+    for parent in parents:
+        lender.begin(parent)
+    assert (lender.lending.lent, lender.slots.used) == (3 * LENT_PER_SLOT, 3)
+    assert f"{LENT_PER_SLOT} jobs wait for others, which is {LENT_PER_SLOT} times the slots" in caplog.text
+    lender.end(parents[0])
+    assert (lender.lending.lent, lender.slots.used) == (3 * LENT_PER_SLOT, 3), "the last one lends now"
 
 
 async def test_one_slot_is_lent_for_as_long_as_a_job_waits_for_any():
