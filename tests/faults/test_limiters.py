@@ -95,7 +95,7 @@ async def test_no_limiter_is_exceeded_whatever_is_broken(
     await app.aclose()
 
     found, rows = rig.verdict(), rig.ledger.rows()
-    held = held_by(rig, [row for row in rows if row.what == "fault"])
+    held = held_by(rig, rows)
     above = [each for each in held if places_at(held, each.start) > PLACES]
     starts = sorted(each.start for each in held)
     too_fast = [count for count, at in enumerate(starts, 1) if count > BURST + RATE * (at - began)]
@@ -111,19 +111,47 @@ async def test_no_limiter_is_exceeded_whatever_is_broken(
     assert slowest <= LEASE + (2 if case.full else 10)
 
 
-def held_by(rig: Rig, faults: Sequence[Row] = ()) -> list[Held]:
+def held_by(rig: Rig, rows: Sequence[Row] = ()) -> list[Held]:
     """The places that were held; those of a broken process only until that."""
     begun: dict[str, tuple[float, int]] = {}
     found: list[Held] = []
+    faults, broken = [row for row in rows if row.what == "fault"], runs_at_faults(rows)
     for line in rig.ledger.path.with_suffix(".permits").read_text().splitlines():
         what, at, pid, run = line.split()
+        if what == "+" and float(at) > broken.get((int(pid), run), float("inf")):
+            continue
         if what == "+":
             begun[run] = float(at), int(pid)
-        else:
-            start, _ = begun.pop(run)
-            found.append(_until_broken(Held(start, float(at), int(pid)), faults))
+        elif run in begun and begun[run][1] == int(pid):
+            found.append(_until_broken(Held(begun.pop(run)[0], float(at), int(pid)), faults))
     now = time.monotonic()
     return found + [_until_broken(Held(start, now, pid), faults) for start, pid in begun.values()]
+
+
+def runs_at_faults(rows: Sequence[Row]) -> dict[tuple[int, str], float]:
+    """When which process was broken while it had which run: what that is given a place for later does not count.
+
+    A stopped process finds the reply to its call when it goes on, after its lease; and it may note a place between
+    the fault's time and the signal.
+    """
+    under_way: dict[tuple[int, str], str] = {}
+    not_begun: dict[tuple[int, str], float] = {}
+    found: dict[tuple[int, str], float] = {}
+    for row in sorted(rows, key=lambda row: row.at):
+        job = row.pid, row.job
+        if row.what == "started":
+            under_way[job] = f"{row.job}.{row.crashes}"
+            if job in not_begun:
+                found[row.pid, under_way[job]] = not_begun.pop(job)
+        elif row.what == "ended":
+            under_way.pop(job, None)
+        elif row.what == "fault":
+            for each in row.held:
+                if run := under_way.get((row.pid, each)):
+                    found[row.pid, run] = row.at
+                else:
+                    not_begun[row.pid, each] = row.at
+    return found
 
 
 def _until_broken(held: Held, faults: Sequence[Row]) -> Held:
@@ -148,3 +176,16 @@ def test_places_of_a_broken_process_are_counted_until_then() -> None:
     assert [places_at(held, at) for at in (0.5, 1.7, 2.5, 5)] == [1, 2, 1, 0]
     others = [Held(4, 9, pid) for pid in range(PLACES)]
     assert full_again([*held, *others], [2]) == [2]
+
+
+def test_a_run_that_a_stopped_process_had_is_known() -> None:
+    rows = [
+        Row("started", 1, "a", pid=1),
+        Row("started", 1, "b", pid=1),
+        Row("ended", 2, "b", pid=1, how="ok"),
+        Row("fault", 3, pid=1, how="stop", held=("a", "c")),
+        Row("started", 5, "a", pid=2, crashes=1),
+        Row("started", 7, "c", pid=1),
+        Row("started", 8, "a", pid=1, crashes=2),
+    ]
+    assert runs_at_faults(rows) == {(1, "a.0"): 3, (1, "c.0"): 3}
