@@ -10,11 +10,11 @@ from aioq.flows.checks import check_arguments
 from aioq.flows.encoding import results_in
 from aioq.flows.graph import Kind
 from aioq.flows.node import FlowNode, NodeResult, Planned, Require, owner_of, planned, read_once
-from aioq.flows.results import ListResult
+from aioq.flows.results import ListResult, ResultOrFailure
 from aioq.flows.steps import Placement
 from aioq.producer.call import Call
 from aioq.util.printable import brief
-from aioq.wire.signature import ResultType
+from aioq.wire.signature import ANY_RESULT, ResultType
 
 R = TypeVar("R")
 
@@ -337,4 +337,7 @@ def result_type_of(nodes: Sequence[Planned]) -> ResultType | None:
     """The type of what a flow ends with whose ends are these nodes."""
     if not nodes:
         return None
-    return nodes[0].returns if len(nodes) == 1 else ListResult.of_each(nodes)
+    if len(nodes) > 1:
+        return ListResult.of_each(nodes)
+    (node,) = nodes
+    return ResultOrFailure(node.returns or ANY_RESULT) if node.ignore else node.returns

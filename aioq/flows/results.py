@@ -65,6 +65,28 @@ class ListResult(ResultType):
         return iter(self._each)
 
 
+class ResultOrFailure(ResultType):
+    """What a node gives whose failure may be ignored.
+
+    Args:
+        returns: the type of its result.
+    """
+
+    __slots__ = ("_returns",)
+
+    def __init__(self, returns: ResultType) -> None:
+        super().__init__("the flow", Any)
+        self._returns = returns
+
+    def decode(self, data: msgspec.Raw | bytes) -> Any:
+        """Decode a result, or a `Failure`.
+
+        Raises:
+            WireError: the stored result is neither.
+        """
+        return decoded(self._returns, data, ignore=True)
+
+
 def is_nothing(value: msgspec.Raw | bytes) -> bool:
     """Whether this is the result of a node that was not needed."""
     return bytes(value) == _NIL

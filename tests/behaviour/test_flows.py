@@ -443,6 +443,16 @@ async def test_failures_that_a_group_or_a_map_tolerates_are_in_its_result(mill: 
     assert isinstance(failed_too, Failure)
 
 
+async def test_a_flow_ends_with_the_failure_of_its_last_node_that_is_ignored(mill: Mill) -> None:
+    for task in (mill.half, mill.numbers):
+        flow = mill.app.flow("ignored")
+        flow.add(task.call("x"), on_failure="ignore")  # pyright: ignore[reportArgumentType] - it fails
+        assert isinstance(await mill.end(await flow.send()), Failure)
+    flow = mill.app.flow("map")
+    flow.map(mill.say, flow.add(mill.anything.call(1)).result, on_failure="ignore")
+    assert isinstance(await mill.end(await flow.send()), Failure)
+
+
 async def test_callbacks_of_nodes_and_of_the_flow(mill: Mill) -> None:
     flow = mill.app.flow(
         "calls", on_failure=[mill.say.call("flow failed"), mill.anything], on_success=mill.anything
