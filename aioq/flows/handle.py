@@ -238,7 +238,7 @@ class FlowHandle(JobHandle[R_co], eq=False):
             async with asyncio.timeout(RETRY_TIMEOUT):
                 while (await self._read()).memo.retries == seen.memo.retries:
                     await asyncio.sleep(backoff.next())  # somebody has taken it, who notes its end
-                    await advance(await self._source.store(), await self._locate(), self.id)
+                    await self._request(RETRY)  # the last step drops what was asked for meanwhile
         self._outcome = None
         return True
 
