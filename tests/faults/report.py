@@ -44,9 +44,14 @@ class Shown(NamedTuple):
     section: str
 
     @property
+    def title(self) -> str:
+        """Its heading."""
+        return self.section.removeprefix("## ").split("\n")[0]
+
+    @property
     def order(self) -> tuple[int, str]:
         """Where it is: by its number. What has the same number stays in its order."""
-        case = self.section.removeprefix("## ").split()[0]
+        case = self.title.split()[0]
         return len(case), case
 
     @property
@@ -71,8 +76,8 @@ def write(records: Sequence[Record], *, python: str, servers: Iterable[str], old
     where = f"| Python | {python} |\n| servers | {', '.join(servers)} |"
     if old and where not in old:
         raise ValueError(f"the other cases of the page have not run here; run all of them, here are:\n{where}")
-    ran = {record.case for record in records}
-    kept = [each for each in read_page(old) if each.order[1] not in ran]
+    ran = {title for record in records for title in (record.case, f"{record.case} {record.variant}")}
+    kept = [each for each in read_page(old) if each.title not in ran]
     shown = sorted([*kept, *(Shown(summary(each), section(each)) for each in groups)], key=lambda each: each.order)
     passed = sum(each.passed for each in shown)
     parts = [HEAD, f"| | |\n|---|---|\n{where}\n| cases that passed | {passed} of {len(shown)} |\n", SUMMARY]

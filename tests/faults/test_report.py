@@ -112,6 +112,26 @@ def test_cases_that_did_not_run_keep_their_rows(tmp_path: Path) -> None:
     assert page(tmp_path / "second", text) == text
 
 
+def test_a_case_whose_name_begins_with_that_of_another_is_replaced_alone(tmp_path: Path) -> None:
+    for folder, name, date in (
+        ("1", "R17", ""),
+        ("1", "R17 changed", ""),
+        ("2", "R17", "new"),
+        ("3", "R17 changed", "new"),
+    ):
+        for variant in ("kill", "stop"):
+            Report(case(name, variant, date or "old"), tmp_path / folder).close(passed=True)
+
+    first = page(tmp_path / "1")
+    for folder, dates in (
+        ("2", {"R17": "new", "R17 changed": "old"}),
+        ("3", {"R17": "old", "R17 changed": "new"}),
+    ):
+        rows = [line for line in page(tmp_path / folder, first).splitlines() if line.startswith("| [")]
+        assert {row[3 : row.index("]")]: row.split(" | ")[-1].rstrip(" |") for row in rows} == dates
+        assert len(rows) == 2
+
+
 def test_rows_of_other_servers_are_not_kept(tmp_path: Path) -> None:
     Report(case("R1"), tmp_path).close(passed=True)
     old = page(tmp_path).replace("Valkey 9.1.0", "Valkey 9.0.0")
