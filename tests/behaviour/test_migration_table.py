@@ -51,6 +51,9 @@ MISTAKES: dict[str, tuple[ApiPart, str]] = {
     "task_always_eager": (ApiPart.SETTING, "task_always_eager"),
     "beat_schedule": (ApiPart.SETTING, "beat_schedule"),
     "crontab(...)": (ApiPart.OPTION, "crontab"),
+    "chain(...)": (ApiPart.APP, "chain"),
+    "chord(...)": (ApiPart.APP, "chord"),
+    'rate_limit="10/s"': (ApiPart.OPTION, "rate_limit"),
     "celery beat": (ApiPart.COMMAND, "beat"),
     "cron_jobs": (ApiPart.SETTING, "cron_jobs"),
 }
@@ -132,10 +135,9 @@ async def test_the_right_side_is_there(code: str, names: dict[str, Any]) -> None
         assert "schedules" in Settings.__struct_fields__
     elif code == "async with app.test()":
         await run(code + " as another: pass", names | {"app": App("proj")})
-    elif code.startswith("retry="):
-        names["app"].task(name="other", retry=await run(f"value = {code.removeprefix('retry=')}", names))(
-            lambda: None
-        )
+    elif code.startswith(("retry=", "limits=")):
+        option, _, value = code.partition("=")
+        names["app"].task(name="other", **{option: await run(f"value = {value}", names)})(lambda: None)
     else:
         await run(code if code.startswith("app =") else f"value = {code}", names)
 
